@@ -1,0 +1,1 @@
+"""Which store reads and which stores write, by waffle switches."""

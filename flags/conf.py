@@ -1,0 +1,46 @@
+"""The settings of `flags`, read lazily from `settings.CONVERSATIONS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS
+
+from flags.exceptions import UnknownSwitch
+from flags.phases import Phase, Switch, switches_for
+
+# A process may act on switches this old; a save under an old phase is safe (DESIGN section 5).
+SNAPSHOT_SECONDS = 0.5
+
+
+def conversations_settings() -> Mapping[str, Any]:
+    """Return `settings.CONVERSATIONS`, or an empty mapping when the host sets nothing."""
+    return getattr(settings, "CONVERSATIONS", None) or {}
+
+
+def database_alias() -> str:
+    """Return `CONVERSATIONS["DATABASE"]`: the one alias of every table, `default` by default."""
+    return str(conversations_settings().get("DATABASE") or DEFAULT_DB_ALIAS)
+
+
+def default_switches(*, strict: bool = True) -> dict[str, bool]:
+    """Return the switch values that hold while waffle has no row for a switch.
+
+    Without `LEGACY` there is nothing to migrate from: new_only. With it,
+    `CONVERSATIONS["SWITCHES"]`, where what is not named is off (phase legacy).
+
+    Raises: UnknownSwitch for a name that is no switch; unless `strict`, it is passed over.
+    """
+    configured = conversations_settings()
+    if not configured.get("LEGACY"):
+        return switches_for(Phase.NEW_ONLY)
+    chosen = configured.get("SWITCHES") or {}
+    unknown = set(chosen) - {switch.value for switch in Switch}
+    if unknown and strict:
+        raise UnknownSwitch(
+            f"CONVERSATIONS['SWITCHES'] names {', '.join(sorted(map(str, unknown)))}:"
+            f" use {', '.join(Switch)}."
+        )
+    return {switch.value: bool(chosen.get(switch.value, False)) for switch in Switch}

@@ -1,0 +1,119 @@
+"""Phases of a rollout and what each reads and writes. Pure: no database, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class Switch(StrEnum):
+    """The waffle switches that choose a phase."""
+
+    USE_NEW_STORAGE = "use_new_storage"
+    USE_NEW_SAVE = "use_new_save"
+    USE_NEW_LOAD = "use_new_load"
+    PARALLEL_MODE = "parallel_mode"
+
+
+HELP_TEXTS: Mapping[Switch, str] = {
+    Switch.USE_NEW_STORAGE: "The tables are the primary store (phases new_primary and new_only).",
+    Switch.USE_NEW_SAVE: "Saves write the tables (every phase but legacy).",
+    Switch.USE_NEW_LOAD: "Loads read the tables (phases new_reads, new_primary and new_only).",
+    Switch.PARALLEL_MODE: (
+        "Saves write legacy beside the tables (every phase but legacy and new_only)."
+    ),
+}
+
+
+class StoreName(StrEnum):
+    """The two stores of a rollout."""
+
+    LEGACY = "legacy"
+    NORMALIZED = "normalized"
+
+
+class Phase(IntEnum):
+    """The steps of a rollout, in order; a team moves one step at a time, either way."""
+
+    LEGACY = 0
+    DUAL_WRITE = 1
+    NEW_READS = 2
+    NEW_PRIMARY = 3
+    NEW_ONLY = 4
+
+    @property
+    def label(self) -> str:
+        """Return the name that operators use, such as `dual_write`."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one operation does in a phase.
+
+    `reads` and `decides` are preferences: the truth of each conversation may overrule them.
+    """
+
+    phase: Phase
+    writes_legacy: bool
+    writes_normalized: bool
+    reads: StoreName
+    decides: StoreName
+    mixed: bool = False
+
+
+PLANS: Mapping[Phase, Plan] = {
+    Phase.LEGACY: Plan(Phase.LEGACY, True, False, StoreName.LEGACY, StoreName.LEGACY),
+    Phase.DUAL_WRITE: Plan(Phase.DUAL_WRITE, True, True, StoreName.LEGACY, StoreName.LEGACY),
+    Phase.NEW_READS: Plan(Phase.NEW_READS, True, True, StoreName.NORMALIZED, StoreName.NORMALIZED),
+    Phase.NEW_PRIMARY: Plan(
+        Phase.NEW_PRIMARY, True, True, StoreName.NORMALIZED, StoreName.NORMALIZED
+    ),
+    Phase.NEW_ONLY: Plan(Phase.NEW_ONLY, False, True, StoreName.NORMALIZED, StoreName.NORMALIZED),
+}
+
+# Bits in the order of Switch: storage, save, load, parallel.
+SWITCHES_OF: Mapping[Phase, tuple[bool, bool, bool, bool]] = {
+    Phase.LEGACY: (False, False, False, False),
+    Phase.DUAL_WRITE: (False, True, False, True),
+    Phase.NEW_READS: (False, True, True, True),
+    Phase.NEW_PRIMARY: (True, True, True, True),
+    Phase.NEW_ONLY: (True, True, True, False),
+}
+
+
+def phase_of(switches: Mapping[str, bool]) -> Phase:
+    """Return the phase that a combination of the four switches means.
+
+    Source: DESIGN section 5. Combinations outside `SWITCHES_OF` map to the phase that
+    writes at least as much, so that a half-flipped rollout never writes less than intended.
+    """
+    storage, save, load, parallel = (bool(switches.get(switch, False)) for switch in Switch)
+    if load and parallel:
+        return Phase.NEW_PRIMARY if storage else Phase.NEW_READS
+    if load:
+        return Phase.NEW_ONLY if storage and save else Phase.NEW_READS
+    return Phase.DUAL_WRITE if storage or save or parallel else Phase.LEGACY
+
+
+def plan_of(switches: Mapping[str, bool]) -> Plan:
+    """Return the plan of a combination of switches; `mixed` when no phase is spelled so."""
+    phase = phase_of(switches)
+    spelled = tuple(bool(switches.get(switch, False)) for switch in Switch)
+    plan = PLANS[phase]
+    if spelled == SWITCHES_OF[phase]:
+        return plan
+    return Plan(
+        plan.phase,
+        plan.writes_legacy,
+        plan.writes_normalized,
+        plan.reads,
+        plan.decides,
+        mixed=True,
+    )
+
+
+def switches_for(phase: Phase) -> dict[str, bool]:
+    """Return the switch values that spell a phase."""
+    return {switch.value: on for switch, on in zip(Switch, SWITCHES_OF[phase], strict=True)}

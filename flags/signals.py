@@ -1,0 +1,48 @@
+"""What `flags` does when switches or the database change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import apps
+from django.db import connections, transaction
+from django.db.models.signals import post_delete, post_migrate, post_save
+from waffle import get_waffle_switch_model
+
+from flags.conf import database_alias, default_switches
+from flags.phases import HELP_TEXTS, Switch
+from flags.switches import snapshot
+
+
+def connect() -> None:
+    """Connect the receivers; called once from `FlagsConfig.ready`."""
+    model = get_waffle_switch_model()
+    for signal in (post_save, post_delete):
+        signal.connect(_forget, sender=model, dispatch_uid=f"flags.forget.{id(signal)}")
+    # Waffle's own turn: django sends the signal only for apps that have models, and then its
+    # table is there.
+    owner = apps.get_app_config(model._meta.app_label)
+    post_migrate.connect(create_switches, sender=owner, dispatch_uid="flags.create_switches")
+
+
+def _forget(sender: Any, **kwargs: Any) -> None:
+    """Read the switches anew at once, and again when the change is committed."""
+    snapshot.clear()
+    transaction.on_commit(snapshot.clear, using=database_alias())
+
+
+def create_switches(sender: Any, using: str, **kwargs: Any) -> None:
+    """Create the rows of the switches after a migration, so that there is something to toggle.
+
+    Rows that exist are left alone.
+    """
+    if using != database_alias():
+        return
+    rows = get_waffle_switch_model()._base_manager.using(using)
+    if rows.model._meta.db_table not in connections[using].introspection.table_names():
+        return
+    for switch, active in default_switches().items():
+        rows.get_or_create(
+            name=switch, defaults={"active": active, "note": HELP_TEXTS[Switch(switch)]}
+        )
+    snapshot.clear()
