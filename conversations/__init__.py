@@ -1,0 +1,1 @@
+"""Conversations of AI assistants, kept in normalised tables."""

@@ -1,0 +1,17 @@
+"""The admin of conversations: for reading, and for deleting through the public API."""
+
+from conversations.admin.records import (
+    ConflictAdmin,
+    MessageAdmin,
+    RedactionAdmin,
+    TombstoneAdmin,
+)
+from conversations.admin.states import ConversationAdmin
+
+__all__ = [
+    "ConflictAdmin",
+    "ConversationAdmin",
+    "MessageAdmin",
+    "RedactionAdmin",
+    "TombstoneAdmin",
+]

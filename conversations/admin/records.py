@@ -1,0 +1,166 @@
+"""Messages, conflicts, redactions and tombstones in the admin: for reading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Q
+
+from conversations.codec import decode_message
+from conversations.models import (
+    ConversationConflict,
+    ConversationMessage,
+    ConversationRedaction,
+    ConversationTombstone,
+)
+from memory.admin.models import (
+    CONVERSATION_TEXTS,
+    ConversationLinkMixin,
+    CurrentFilter,
+    ExcerptMixin,
+)
+from memory.admin.reading import ConditionFilter, ReadOnlyAdmin, RecentValuesFilter, preformatted
+from memory.admin.text import shown, shown_json, shown_value
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+class RoleFilter(ConditionFilter):
+    title, parameter_name = "role", "role"
+    conditions = (
+        *((role, role, Q(role=role)) for role in ROLES),
+        ("other", "other or none", ~Q(role__in=ROLES) | Q(role__isnull=True)),
+    )
+
+
+class OutcomeFilter(ConditionFilter):
+    title, parameter_name = "tool outcome", "outcome"
+    conditions = (
+        ("succeeded", "succeeded", Q(tool_success=True)),
+        ("failed", "failed", Q(tool_success=False)),
+    )
+
+
+@admin.register(ConversationMessage)
+class MessageAdmin(ConversationLinkMixin, ExcerptMixin, ReadOnlyAdmin):
+    """Every version of every message that the tables hold."""
+
+    list_display = (
+        "id",
+        "in_conversation",
+        "sequence",
+        "role",
+        "tool_name",
+        "excerpt",
+        "is_current",
+        "timestamp",
+    )
+    list_filter = (RoleFilter, CurrentFilter, OutcomeFilter, "timestamp")
+    list_select_related = ("conversation",)
+    search_fields = (
+        "tool_name__exact",
+        "conversation__conversation_id__exact",
+        "tool_call_id__exact",
+        "key__exact",
+    )
+    search_help_text = "An exact tool name, id of a conversation or tool call, or key."
+    ordering = ("-id",)
+    large_columns = ("content", "tool_calls", "extra", *CONVERSATION_TEXTS)
+    fields = (
+        "in_conversation",
+        "sequence",
+        "role",
+        "message_type",
+        "full_content",
+        "tool_name",
+        "tool_success",
+        "tool_call_id",
+        "as_saved",
+        "key",
+        "supersedes",
+        "added_in",
+        "superseded_in",
+        "timestamp",
+        "digest_in_hex",
+    )
+    readonly_fields = fields
+
+    @admin.display(description="current", boolean=True)
+    def is_current(self, message: Any) -> bool:
+        """Whether no later revision superseded this version."""
+        return message.superseded_in is None
+
+    @admin.display(description="content")
+    def full_content(self, message: Any) -> Any:
+        """Return the text."""
+        value = decode_message(vars(message))
+        content = value.get("content") if isinstance(value, dict) else None
+        return preformatted(shown(content if isinstance(content, str) else message.content or ""))
+
+    @admin.display(description="as it was saved")
+    def as_saved(self, message: Any) -> Any:
+        """Return the whole message, which is what a load gives."""
+        return preformatted(shown_value(decode_message(vars(message))))
+
+    @admin.display(description="digest")
+    def digest_in_hex(self, message: Any) -> str:
+        """Return the digest that comparisons use."""
+        return bytes(message.digest).hex()
+
+
+@admin.register(ConversationConflict)
+class ConflictAdmin(ConversationLinkMixin, ReadOnlyAdmin):
+    """What merges could not keep in place, and blobs that were set aside."""
+
+    list_display = ("id", "in_conversation", "kind", "reason", "revision", "created_at")
+    list_filter = ("kind", "created_at")
+    list_select_related = ("conversation",)
+    search_fields = ("conversation__conversation_id__exact",)
+    search_help_text = "The exact id of a conversation."
+    ordering = ("-id",)
+    large_columns = ("detail", *CONVERSATION_TEXTS)
+    fields = ("in_conversation", "kind", "reason", "revision", "full_detail", "created_at")
+    readonly_fields = fields
+
+    @admin.display(description="detail")
+    def full_detail(self, conflict: Any) -> Any:
+        """Return the record."""
+        return preformatted(shown_json(conflict.detail))
+
+
+@admin.register(ConversationRedaction)
+class RedactionAdmin(ConversationLinkMixin, ReadOnlyAdmin):
+    """Which conversations had a text redacted. The text itself is nowhere."""
+
+    list_display = ("id", "in_conversation", "created_at")
+    list_filter = ("created_at",)
+    list_select_related = ("conversation",)
+    search_fields = ("conversation__conversation_id__exact",)
+    search_help_text = "The exact id of a conversation."
+    ordering = ("-id",)
+    large_columns = ("replacement", *CONVERSATION_TEXTS)
+    fields = ("in_conversation", "shown_replacement", "created_at")
+    readonly_fields = fields
+
+    @admin.display(description="replacement")
+    def shown_replacement(self, redaction: Any) -> Any:
+        """Return what stands in place of the redacted text."""
+        return preformatted(shown(redaction.replacement))
+
+
+class ReasonFilter(RecentValuesFilter):
+    title, parameter_name, column = "reason", "reason", "reason"
+
+
+@admin.register(ConversationTombstone)
+class TombstoneAdmin(ReadOnlyAdmin):
+    """Deleted conversations. Their ids are never used again."""
+
+    list_display = ("conversation_id", "reason", "deleted_at")
+    list_filter = (ReasonFilter, "deleted_at")
+    search_fields = ("conversation_id__exact",)
+    search_help_text = "The exact id of a conversation."
+    ordering = ("-id",)
+    fields = ("conversation_id", "reason", "deleted_at")
+    readonly_fields = fields

@@ -1,0 +1,104 @@
+"""Conversations in the admin: the list, and the pages that it leads to."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html
+from django.utils.text import slugify
+
+from conversations import conf
+from conversations.admin import legacy
+from conversations.admin.deletions import DeletesConversations
+from conversations.admin.residence import CONDITIONS, residence_of
+from conversations.admin.views import ConversationViews
+from conversations.models import ConversationState
+from memory.admin.reading import ConditionFilter, ReadOnlyAdmin
+
+
+class ResidenceFilter(ConditionFilter):
+    title, parameter_name = "where it lives", "lives"
+    conditions = tuple(
+        (name.value.replace(" ", "-"), name.value, condition)
+        for name, condition in CONDITIONS.items()
+    )
+
+
+@admin.register(ConversationState)
+class ConversationAdmin(ConversationViews, DeletesConversations, ReadOnlyAdmin):
+    """Conversations: found by id and user, read as a transcript, deleted through the API."""
+
+    change_list_template = "admin/conversations/conversation_list.html"
+    list_display = ("conversation_id", "owner", "message_count", "last_activity", "lives")
+    list_filter = (ResidenceFilter, "updated_at", "created_at")
+    list_select_related = ("user",)
+    search_fields = ("conversation_id",)
+    search_help_text = "The exact id of a conversation, or a user: user name or primary key."
+    ordering = ("-updated_at", "-id")
+    actions = ("delete_selected",)
+    large_columns = ("user_input", "focus_areas", "last_tool_result", "extra")
+
+    class Media:
+        css = {"all": ("conversations/conversation.css",)}
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return admin.ModelAdmin.has_delete_permission(self, request, obj)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find by the id of the conversation, or by its user; all of these have an index."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        found = Q(conversation_id=term) | Q(legacy_user_id=term)
+        return queryset.filter(found | Q(user_id__in=_users(term))), False
+
+    @transaction.non_atomic_requests(using=conf.alias())
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """List conversations. Its bulk deletion commits each by itself."""
+        context = {"has_legacy": legacy.has_legacy(), "title": "Conversations"}
+        return super().changelist_view(request, context | (extra_context or {}))
+
+    @admin.display(description="user", ordering="user_id")
+    def owner(self, row: ConversationState) -> Any:
+        """Return the user, or the one whom only legacy knows."""
+        if row.user_id is None:
+            return f"{row.legacy_user_id} (in legacy only)" if row.legacy_user_id else "-"
+        user: Any = get_user_model()._meta
+        return self.link(user.app_label, user.model_name, row.user_id, row.user)
+
+    @admin.display(description="last activity", ordering="updated_at")
+    def last_activity(self, row: ConversationState) -> Any:
+        """Return when the conversation was written last."""
+        return row.updated_at
+
+    @admin.display(description="lives in")
+    def lives(self, row: ConversationState) -> Any:
+        """Return the store, or stores, that hold it."""
+        residence = residence_of(row.revision, row.legacy_revision)
+        return format_html(
+            '<span class="cs-badge cs-lives-{}" title="{}">{}</span>',
+            slugify(residence),
+            residence.explanation,
+            residence,
+        )
+
+
+def _users(term: str) -> list[Any]:
+    """Return the primary keys of the users with that name or primary key."""
+    model: Any = get_user_model()
+    wanted = Q(**{model.USERNAME_FIELD: term})
+    with suppress(ValidationError, ValueError, TypeError, OverflowError):
+        wanted |= Q(pk=model._meta.pk.to_python(term))
+    users = model._default_manager.using(conf.alias()).filter(wanted)
+    return list(users.values_list("pk", flat=True)[:100])

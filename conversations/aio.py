@@ -1,0 +1,43 @@
+"""The public API for callers who await: the coroutines of `storage` under the plain names."""
+
+from conversations.storage import (
+    aappend_messages as append_messages,
+    aclaim_conversation as claim_conversation,
+    aclear_conversation as clear_conversation,
+    acreate_new_conversation as create_new_conversation,
+    adelete_conversation as delete_conversation,
+    afork_conversation as fork_conversation,
+    aget_conversation_id as get_conversation_id,
+    aget_conversation_timestamp as get_conversation_timestamp,
+    alist_conversations as list_conversations,
+    alist_messages as list_messages,
+    aload_state as load_state,
+    aredact_message as redact_message,
+    aremove_messages as remove_messages,
+    areplace_message as replace_message,
+    arestore_message as restore_message,
+    asave_state as save_state,
+    ashould_resume_conversation as should_resume_conversation,
+    aupdate_state_partial as update_state_partial,
+)
+
+__all__ = [
+    "append_messages",
+    "claim_conversation",
+    "clear_conversation",
+    "create_new_conversation",
+    "delete_conversation",
+    "fork_conversation",
+    "get_conversation_id",
+    "get_conversation_timestamp",
+    "list_conversations",
+    "list_messages",
+    "load_state",
+    "redact_message",
+    "remove_messages",
+    "replace_message",
+    "restore_message",
+    "save_state",
+    "should_resume_conversation",
+    "update_state_partial",
+]

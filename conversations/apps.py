@@ -1,0 +1,14 @@
+"""The app that keeps conversations: their state, messages and deletions."""
+
+from django.apps import AppConfig
+
+
+class ConversationsConfig(AppConfig):
+    name = "conversations"
+    verbose_name = "Conversations"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from conversations import checks, signals  # noqa: F401  (registers both)
+
+        signals.connect()

@@ -1,0 +1,113 @@
+"""Checks of `settings.CONVERSATIONS`, but for LEGACY and SWITCHES."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+from django.utils.module_loading import import_string
+
+from conversations.conf import DEFAULTS
+from flags.checks import configured
+
+# json.dumps raises RecursionError somewhat above a depth of 1,000.
+DEEPEST = 1000
+
+
+def _whole(least: int, most: float = float("inf")) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def _duration(value: Any) -> bool:
+    return isinstance(value, timedelta) and value >= timedelta(0)
+
+
+# What a value must be, and how to say it. LEGACY, SWITCHES and STATE_CLASS have their own checks.
+RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "DATABASE": (lambda value: isinstance(value, str), "the alias of a database"),
+    "REQUIRE_OWNER": (lambda value: isinstance(value, bool), "True or False"),
+    "MAX_DEPTH": (_whole(1, DEEPEST), f"a whole number from 1 to {DEEPEST}"),
+    "MAX_MESSAGE_BYTES": (_whole(1), "a whole number of bytes, 1 or more"),
+    "MAX_STATE_BYTES": (_whole(1), "a whole number of bytes, 1 or more"),
+    "RESUME_WITHIN": (_duration, "a timedelta, not negative"),
+    "KEEP_SUPERSEDED": (_duration, "a timedelta, not negative"),
+    "KEEP_VERSIONS": (_whole(0), "a whole number, 0 or more"),
+    "LEGACY_SETTLES_WITHIN": (_duration, "a timedelta, not negative"),
+}
+
+
+@register("conversations")
+def check_settings(**kwargs: Any) -> list[CheckMessage]:
+    """Check the keys and the types of the values; None means the default."""
+    value = getattr(settings, "CONVERSATIONS", None)
+    if value is not None and not isinstance(value, Mapping):
+        return [
+            Error(
+                f"CONVERSATIONS is a {type(value).__name__}, not a mapping.",
+                hint="Write CONVERSATIONS = {...} in your settings, or leave it out.",
+                id="conversations.E007",
+            )
+        ]
+    return list(_problems(configured()))
+
+
+def _problems(chosen: Mapping[Any, Any]) -> Iterator[CheckMessage]:
+    for name, value in chosen.items():
+        if name not in DEFAULTS:
+            near = difflib.get_close_matches(str(name), DEFAULTS, n=1)
+            yield Error(
+                f"CONVERSATIONS has the key {name!r}, which means nothing.",
+                hint=f"Did you mean {near[0]!r}?" if near else f"Use {', '.join(DEFAULTS)}.",
+                id="conversations.E008",
+            )
+        elif value is not None and name in RULES and not RULES[name][0](value):
+            yield Error(
+                f'CONVERSATIONS["{name}"] is {value!r}.',
+                hint=f"Set it to {RULES[name][1]}.",
+                id="conversations.E007",
+            )
+
+
+@register("conversations")
+def check_state_class(**kwargs: Any) -> list[CheckMessage]:
+    """Check that `load_state` can build the configured class and remember what it loaded."""
+    path = configured().get("STATE_CLASS")
+    if path is None:
+        return []
+    found, failure = imported(path)
+    problem = failure or _shortcoming(found)
+    if problem is None:
+        return []
+    return [
+        Error(
+            f'CONVERSATIONS["STATE_CLASS"] {problem}.',
+            hint="Name a class with from_dict(mapping), to_dict() and room for the attributes"
+            " `_baseline` and `load_info`, such as a subclass of conversations.state.AgentState.",
+            id="conversations.E006",
+        )
+    ]
+
+
+def _shortcoming(found: Any) -> str | None:
+    """Return what a state class lacks, or None."""
+    if not isinstance(found, type):
+        return f"names {found!r}, which is no class"
+    for name in ("from_dict", "to_dict"):
+        if not callable(getattr(found, name, None)):
+            return f"names {found.__qualname__}, which has no method {name}"
+    has_room = found.__dictoffset__ or all(hasattr(found, n) for n in ("_baseline", "load_info"))
+    return None if has_room else f"names {found.__qualname__}, whose __slots__ leave no room"
+
+
+def imported(path: Any) -> tuple[Any, str | None]:
+    """Return what a dotted path names, or None and why it names nothing."""
+    if not isinstance(path, str):
+        return None, f"is {path!r}, no dotted path"
+    try:
+        return import_string(path), None
+    except Exception as error:  # noqa: BLE001  (a host's module may fail in any way)
+        return None, f"names {path!r}, which cannot be imported ({error})"

@@ -1,0 +1,296 @@
+"""How messages and context items become columns, and come back exactly. Pure.
+
+A column holds a value only when it gives back that very value; everything else of the mapping,
+and the order of its keys, is JSON text in `extra`. So `decode(encode(value))` is `value` for
+every canonical JSON value, on every database, while the columns stay plain and searchable.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from memory.selection import quality_of
+
+# What no text column of every database holds: NUL (PostgreSQL) and lone surrogates (UTF-8).
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_ESCAPED = re.compile("[\\\\\x00\ud800-\udfff]")
+_ESCAPE = re.compile(r"\\(\\|u[0-9a-f]{4})")
+
+SHORT = 255
+ROLE = 64
+BIGINT = 2**63
+
+
+def storable(text: str) -> bool:
+    """Whether every database's text columns hold this text as it is."""
+    return _UNSTORABLE.search(text) is None
+
+
+def escape(text: str) -> str:
+    """Return a text with NUL, lone surrogates and backslashes as escapes; see `unescape`."""
+    return _ESCAPED.sub(
+        lambda match: "\\\\" if match[0] == "\\" else f"\\u{ord(match[0]):04x}", text
+    )
+
+
+def unescape(text: str) -> str:
+    """Return the text that `escape` was given."""
+    return _ESCAPE.sub(lambda match: "\\" if match[1] == "\\" else chr(int(match[1][1:], 16)), text)
+
+
+def parse_timestamp(value: Any) -> datetime | None:
+    """Return the moment that an ISO 8601 string names, in UTC, or None when it names none.
+
+    A time without a zone is taken as UTC. Years are kept two away from the limits of
+    `datetime`: what overflows in some time zone raises on every later read of the row.
+    """
+    if not isinstance(value, str) or not 10 <= len(value) <= 40:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment if 3 <= moment.year <= 9997 else None
+
+
+def text_of(content: Any) -> str | None:
+    """Return the readable text of a message's content: a string, or the text of its parts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _short(limit: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and len(value) <= limit and storable(value)
+
+
+def _score(value: Any) -> bool:
+    # -0.0 would come back as 0.0 from SQLite, which keeps whole REALs as integers.
+    return isinstance(value, float) and 0 <= value <= 1 and math.copysign(1, value) > 0
+
+
+_MESSAGE_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "role": _short(ROLE),
+    "message_type": _short(SHORT),
+    "tool_name": _short(SHORT),
+    "tool_success": lambda value: isinstance(value, bool),
+    "tool_call_id": _short(SHORT),
+}
+_ITEM_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "source": _short(SHORT),
+    "relevance_score": _score,
+    "context_type": _short(SHORT),
+    "role": _short(ROLE),
+    "focus_area": _short(SHORT),
+    "preference_type": _short(SHORT),
+}
+_ITEM_COLUMNS = {"role": "original_role"}
+
+# The order of keys that needs no note in `extra`.
+_MESSAGE_KEYS = (
+    "role",
+    "content",
+    "message_type",
+    "tool_name",
+    "tool_success",
+    "tool_call_id",
+    "tool_calls",
+)
+# The columns of a message, in the order of `decode_message_row`.
+MESSAGE_COLUMNS = (*_MESSAGE_KEYS, "extra")
+_ITEM_KEYS = ("content", *_ITEM_FITS)
+
+
+def _encode_content(value: Any, columns: dict[str, Any], notes: dict[str, Any]) -> bool:
+    """Fill the column `content`; return whether it alone gives `value` back."""
+    text = text_of(value)
+    if text is None:
+        columns["content"] = None
+        return value is None
+    if storable(text):
+        columns["content"] = text
+    else:
+        columns["content"] = escape(text)
+        notes["escaped"] = True
+    return isinstance(value, str)
+
+
+def _encode(
+    value: Any,
+    keys: tuple[str, ...],
+    fits: Mapping[str, Callable[[Any], bool]],
+    names: Mapping[str, str],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the columns of a mapping, and the notes that `extra` needs beside them."""
+    columns: dict[str, Any] = {names.get(key, key): None for key in keys}
+    notes: dict[str, Any] = {}
+    if not isinstance(value, dict):
+        _encode_content(value, columns, notes)
+        return columns, {"raw": value} | notes
+    values: dict[str, Any] = {}
+    for key, inner in value.items():
+        if key == "content":
+            exact = _encode_content(inner, columns, notes)
+        elif key == "tool_calls" and key in columns and isinstance(inner, list):
+            columns[key] = json.dumps(inner)
+            exact = True
+        elif key in fits and fits[key](inner):
+            columns[names.get(key, key)] = inner
+            exact = True
+        else:
+            exact = False
+        if not exact:
+            values[key] = inner
+    if list(value) != _implied_keys(columns, values, keys, names):
+        notes["keys"] = list(value)
+    if values:
+        notes["values"] = values
+    return columns, notes
+
+
+def _implied_keys(
+    columns: Mapping[str, Any],
+    values: Mapping[str, Any],
+    keys: tuple[str, ...],
+    names: Mapping[str, str],
+) -> list[str]:
+    own = [key for key in keys if columns[names.get(key, key)] is not None and key not in values]
+    return own + list(values)
+
+
+def _decode(
+    columns: Mapping[str, Any],
+    extra: str,
+    keys: tuple[str, ...],
+    names: Mapping[str, str],
+) -> Any:
+    if not extra:
+        return _plain(columns, keys, names)
+    notes = json.loads(extra)
+    if "raw" in notes:
+        return notes["raw"]
+    values = notes.get("values", {})
+    order = notes["keys"] if "keys" in notes else _implied_keys(columns, values, keys, names)
+    decoded: dict[str, Any] = {}
+    for key in order:
+        if key in values:
+            decoded[key] = values[key]
+            continue
+        inner = columns[names.get(key, key)]
+        if key == "content" and inner is not None and notes.get("escaped"):
+            inner = unescape(inner)
+        elif key == "tool_calls" and inner is not None:
+            inner = json.loads(inner)
+        decoded[key] = inner
+    return decoded
+
+
+def _plain(
+    columns: Mapping[str, Any], keys: tuple[str, ...], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a mapping that its columns hold whole: most are."""
+    decoded = {}
+    for key in keys:
+        value = columns[names.get(key, key)]
+        if value is not None:
+            decoded[key] = json.loads(value) if key == "tool_calls" else value
+    return decoded
+
+
+def encode_message(message: Any, *, now: datetime) -> dict[str, Any]:
+    """Return the columns of a message.
+
+    `tool_name` also takes the `name` of a tool's answer (OpenAI's form), and `timestamp` the
+    moment that the message states, else `now`: both are for searching only, and are ignored
+    by `decode_message` unless the message spelled them so.
+    """
+    columns, notes = _encode(message, _MESSAGE_KEYS, _MESSAGE_FITS, {})
+    stated = message.get("timestamp") if isinstance(message, dict) else None
+    columns["timestamp"] = now if stated is None else parse_timestamp(stated)
+    if isinstance(message, dict) and "tool_name" not in message and columns["role"] == "tool":
+        name = message.get("name")
+        if _MESSAGE_FITS["tool_name"](name):
+            columns["tool_name"] = name
+            notes["keys"] = list(message)
+    columns["extra"] = json.dumps(notes) if notes else ""
+    return columns
+
+
+def decode_message(columns: Mapping[str, Any]) -> Any:
+    """Return the message that `encode_message` was given."""
+    return _decode(columns, columns["extra"], _MESSAGE_KEYS, {})
+
+
+def decode_message_row(row: Sequence[Any]) -> Any:
+    """Return the message of a row's columns, in the order of `MESSAGE_COLUMNS`.
+
+    Most messages are a role and a text; for them this takes a tenth of the general way.
+    """
+    if row[:2].count(None) == 0 and row[2:7].count(None) == 5 and not row[7]:
+        return {"role": row[0], "content": row[1]}
+    return decode_message(dict(zip(MESSAGE_COLUMNS, row, strict=True)))
+
+
+def encode_item(item: Any, *, now: datetime) -> dict[str, Any]:
+    """Return the columns of a context item. `relevance_score` also takes a whole 0 or 1."""
+    columns, notes = _encode(item, _ITEM_KEYS, _ITEM_FITS, _ITEM_COLUMNS)
+    stated = item.get("timestamp") if isinstance(item, dict) else None
+    columns["timestamp"] = now if stated is None else parse_timestamp(stated)
+    columns["relevance_score"] = quality_of(item)
+    columns["extra"] = json.dumps(notes) if notes else ""
+    return columns
+
+
+def decode_item(columns: Mapping[str, Any]) -> Any:
+    """Return the context item that `encode_item` was given."""
+    return _decode(columns, columns["extra"], _ITEM_KEYS, _ITEM_COLUMNS)
+
+
+def encode_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a conversation's fields (everything but messages and items)."""
+    notes: dict[str, Any] = {}
+    user_input = fields["user_input"]
+    if not storable(user_input):
+        user_input = escape(user_input)
+        notes["escaped"] = True
+    step_count = fields["step_count"]
+    if not -BIGINT <= step_count < BIGINT:
+        notes["step_count"], step_count = step_count, 0
+    if fields["history"]:
+        notes["history"] = fields["history"]
+    unknown = {name: value for name, value in fields.items() if name not in _KNOWN_FIELDS}
+    if unknown:
+        notes["values"] = unknown
+    return {
+        "user_input": user_input,
+        "focus_areas": json.dumps(fields["focus"]),
+        "step_count": step_count,
+        "last_tool_result": json.dumps(fields["last_tool_result"]),
+        "extra": json.dumps(notes) if notes else "",
+    }
+
+
+_KNOWN_FIELDS = ("user_input", "history", "step_count", "focus", "last_tool_result")
+
+
+def decode_fields(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that `encode_fields` was given, in their order."""
+    notes = json.loads(columns["extra"]) if columns["extra"] else {}
+    user_input = columns["user_input"]
+    return {
+        "user_input": unescape(user_input) if notes.get("escaped") else user_input,
+        "history": notes.get("history", []),
+        "step_count": notes.get("step_count", columns["step_count"]),
+        "focus": json.loads(columns["focus_areas"]),
+        "last_tool_result": json.loads(columns["last_tool_result"]),
+        **notes.get("values", {}),
+    }

@@ -1,0 +1,72 @@
+"""The settings of `conversations`: keys of `settings.CONVERSATIONS`, read lazily.
+
+Every key is optional. `conversations.checks` validates them all.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.utils.module_loading import import_string
+
+from flags.conf import conversations_settings, database_alias
+
+__all__ = ["alias", "legacy", "require_owner", "state_class"]
+
+MEMORY_CHUNKS = "memory_chunks"
+
+DEFAULTS: dict[str, Any] = {
+    # The store to migrate from: absent for a fresh team, "memory_chunks", or the mapping of
+    # a JSONFieldStore: {"model", "conversation_id", "owner", "state"} and, optional,
+    # "version" (a column the host changes with every write), "to_state" and "from_state"
+    # (dotted paths of functions between the host's JSON and AgentState.to_dict()).
+    "LEGACY": None,
+    # The alias of the one database that holds every table.
+    "DATABASE": "default",
+    # The switch values that hold while waffle has no rows; see flags.conf.default_switches.
+    "SWITCHES": {},
+    # The class load_state returns: from_dict(mapping), to_dict() and room for attributes.
+    "STATE_CLASS": "conversations.state.AgentState",
+    # Whether every call must name the user. Default: True without LEGACY, else False.
+    "REQUIRE_OWNER": None,
+    # Bounds of what is accepted, checked before any SQL.
+    "MAX_DEPTH": 400,
+    "MAX_MESSAGE_BYTES": 64 * 2**20,
+    "MAX_STATE_BYTES": 256 * 2**20,
+    # should_resume_conversation answers True within this time of the last activity.
+    "RESUME_WITHIN": timedelta(hours=24),
+    # How old a superseded message must be before `conversations prune` may remove it.
+    "KEEP_SUPERSEDED": timedelta(days=30),
+    # How many superseded versions of one message are kept however young they are.
+    "KEEP_VERSIONS": 20,
+    # No write of old code is in flight for longer than this (see stores.chunks).
+    "LEGACY_SETTLES_WITHIN": timedelta(hours=1),
+}
+
+
+def get(name: str) -> Any:
+    """Return a setting, or its default."""
+    value = conversations_settings().get(name)
+    return DEFAULTS[name] if value is None else value
+
+
+def alias() -> str:
+    """Return the alias of the database that holds every table."""
+    return database_alias()
+
+
+def legacy() -> Any:
+    """Return what to migrate from: None, "memory_chunks" or a mapping."""
+    return get("LEGACY") or None
+
+
+def require_owner() -> bool:
+    """Return whether every call must name the user."""
+    value = get("REQUIRE_OWNER")
+    return legacy() is None if value is None else bool(value)
+
+
+def state_class() -> Any:
+    """Return the class whose instances `load_state` gives."""
+    return import_string(get("STATE_CLASS"))

@@ -1,0 +1,82 @@
+"""Deleting for ever, in both stores, and changing the owner: what needs every store at once."""
+
+from __future__ import annotations
+
+from django.db import transaction
+from django.utils import timezone
+
+from conversations import conf
+from conversations.exceptions import ConversationNotFound, InvalidOwner
+from conversations.locking import deleted, lock
+from conversations.models import ConversationState, ConversationTombstone
+from conversations.operations import translated
+from conversations.owners import user_exists
+from conversations.stores.normalized import NormalizedStore, owned, owner_of
+from conversations.stores.registry import legacy_store
+
+DELETED = "deleted"
+OWNER_DELETED = "owner deleted"
+
+
+def delete(conversation_id: str, *, owner: str | None, reason: str = DELETED) -> bool:
+    """Remove a conversation from both stores, and leave a tombstone.
+
+    Returns: False when there is none that `owner` (None: anybody) may delete.
+    """
+    with translated(conversation_id), transaction.atomic(using=conf.alias()):
+        row = lock(conversation_id)
+        legacy = legacy_store()
+        in_legacy, legacy_owner = legacy.owner(conversation_id) if legacy else (False, None)
+        if row is None and (not in_legacy or deleted(conversation_id)):
+            return False
+        actual = legacy_owner if row is None else owner_of(row)
+        if owner is not None and owner != actual:
+            return False
+        bury(conversation_id, reason=reason)
+        NormalizedStore().delete(conversation_id)
+        if legacy is not None:
+            legacy.delete(conversation_id)
+        return True
+
+
+def bury(conversation_id: str, *, reason: str) -> None:
+    """Write the tombstone of a conversation, unless it has one."""
+    ConversationTombstone.rows.using(conf.alias()).get_or_create(
+        conversation_id=conversation_id,
+        defaults={"deleted_at": timezone.now(), "reason": reason},
+    )
+
+
+def delete_all_of(owner: str) -> None:
+    """Remove everything of an owner from both stores; only tombstones stay.
+
+    A blob in their name may stand in a conversation of somebody else, which is not theirs.
+    """
+    rows = ConversationState.rows.using(conf.alias())
+    ids = set(owned(rows, owner).values_list("conversation_id", flat=True))
+    legacy = legacy_store()
+    if legacy is not None:
+        ids |= set(legacy.conversations_of(owner))
+    for conversation_id in sorted(ids):
+        delete(conversation_id, owner=owner, reason=OWNER_DELETED)
+
+
+def claim(conversation_id: str, owner: str) -> None:
+    """Make `owner` the owner of a conversation that has none, in both stores."""
+    with translated(conversation_id), transaction.atomic(using=conf.alias()):
+        if not user_exists(owner):
+            raise InvalidOwner(f"there is no user {owner}.")
+        row = lock(conversation_id)
+        legacy = legacy_store()
+        in_legacy, legacy_owner = legacy.owner(conversation_id) if legacy else (False, None)
+        if row is None and (not in_legacy or deleted(conversation_id)):
+            raise ConversationNotFound
+        actual = legacy_owner if row is None else owner_of(row)
+        if actual == owner:
+            return
+        if actual is not None:
+            raise ConversationNotFound
+        if row is not None:
+            ConversationState.rows.using(conf.alias()).filter(pk=row.pk).update(user_id=owner)
+        if legacy is not None and in_legacy:
+            legacy.claim(conversation_id, owner)

@@ -1,0 +1,149 @@
+"""Rewriting what is stored, so that a redacted text is nowhere any more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from conversations import conf, redactions
+from conversations.exceptions import ConversationNotFound, MessageNotFound
+from conversations.forking import touch
+from conversations.locking import lock
+from conversations.models import ConversationConflict, ConversationRedaction, ConversationState
+from conversations.operations import translated, write
+from conversations.stores.base import LegacyStore
+from conversations.stores.normalized import Change, NormalizedStore
+from conversations.stores.registry import legacy_store
+
+
+def erase(
+    conversation_id: str, reference: int | str, *, replacement: str, owner: str | None
+) -> int:
+    """Redact one message everywhere, in one transaction. Returns: rewritten versions."""
+    with translated(conversation_id), transaction.atomic(using=conf.alias()):
+        row = _at_truth(conversation_id, owner=owner)
+        tables, legacy = NormalizedStore(), legacy_store()
+        versions = tables.versions(row, values=True)
+        by_key = isinstance(reference, str)
+        chosen = [e for e in versions if reference == (e.key if by_key else e.identity)]
+        if not chosen:
+            raise MessageNotFound(f"there is no message {reference!r} in this conversation.")
+        forms = {
+            redactions.text_hash(entry.value): redactions.redacted_form(entry.value, replacement)
+            for entry in chosen
+        }
+        texts = {text for entry in chosen for text in _texts(entry.value)}
+        rewritten = 0
+        for target in [row, *_forks(row)]:
+            rewritten += _erase_in(
+                target, tables, legacy, forms, texts, replacement=replacement, now=timezone.now()
+            )
+        return rewritten
+
+
+def _at_truth(conversation_id: str, *, owner: str | None) -> ConversationState:
+    """Return the locked row, after the tables have taken in what only legacy holds.
+
+    Legacy is locked first where it can be, so that nothing is written there meanwhile.
+    """
+    legacy = legacy_store()
+    if legacy is not None:
+        legacy.token(conversation_id)
+    write(conversation_id, touch(), owner=owner)
+    row = lock(conversation_id)
+    if row is None:
+        raise ConversationNotFound
+    return row
+
+
+def _forks(row: ConversationState) -> list[ConversationState]:
+    """Return the forks of a conversation, and their forks, each locked."""
+    found: list[ConversationState] = []
+    parents = [row.pk]
+    while parents:
+        forks = ConversationState.rows.using(conf.alias()).filter(forked_from__in=parents)
+        ids = list(forks.order_by("pk").values_list("conversation_id", flat=True))
+        locked = [_at_truth(conversation_id, owner=None) for conversation_id in ids]
+        found += locked
+        parents = [fork.pk for fork in locked]
+    return found
+
+
+def _texts(message: Any) -> set[str]:
+    """Return the texts of a message that records might repeat."""
+    if isinstance(message, str):
+        return {message} - {""}
+    content = message.get("content") if isinstance(message, dict) else None
+    return {content} - {""} if isinstance(content, str) else set()
+
+
+def _erase_in(
+    row: ConversationState,
+    tables: NormalizedStore,
+    legacy: LegacyStore | None,
+    forms: Mapping[bytes, Any],
+    texts: Collection[str],
+    *,
+    replacement: str,
+    now: datetime,
+) -> int:
+    """Redact in one conversation. Returns: how many versions were rewritten."""
+    versions = tables.versions(row, values=True)
+    hit = [entry for entry in versions if redactions.text_hash(entry.value) in forms]
+    known = redactions.of(row)
+    ConversationRedaction.rows.using(conf.alias()).bulk_create(
+        [
+            ConversationRedaction(
+                conversation_id=row.pk, text_hash=text, replacement=replacement, created_at=now
+            )
+            for text in forms
+            if text not in known
+        ]
+    )
+    for entry in hit:
+        form = redactions.redacted_form(entry.value, replacement)
+        tables.rewrite_version(row, entry, form, now=now)
+    _erase_records(row, texts, replacement)
+    everything = {**known, **dict.fromkeys(forms, replacement)}
+    equal = row.revision == row.legacy_revision
+    revision = max(row.revision, row.legacy_revision) + 1
+    columns: dict[str, Any] = {"redaction_count": len(everything)}
+    if legacy is not None:
+        legacy.rewrite(
+            row.conversation_id, lambda document: redactions.applied_to(document, everything)
+        )
+        columns["legacy_token"] = legacy.token(row.conversation_id, row.legacy_token)
+        if equal:
+            legacy.renumber(row.conversation_id, old=row.legacy_revision, new=revision)
+            columns["legacy_revision"] = revision
+    current = [entry for entry in versions if entry.superseded_in is None]
+    tables.write(
+        row, Change(messages=(current, current), columns=columns), revision=revision, now=now
+    )
+    return len(hit)
+
+
+def _erase_records(row: ConversationState, texts: Collection[str], replacement: str) -> None:
+    """Replace the text in the records of merges."""
+    records = ConversationConflict.rows.using(conf.alias()).filter(conversation_id=row.pk)
+    for record in records:
+        detail = json.dumps(_without(json.loads(record.detail), texts, replacement))
+        if detail != record.detail:
+            records.filter(pk=record.pk).update(detail=detail)
+
+
+def _without(value: Any, texts: Collection[str], replacement: str) -> Any:
+    if isinstance(value, str):
+        for text in texts:
+            value = value.replace(text, replacement)
+        return value
+    if isinstance(value, list):
+        return [_without(inner, texts, replacement) for inner in value]
+    if isinstance(value, dict):
+        return {name: _without(inner, texts, replacement) for name, inner in value.items()}
+    return value

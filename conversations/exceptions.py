@@ -1,0 +1,48 @@
+"""Everything `conversations` raises. The docstring of a class is its default message."""
+
+
+class ConversationStoreError(Exception):
+    """The conversation store could not do what it was asked; see the subclass for what to do."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
+
+
+class InvalidState(ConversationStoreError, ValueError):
+    """The state cannot be kept: correct the value named in the message and save again."""
+
+    def __init__(self, message: str | None = None, *, path: str = "") -> None:
+        self.path = path
+        super().__init__(f"{path}: {message}" if path and message else message)
+
+
+class InvalidOwner(ConversationStoreError, ValueError):
+    """The user id names no user: pass a user, or the primary key of an existing one."""
+
+
+class ConversationNotFound(ConversationStoreError, LookupError):
+    """There is no such conversation for this user: check the id and the user_id."""
+
+
+class ConversationDeleted(ConversationNotFound):
+    """The conversation was deleted, and its id is never used again: create a new conversation."""
+
+
+class MessageNotFound(ConversationStoreError, LookupError):
+    """The conversation has no such message: pass a key or a sequence that list_messages gives."""
+
+
+class KeyReused(ConversationStoreError, ValueError):
+    """This key belongs to a message with other content: choose a new key for every message."""
+
+
+class StorageUnavailable(ConversationStoreError):
+    """A store that may hold this conversation did not answer: try again, nothing was changed."""
+
+
+class UnreadableState(StorageUnavailable):
+    """What legacy holds of this conversation is no state: repair it, then try again."""
+
+
+class DirectWriteRefused(ConversationStoreError, TypeError):
+    """These models are for reading: write through conversations.storage."""

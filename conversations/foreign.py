@@ -1,0 +1,188 @@
+"""Taking in what old code wrote into legacy: a merge that can add and never removes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from conversations import conf, redactions
+from conversations.digests import digest_of
+from conversations.merge import Entry, entries_of, merge_foreign
+from conversations.models import ConversationConflict, ConversationState
+from conversations.stores.base import Foreign, LegacyStore
+from conversations.stores.normalized import Change, NormalizedStore, owner_of, replaced
+
+logger = logging.getLogger("conversations")
+
+
+def merge(
+    tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, *, now: datetime
+) -> None:
+    """Take every blob that somebody else wrote into the tables, under the conversation's lock.
+
+    Afterwards `row` knows legacy as it is now. Unreadable blobs, blobs of another owner and
+    empty states are set aside with a reason.
+    """
+    if row.legacy_revision > row.revision:
+        # Our own last write went to legacy alone. Where legacy still keeps it beside the
+        # other's, take it in first, so that nothing of it depends on what old code read.
+        own = legacy.held(row.conversation_id, revision=row.legacy_revision, known=row.legacy_token)
+        if own is not None:
+            tables.take(row, own.document, revision=row.legacy_revision, now=now)
+    seen = legacy.survey(row.conversation_id, row.legacy_token)
+    quarantined: list[str] = []
+    taken = equal = False
+    for blob in legacy.foreign(row.conversation_id, row.legacy_token, seen):
+        problem = _problem(blob, row)
+        if problem:
+            quarantined.append(blob.reference)
+            _record(row, ConversationConflict.Kind.QUARANTINED, problem, blob, {}, now)
+            equal = False
+            continue
+        equal = _take(tables, legacy, row, blob, now=now)
+        taken = True
+    # Legacy now holds something else than the tables: let their number say so. Where nothing
+    # readable came and our last write was in legacy alone, legacy stays the truth.
+    ahead = row.revision == row.legacy_revision or (taken and row.revision < row.legacy_revision)
+    revision = row.revision
+    if ahead and not equal:
+        revision = max(row.revision, row.legacy_revision) + 1
+    token = legacy.settle(
+        row.conversation_id,
+        revision=revision,
+        known=row.legacy_token,
+        seen=seen,
+        quarantined=quarantined,
+    )
+    columns: dict[str, Any] = {"legacy_token": token}
+    if equal:
+        revision = max(row.revision, row.legacy_revision)
+        columns["legacy_revision"] = revision
+    tables.write(row, Change(columns=columns), revision=revision, now=now)
+
+
+def _problem(blob: Foreign, row: ConversationState) -> str:
+    """Return why a blob must not replace good data, or ""."""
+    if blob.stored is None:
+        return f"unreadable: {blob.problem}"
+    if blob.owner is not None and blob.owner != owner_of(row) and owner_of(row) is not None:
+        return "written for another owner"
+    if blob.stored.document.empty and (row.message_count or row.context_item_count):
+        return "an empty state"
+    return ""
+
+
+def _take(
+    tables: NormalizedStore,
+    legacy: LegacyStore,
+    row: ConversationState,
+    blob: Foreign,
+    *,
+    now: datetime,
+) -> bool:
+    """Merge one blob. Returns: whether the tables now hold exactly what the blob holds."""
+    assert blob.stored is not None
+    document = blob.stored.document
+    known = redactions.of(row)
+    changed = redactions.applied_to(document, known)
+    document = changed or document
+    versions = tables.versions(row, values=not legacy.exact)
+    by_row = {entry.row: entry for entry in versions}
+    current = [by_row[entry.row] for entry in tables.messages(row, values=False)]
+    theirs = entries_of(document.messages)
+    if not legacy.exact:
+        _restore_exact(theirs, versions)
+    merged = merge_foreign(versions=versions, current=current, theirs=theirs)
+    change = Change()
+    if merged.added:
+        change.messages = (current, merged.entries)
+    ahead = row.revision > row.legacy_revision
+    fields = tables.fields(row)
+    items = tables.items(row)[0] if row.context_item_count else []
+    same_fields = digest_of(list(fields.items())) == digest_of(list(document.fields.items()))
+    same_items = [e.digest for e in items] == [digest_of(item) for item in document.items]
+    kept: dict[str, Any] = {}
+    if not same_fields:
+        if ahead:
+            kept["fields"] = document.fields
+        else:
+            change.fields = document.fields
+    if not same_items:
+        if ahead:
+            kept["items"] = document.items
+        else:
+            change.items = (items, replaced(items, entries_of(document.items)))
+    if merged.omitted or kept:
+        detail = {"added": merged.added, "omitted": merged.omitted, **kept}
+        reason = "the tables were ahead" if kept else "old code left messages out"
+        _record(row, ConversationConflict.Kind.MERGED, reason, blob, detail, now)
+    if not change.nothing:
+        revision = max(row.revision, row.legacy_revision) + 1
+        tables.write(row, change, revision=revision, now=now)
+    digests = [entry.digest for entry in merged.entries]
+    return changed is None and not kept and digests == [entry.digest for entry in theirs]
+
+
+def _restore_exact(theirs: list[Entry], versions: list[Entry]) -> None:
+    """Undo what a JSON column did to messages that we know: key order, 1.0, -0.0."""
+    exact = {loose_digest(entry.value): entry for entry in versions}
+    for entry in theirs:
+        known = exact.get(loose_digest(entry.value))
+        if known is not None:
+            entry.digest, entry.value = known.digest, known.value
+
+
+def loose_digest(value: Any) -> bytes:
+    """Return a digest that is equal for what a JSON column cannot tell apart."""
+    # By json's own C code: a recursion of ours would not reach as deep as what it has parsed.
+    return digest_of(json.loads(json.dumps(value, sort_keys=True), parse_float=_loose_number))
+
+
+def _loose_number(text: str) -> float | int:
+    """Return what jsonb makes of a number: 1.0 is 1, and 1e23 is exactly 10 ** 23."""
+    number = float(text)
+    return int(Decimal(text)) if number.is_integer() else number
+
+
+def _record(
+    row: ConversationState,
+    kind: ConversationConflict.Kind,
+    reason: str,
+    blob: Foreign,
+    detail: dict[str, Any],
+    now: datetime,
+) -> None:
+    ConversationConflict.rows.using(conf.alias()).create(
+        conversation_id=row.pk,
+        kind=kind,
+        reason=reason[:255],
+        revision=row.revision,
+        detail=json.dumps({"legacy": blob.reference, **detail}),
+        created_at=now,
+    )
+    logger.warning(
+        "conversation %s: legacy blob %s %s: %s", row.conversation_id, blob.reference, kind, reason
+    )
+
+
+def record_overwritten(
+    row: ConversationState, overwritten: Sequence[Entry], *, now: datetime
+) -> None:
+    """Report the edits that a later edit superseded: sequences and versions, no content."""
+    ConversationConflict.rows.using(conf.alias()).bulk_create(
+        [
+            ConversationConflict(
+                conversation_id=row.pk,
+                kind=ConversationConflict.Kind.OVERWRITTEN,
+                reason="two writers edited one message; the later one stands",
+                revision=row.revision,
+                detail=json.dumps({"sequence": entry.identity, "message": entry.row}),
+                created_at=now,
+            )
+            for entry in overwritten
+        ]
+    )

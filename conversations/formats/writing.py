@@ -1,0 +1,151 @@
+"""One record into the tables. The caller holds the conversation's lock and its transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from django.utils import timezone
+
+from conversations import conf
+from conversations.forking import touch
+from conversations.formats.records import Record
+from conversations.formats.snapshots import states_time
+from conversations.merge import Entry, entries_of
+from conversations.models import (
+    ConversationConflict,
+    ConversationMessage,
+    ConversationState,
+)
+from conversations.operations import owner_columns, write
+from conversations.stores.normalized import Change, NormalizedStore, new_row, replaced
+from conversations.stores.registry import legacy_store
+from conversations.truth import Numbers
+from flags.phases import Phase
+from flags.switches import forced_phase
+
+
+def create(record: Record, owner: str | None, *, seen: str) -> None:
+    """Create a conversation; `seen` is what legacy showed before it was found to hold nothing."""
+    now = timezone.now()
+    row = new_row(record.conversation_id, now=now, **owner_columns(owner))
+    row.created_at = record.created_at or now
+    row.next_sequence = record.next_sequence
+    legacy = legacy_store()
+    if legacy is not None:
+        # Legacy is not written: its number stays 0, so that the tables are the truth.
+        row.legacy_token = legacy.settle(record.conversation_id, revision=0, known="", seen=seen)
+    entries = _entries(record)
+    change = Change(fields=record.document.fields, appended=entries)
+    if record.document.items:
+        change.items = ([], entries_of(record.document.items))
+    NormalizedStore().write(row, change, revision=1, now=record.updated_at or now)
+    _set_times(record, entries)
+
+
+def _entries(record: Record) -> list[Entry]:
+    """Return the messages as new entries, with the sequences and keys of the record."""
+    entries = entries_of(record.document.messages)
+    if record.places is None:
+        return entries
+    for entry, place in zip(entries, record.places, strict=True):
+        entry.identity, entry.key = place.sequence, place.key
+        if place.key is not None:
+            entry.key_digest = place.first_digest or entry.digest
+    return entries
+
+
+def _set_times(record: Record, entries: Sequence[Entry]) -> None:
+    """Give messages the moment at which they were added, where it is not `updated_at`."""
+    added: dict[int | None, Any] = {
+        place.sequence: place.timestamp for place in record.places or ()
+    }
+    changed: list[Any] = [
+        ConversationMessage(pk=entry.row, timestamp=added[entry.identity])
+        for entry in entries
+        if added.get(entry.identity) is not None and not states_time(entry.value)
+    ]
+    rows = ConversationMessage.rows.using(conf.alias())
+    rows.bulk_update(changed, ["timestamp"], batch_size=200)
+
+
+def overwrite(record: Record) -> None:
+    """Make a conversation what the record says, after the tables have taken in its truth."""
+    with forced_phase(Phase.NEW_ONLY):
+        row = write(record.conversation_id, touch(), owner=None).row
+    assert row is not None
+    tables = NormalizedStore()
+    current = tables.messages(row, values=False)
+    entries = _taking_over(current, _entries(record), numbered=record.places is not None)
+    change = Change(fields=record.document.fields, messages=(current, entries))
+    if record.document.items or row.context_item_count:
+        items = tables.items(row)[0]
+        change.items = (items, replaced(items, entries_of(record.document.items)))
+    # A write counts on from the row's own next sequence, and never sets the first time.
+    row.next_sequence = max(row.next_sequence, record.next_sequence)
+    row.created_at = record.created_at or row.created_at
+    row.save(using=conf.alias(), update_fields=["next_sequence", "created_at"])
+    revision = Numbers(row.revision, row.legacy_revision).next
+    kept = {entry.row for entry in entries}
+    superseded = sum(entry.row not in kept for entry in current)
+    tables.write(row, change, revision=revision, now=record.updated_at or timezone.now())
+    _set_times(record, [entry for entry in entries if entry.added_in == revision])
+    if superseded:
+        _record_replaced(row, superseded)
+
+
+def _record_replaced(row: ConversationState, superseded: int) -> None:
+    """Note when an import superseded messages: every other time of it is that of the file.
+
+    Retention counts from this moment, so that what was replaced by mistake can be restored.
+    """
+    ConversationConflict.rows.using(conf.alias()).create(
+        conversation_id=row.pk,
+        kind=ConversationConflict.Kind.OVERWRITTEN,
+        reason="an import replaced it",
+        revision=row.revision,
+        detail=json.dumps({"superseded": superseded}),
+        created_at=timezone.now(),
+    )
+
+
+def _taking_over(
+    current: Sequence[Entry], wanted: Sequence[Entry], *, numbered: bool
+) -> Sequence[Entry]:
+    """Return the wanted entries, with the current one wherever it is the same message."""
+    if not numbered:
+        return replaced(current, wanted)
+    here = {entry.identity: entry for entry in current}
+    entries: list[Entry] = []
+    for entry in wanted:
+        before = here.get(entry.identity)
+        if before is not None and _message(before) == _message(entry):
+            entries.append(before)
+            continue
+        entry.supersedes = None if before is None else before.row
+        entries.append(entry)
+    return entries
+
+
+def _message(entry: Entry) -> tuple[bytes, str | None, bytes | None]:
+    return entry.digest, entry.key, entry.key_digest
+
+
+def join(fork: str, origin: str) -> bool:
+    """Note where a conversation was forked from. Returns: whether its origin is here.
+
+    What already has an origin keeps it; a circle, which no fork can make, is left open.
+    """
+    rows = ConversationState.rows.using(conf.alias())
+    above = rows.filter(conversation_id=origin).values_list("pk", "forked_from_id").first()
+    if above is None:
+        return False
+    joined = rows.filter(conversation_id=fork, forked_from=None)
+    pk = joined.values_list("pk", flat=True).first()
+    ancestor: int | None = above[0]
+    while ancestor is not None and ancestor != pk:
+        ancestor = rows.filter(pk=ancestor).values_list("forked_from_id", flat=True).first()
+    if pk is not None and ancestor is None:
+        joined.update(forked_from_id=above[0])
+    return True

@@ -1,0 +1,69 @@
+"""The lock of one conversation, which exists even when no row of it does."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+from django.db import connections, transaction
+
+from conversations import conf
+from conversations.models import ConversationState, ConversationTombstone
+
+
+def lock(conversation_id: str, *, probe: Any = None) -> ConversationState | None:
+    """Lock a conversation until the transaction ends. Returns: its row, or None without one.
+
+    `probe` is an expression over the row; its value becomes the row's attribute `probed`.
+
+    PostgreSQL: the row's lock where there is a row. Where there is none, an advisory lock of
+    the id, and then the row is looked for again, in a later statement. SQLite: the database's
+    write lock, taken first, because a lock cannot be upgraded while others write.
+    """
+    connection = connections[conf.alias()]
+    rows = ConversationState.rows.using(conf.alias()).filter(conversation_id=conversation_id)
+    if probe is not None:
+        rows = rows.annotate(probed=probe)
+    if connection.vendor == "sqlite":
+        if getattr(connection, "transaction_mode", None) != "IMMEDIATE":
+            # Even an UPDATE that matches nothing takes the write lock, and waits for it.
+            with connection.cursor() as cursor:
+                cursor.execute("UPDATE conversation_states SET revision = revision WHERE 0")
+        return next(iter(rows), None)
+    locked = rows.select_for_update(no_key=True, of=("self",))
+    row = next(iter(locked), None)
+    if row is None:
+        lock_id(conversation_id)
+        row = next(iter(locked), None)
+    return row
+
+
+def probed(row: ConversationState) -> Any:
+    """Return the value of the probe that a row was read with."""
+    return vars(row)["probed"]
+
+
+def lock_id(conversation_id: str) -> None:
+    """Take the advisory lock of an id until the transaction ends (PostgreSQL only)."""
+    connection = connections[conf.alias()]
+    if connection.vendor != "postgresql":
+        return
+    digest = blake2b(b"conversation:" + conversation_id.encode("utf-8"), digest_size=8).digest()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(%s)", [int.from_bytes(digest, "big", signed=True)]
+        )
+
+
+def deleted(conversation_id: str) -> bool:
+    """Whether a conversation was deleted."""
+    tombstones = ConversationTombstone.rows.using(conf.alias())
+    return bool(tombstones.filter(conversation_id=conversation_id).exists())
+
+
+def lost(using: str) -> bool:
+    """Whether the connection or its transaction is beyond repair: nothing may be caught then."""
+    connection = connections[using]
+    if connection.connection is None or getattr(connection.connection, "closed", False):
+        return True
+    return connection.in_atomic_block and transaction.get_rollback(using=using)

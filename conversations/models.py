@@ -1,0 +1,286 @@
+"""The tables of conversations. Public for reading and joins; `conversations.storage` writes them.
+
+JSON that must come back exactly is kept as text: jsonb reorders keys and changes numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+
+from conversations.exceptions import DirectWriteRefused
+
+DIGEST_BYTES = 16
+
+
+class ReadingQuerySet(models.QuerySet[Any]):
+    """A queryset that reads, and refuses the bulk writes that would bypass revisions."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise DirectWriteRefused
+
+    create = get_or_create = update_or_create = _refuse
+    acreate = aget_or_create = aupdate_or_create = _refuse
+    bulk_create = bulk_update = update = delete = _refuse
+    abulk_create = abulk_update = aupdate = adelete = _refuse
+
+    def for_user(self, user: Any) -> Self:
+        """Return the conversations of a user (an instance or any form of its primary key)."""
+        return self.filter(user_id=getattr(user, "pk", user))
+
+    def current(self) -> Self:
+        """Return what no later revision superseded."""
+        return self.filter(superseded_in__isnull=True)
+
+    def as_of(self, revision: int) -> Self:
+        """Return what was current when the conversation was at `revision`."""
+        return self.filter(added_in__lte=revision).filter(
+            Q(superseded_in__isnull=True) | Q(superseded_in__gt=revision)
+        )
+
+
+ReadingManager = models.Manager.from_queryset(ReadingQuerySet)
+
+
+class ConversationState(models.Model):
+    """One conversation: everything of its state but messages and context items.
+
+    `revision` numbers the last write that the tables hold, `legacy_revision` the last one
+    that legacy is known to hold; the side with the higher number is the truth.
+    """
+
+    conversation_id = models.CharField(max_length=255)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="conversation_states",
+        db_index=False,
+    )
+    legacy_user_id = models.CharField(
+        max_length=255,
+        null=True,
+        blank=True,
+        help_text="The owner that legacy names, when no such user exists here.",
+    )
+    user_input = models.TextField(default="")
+    focus_areas = models.TextField(default="[]", help_text="JSON as text.")
+    step_count = models.BigIntegerField(default=0)
+    last_tool_result = models.TextField(default="null", help_text="JSON as text.")
+    extra = models.TextField(default="", help_text="JSON as text: history, unknown fields, flags.")
+    revision = models.BigIntegerField(default=0)
+    next_sequence = models.BigIntegerField(default=1)
+    message_count = models.BigIntegerField(default=0)
+    context_item_count = models.BigIntegerField(default=0)
+    context_items_revision = models.BigIntegerField(
+        default=0, help_text="The revision that last changed a context item."
+    )
+    redaction_count = models.BigIntegerField(default=0)
+    messages_digest = models.BinaryField(max_length=DIGEST_BYTES)
+    state_digest = models.BinaryField(
+        max_length=2 * DIGEST_BYTES, help_text="Of the fields, then of the context items."
+    )
+    legacy_revision = models.BigIntegerField(default=0)
+    legacy_token = models.CharField(max_length=255, default="", blank=True)
+    forked_from = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="forks",
+        db_index=False,
+    )
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField()
+
+    objects = ReadingManager()
+    rows = models.Manager()
+
+    class Meta:
+        db_table = "conversation_states"
+        base_manager_name = "rows"
+        indexes = [
+            # list_conversations(user_id), get_conversation_id(user_id)
+            models.Index(F("user"), F("updated_at").desc(), F("id").desc(), name="state_by_user"),
+            # the same for owners that exist in legacy only
+            models.Index(
+                fields=["legacy_user_id"],
+                name="state_by_legacy_user",
+                condition=Q(legacy_user_id__isnull=False),
+            ),
+            # the foreign key's own look-ups, and the redaction of forks
+            models.Index(
+                fields=["forked_from"],
+                name="state_by_origin",
+                condition=Q(forked_from__isnull=False),
+            ),
+        ]
+        constraints = [
+            # every look-up by id; named, and without the second index that `unique=True` makes
+            models.UniqueConstraint(fields=["conversation_id"], name="state_conversation_id"),
+            models.CheckConstraint(
+                name="state_numbers_not_negative",
+                condition=Q(
+                    revision__gte=0,
+                    legacy_revision__gte=0,
+                    next_sequence__gte=1,
+                    message_count__gte=0,
+                    context_item_count__gte=0,
+                    redaction_count__gte=0,
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.conversation_id
+
+
+class ConversationTombstone(models.Model):
+    """A deleted conversation. Its id is never used again. Names no user."""
+
+    conversation_id = models.CharField(max_length=255)
+    deleted_at = models.DateTimeField()
+    reason = models.CharField(max_length=64)
+
+    objects = ReadingManager()
+    rows = models.Manager()
+
+    class Meta:
+        db_table = "conversation_tombstones"
+        base_manager_name = "rows"
+        constraints = [
+            models.UniqueConstraint(fields=["conversation_id"], name="tombstone_conversation_id"),
+        ]
+
+    def __str__(self) -> str:
+        return self.conversation_id
+
+
+class ConversationMessage(models.Model):
+    """One version of one message. A version is never changed, only superseded (or redacted)."""
+
+    conversation = models.ForeignKey(
+        ConversationState, on_delete=models.CASCADE, related_name="messages", db_index=False
+    )
+    sequence = models.BigIntegerField()
+    role = models.CharField(max_length=64, null=True, blank=True)
+    content = models.TextField(null=True, blank=True)
+    message_type = models.CharField(max_length=255, null=True, blank=True)
+    tool_name = models.CharField(max_length=255, null=True, blank=True)
+    tool_success = models.BooleanField(null=True, blank=True)
+    tool_call_id = models.CharField(max_length=255, null=True, blank=True)
+    tool_calls = models.TextField(null=True, blank=True, help_text="JSON as text.")
+    extra = models.TextField(
+        default="", blank=True, help_text="JSON as text: what fits no column exactly."
+    )
+    key = models.CharField(max_length=255, null=True, blank=True)
+    key_digest = models.BinaryField(max_length=DIGEST_BYTES, null=True)
+    digest = models.BinaryField(max_length=DIGEST_BYTES)
+    supersedes = models.BigIntegerField(
+        null=True, blank=True, help_text="The id of the version that this one replaced."
+    )
+    added_in = models.BigIntegerField()
+    superseded_in = models.BigIntegerField(null=True, blank=True)
+    timestamp = models.DateTimeField(null=True, blank=True)
+
+    objects = ReadingManager()
+    rows = models.Manager()
+
+    class Meta:
+        db_table = "conversation_messages"
+        base_manager_name = "rows"
+        indexes = [
+            # what a conversation held before: merges, KeyReused, restore, retention
+            models.Index(
+                fields=["conversation", "superseded_in"],
+                name="message_superseded",
+                condition=Q(superseded_in__isnull=False),
+            ),
+        ]
+        constraints = [
+            # loads as of a revision, transcript pages, the foreign key's own look-ups
+            models.UniqueConstraint(
+                fields=["conversation", "sequence", "added_in"], name="message_version"
+            ),
+            models.UniqueConstraint(
+                fields=["conversation", "sequence"],
+                condition=Q(superseded_in__isnull=True),
+                name="message_current_sequence",
+            ),
+            # appends with keys, replace_message(key)
+            models.UniqueConstraint(
+                fields=["conversation", "key"],
+                condition=Q(superseded_in__isnull=True, key__isnull=False),
+                name="message_current_key",
+            ),
+            models.CheckConstraint(name="message_sequence_from_1", condition=Q(sequence__gte=1)),
+            models.CheckConstraint(
+                name="message_superseded_later",
+                condition=Q(superseded_in__isnull=True) | Q(superseded_in__gt=F("added_in")),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.role or 'message'} {self.sequence}"
+
+
+class ConversationConflict(models.Model):
+    """What a merge could not keep in place, or a legacy blob that was set aside."""
+
+    class Kind(models.TextChoices):
+        """Why the record was written."""
+
+        MERGED = "merged", "old code's blob was merged"
+        QUARANTINED = "quarantined", "a blob was set aside"
+        OVERWRITTEN = "overwritten", "an edit was superseded by a later edit"
+
+    conversation = models.ForeignKey(
+        ConversationState, on_delete=models.CASCADE, related_name="conflicts", db_index=False
+    )
+    kind = models.CharField(max_length=16, choices=Kind.choices)
+    reason = models.CharField(max_length=255)
+    revision = models.BigIntegerField()
+    detail = models.TextField(default="{}", help_text="JSON as text.")
+    created_at = models.DateTimeField()
+
+    objects = ReadingManager()
+    rows = models.Manager()
+
+    class Meta:
+        db_table = "conversation_conflicts"
+        base_manager_name = "rows"
+        indexes = [
+            # the records of a conversation, and the foreign key's own look-ups
+            models.Index(fields=["conversation", "revision"], name="conflict_by_revision"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.pk}"
+
+
+class ConversationRedaction(models.Model):
+    """The keyed hash of a redacted text, so that a late write of it is redacted as well."""
+
+    conversation = models.ForeignKey(
+        ConversationState, on_delete=models.CASCADE, related_name="redactions", db_index=False
+    )
+    text_hash = models.BinaryField(max_length=32)
+    replacement = models.TextField()
+    created_at = models.DateTimeField()
+
+    objects = ReadingManager()
+    rows = models.Manager()
+
+    class Meta:
+        db_table = "conversation_redactions"
+        base_manager_name = "rows"
+        constraints = [
+            models.UniqueConstraint(fields=["conversation", "text_hash"], name="redaction_text"),
+        ]
+
+    def __str__(self) -> str:
+        return f"redaction {self.pk}"

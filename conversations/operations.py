@@ -1,0 +1,415 @@
+"""The one place that opens transactions: every write and every load of one conversation.
+
+A write takes the lock, finds the truth, brings the tables to it, and then writes the stores of
+the phase in one transaction. Each leg that may fail without failing the write runs in a
+savepoint of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db import Error, connections, transaction
+from django.utils import timezone
+
+from conversations import conf, redactions
+from conversations.changes import Operation
+from conversations.documents import Document
+from conversations.exceptions import (
+    ConversationDeleted,
+    ConversationNotFound,
+    InvalidOwner,
+    InvalidState,
+    StorageUnavailable,
+    UnreadableState,
+)
+from conversations.foreign import merge, record_overwritten
+from conversations.locking import deleted, lock, lock_id, lost, probed
+from conversations.models import ConversationState
+from conversations.owners import check_owner, user_exists
+from conversations.routing import may_write_legacy_blindly, plan_for
+from conversations.stores.base import LegacyStore, Stored
+from conversations.stores.normalized import Change, NormalizedStore, new_row, owner_of
+from conversations.stores.registry import legacy_store
+from conversations.truth import Numbers, Truth, verdict
+from conversations.views import LegacyView, TablesView, changed_document
+from flags.phases import Phase, Plan, StoreName
+
+logger = logging.getLogger("conversations")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a write did. `view_store` and `version` are what a new baseline refers to."""
+
+    revision: int
+    stores: list[str]
+    fallback: bool = False
+    row: ConversationState | None = None
+    changed: bool = True
+
+
+class LegacyDown(Exception):
+    """Legacy could not be asked in the statement that takes the lock; ask without it."""
+
+
+@contextmanager
+def translated(conversation_id: str) -> Iterator[None]:
+    """Turn database errors into StorageUnavailable: never into an empty state."""
+    try:
+        yield
+    except Error as error:
+        logger.warning("conversation %s: %s", conversation_id, type(error).__name__)
+        raise StorageUnavailable(
+            f"A store that may hold conversation {conversation_id} did not answer"
+            f" ({type(error).__name__}): try again, nothing was changed."
+        ) from error
+
+
+def attempt() -> AbstractContextManager[None]:
+    """A savepoint inside a transaction, so that a failure in it breaks nothing else."""
+    using = conf.alias()
+    if connections[using].in_atomic_block:
+        return transaction.atomic(using=using)
+    return nullcontext()
+
+
+def write(conversation_id: str, operation: Operation, *, owner: str | None) -> Outcome:
+    """Carry out one operation, in the stores of the phase, from the truth.
+
+    Raises: ConversationNotFound, ConversationDeleted, StorageUnavailable, and what the
+    operation raises.
+    """
+    with translated(conversation_id):
+        for ask_legacy in (True, False):
+            try:
+                with transaction.atomic(using=conf.alias()):
+                    return _Write(conversation_id, operation, owner).run(ask_legacy=ask_legacy)
+            except LegacyDown:
+                continue
+    raise AssertionError("unreachable")
+
+
+@dataclass(slots=True)
+class _Write:
+    """One attempt at one write, inside its transaction."""
+
+    conversation_id: str
+    operation: Operation
+    owner: str | None
+    legacy: LegacyStore | None = field(default_factory=legacy_store)
+    tables: NormalizedStore = field(default_factory=NormalizedStore)
+    now: datetime = field(default_factory=timezone.now)
+    row: ConversationState | None = None
+    stored: Stored | None = None
+    # What of legacy was there when `stored` was read.
+    seen: str = ""
+    truth: Truth = Truth.LEGACY
+    legacy_down: bool = False
+    plan: Plan = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.plan = plan_for(has_legacy=self.legacy is not None)
+
+    def run(self, *, ask_legacy: bool) -> Outcome:
+        blind = self.legacy is not None and may_write_legacy_blindly(self.plan)
+        try:
+            with attempt() if blind else nullcontext():
+                self._find_truth(ask_legacy=ask_legacy)
+        except Error:
+            if lost(conf.alias()) or not blind or self.operation.needs_rows:
+                raise
+            return self._write_blindly()
+        if not (self.plan.writes_normalized or self.operation.needs_rows):
+            return self._write_legacy()
+        if not self._legacy_may_take_over():
+            return self._write_tables()
+        row = copy.copy(self.row)
+        try:
+            with attempt():
+                return self._write_tables()
+        except (Error, UnreadableState) as error:
+            if lost(conf.alias()):
+                raise
+            logger.warning(
+                "conversation %s: the tables did not take a write (%s); it goes to legacy",
+                self.conversation_id,
+                type(error).__name__,
+            )
+        self.row = row
+        return self._write_legacy(fallback=self.plan.decides != StoreName.LEGACY)
+
+    # Finding the truth
+
+    def _find_truth(self, *, ask_legacy: bool) -> None:
+        """Lock the conversation, and find out which store holds its latest content."""
+        only_tables = self.plan.phase == Phase.NEW_ONLY
+        probe = None
+        if self.legacy is not None and only_tables and ask_legacy:
+            probe = self.legacy.probe()
+        try:
+            self.row = lock(self.conversation_id, probe=probe)
+        except Error as error:
+            if probe is None or lost_connection():
+                raise
+            raise LegacyDown from error
+        if self.row is None:
+            if deleted(self.conversation_id):
+                raise ConversationDeleted
+            if self.legacy is not None:
+                self.seen = self.legacy.survey(self.conversation_id, "")
+                self.stored = self.legacy.load(self.conversation_id)
+            return
+        matches = True
+        if self.legacy is not None:
+            known = self.row.legacy_token
+            if probe is not None:
+                matches = self.legacy.judge(probed(self.row), known) == known
+            elif only_tables:
+                self.legacy_down = True
+            else:
+                matches = self._token() == known
+        numbers = Numbers(self.row.revision, self.row.legacy_revision)
+        self.truth = verdict(numbers, token_matches=matches)
+        if self.legacy is None and self.truth != Truth.MERGE:
+            self.truth = Truth.NORMALIZED
+        if self.legacy_down and self.truth == Truth.LEGACY:
+            raise StorageUnavailable
+
+    def _token(self) -> str:
+        """Return legacy's token now; a legacy that does not answer looks as it did last."""
+        assert self.legacy is not None
+        assert self.row is not None
+        try:
+            with attempt():
+                return self.legacy.token(self.conversation_id, self.row.legacy_token)
+        except Error as error:
+            if lost(conf.alias()) or self.plan.phase == Phase.LEGACY:
+                raise
+            logger.warning(
+                "conversation %s: legacy did not answer (%s)",
+                self.conversation_id,
+                type(error).__name__,
+            )
+            self.legacy_down = True
+            return self.row.legacy_token
+
+    def _legacy_may_take_over(self) -> bool:
+        """Whether legacy is current, so that a save may go there when the tables fail."""
+        return (
+            self.legacy is not None
+            and self.plan.writes_legacy
+            and not self.legacy_down
+            and not self.operation.needs_rows
+            and self.truth in (Truth.LEGACY, Truth.BOTH)
+        )
+
+    def _check_without_row(self) -> None:
+        """Check the owner of what legacy holds, or that the operation may create."""
+        if self.stored is not None:
+            check_owner(self.owner, actual=self.stored.owner)
+        elif not self.operation.creates:
+            raise ConversationNotFound
+        elif self.owner is not None and not user_exists(self.owner):
+            raise InvalidOwner(f"there is no user {self.owner}.")
+
+    # Writing the tables, and legacy beside them
+
+    def _write_tables(self) -> Outcome:
+        row = self._row_at_truth()
+        known = redactions.of(row)
+        self.operation.redact(known)
+        values = self.operation.needs_values or self.plan.writes_legacy
+        view = TablesView(self.tables, row, values=values)
+        change = self.operation.apply(view)
+        numbers = Numbers(row.revision, row.legacy_revision)
+        beside = self.legacy is not None and self.plan.writes_legacy
+        if row.pk is not None and change.nothing:
+            if not beside or numbers.revision == numbers.legacy_revision:
+                return Outcome(row.revision, [StoreName.NORMALIZED], row=row, changed=False)
+        stores = [StoreName.NORMALIZED.value]
+        if beside and self._write_legacy_leg(row, view, change, revision=numbers.next):
+            stores.append(StoreName.LEGACY.value)
+        fallback = beside and len(stores) == 1 and self.plan.decides == StoreName.LEGACY
+        if fallback and self.plan.phase == Phase.LEGACY:
+            raise StorageUnavailable
+        self.tables.write(row, change, revision=numbers.next, now=self.now)
+        record_overwritten(row, getattr(self.operation, "overwritten", ()), now=self.now)
+        return Outcome(numbers.next, stores, fallback=fallback, row=row)
+
+    def _row_at_truth(self) -> ConversationState:
+        """Return the row, after the tables have taken in whatever only legacy holds."""
+        row, legacy = self.row, self.legacy
+        if row is None:
+            self._check_without_row()
+            return self._new_row()
+        check_owner(self.owner, actual=owner_of(row))
+        if legacy is not None and self.truth == Truth.MERGE:
+            merge(self.tables, legacy, row, now=self.now)
+            # A merge that only found its blobs unusable may leave legacy the truth.
+            numbers = Numbers(row.revision, row.legacy_revision)
+            self.truth = verdict(numbers, token_matches=True)
+        if legacy is not None and self.truth == Truth.LEGACY:
+            take_legacy(self.tables, legacy, row, now=self.now)
+        return row
+
+    def _new_row(self) -> ConversationState:
+        owner = self.owner if self.stored is None else self.stored.owner
+        row = new_row(self.conversation_id, now=self.now, **owner_columns(owner))
+        row.forked_from_id = getattr(self.operation, "forked_from", None)
+        if self.legacy is not None:
+            revision = 0 if self.stored is None else 1
+            row.legacy_revision = revision
+            row.legacy_token = self.legacy.settle(
+                self.conversation_id, revision=revision, known="", seen=self.seen
+            )
+        if self.stored is not None:
+            if self.stored.updated_at is not None:
+                row.created_at = min(row.created_at, self.stored.updated_at)
+            self.tables.take(row, self.stored.document, revision=1, now=self.now)
+        return row
+
+    def _write_legacy_leg(
+        self, row: ConversationState, view: TablesView, change: Change, *, revision: int
+    ) -> bool:
+        """Write legacy beside the tables. Returns: whether it took the write."""
+        assert self.legacy is not None
+        if self.legacy_down:
+            return False
+        try:
+            with attempt():
+                token = self.legacy.save(
+                    self.conversation_id,
+                    changed_document(view, change),
+                    owner=owner_of(row),
+                    revision=revision,
+                    known=row.legacy_token,
+                )
+        except (Error, InvalidState, UnreadableState) as error:
+            if lost(conf.alias()):
+                raise
+            if isinstance(error, InvalidState) and self.plan.decides == StoreName.LEGACY:
+                raise
+            logger.warning(
+                "conversation %s: legacy is behind since revision %s (%s)",
+                self.conversation_id,
+                row.legacy_revision,
+                type(error).__name__,
+            )
+            return False
+        change.columns |= {"legacy_revision": revision, "legacy_token": token}
+        return True
+
+    # Writing legacy alone
+
+    def _write_legacy(self, *, fallback: bool = False) -> Outcome:
+        """Write the whole document to legacy, and its number to the row if there is one."""
+        assert self.legacy is not None
+        view = self._view_for_legacy()
+        self.operation.redact(redactions.of(self.row))
+        change = self.operation.apply(view)
+        document = changed_document(view, change)
+        row = self.row
+        if row is None:
+            owner = self.owner if self.stored is None else self.stored.owner
+            self.legacy.save(self.conversation_id, document, owner=owner)
+            return Outcome(0, [StoreName.LEGACY], fallback=fallback)
+        numbers = Numbers(row.revision, row.legacy_revision)
+        if change.nothing and numbers.legacy_revision >= numbers.revision:
+            return Outcome(row.legacy_revision, [StoreName.LEGACY], row=row, changed=False)
+        try:
+            with attempt():
+                token = self.legacy.save(
+                    self.conversation_id,
+                    document,
+                    owner=owner_of(row),
+                    revision=numbers.next,
+                    known=row.legacy_token,
+                )
+                ConversationState.rows.using(conf.alias()).filter(pk=row.pk).update(
+                    legacy_revision=numbers.next, legacy_token=token, updated_at=self.now
+                )
+        except Error:
+            if lost(conf.alias()) or not may_write_legacy_blindly(self.plan):
+                raise
+            # The row cannot be told: the blob stays unmarked, and is merged later.
+            self.legacy.save(self.conversation_id, document, owner=owner_of(row))
+            return Outcome(0, [StoreName.LEGACY], fallback=fallback)
+        row.legacy_revision, row.legacy_token = numbers.next, token
+        return Outcome(numbers.next, [StoreName.LEGACY], fallback=fallback, row=row)
+
+    def _view_for_legacy(self) -> LegacyView | TablesView:
+        assert self.legacy is not None
+        row = self.row
+        if row is None:
+            self._check_without_row()
+            return LegacyView(self.stored or EMPTY, revision=0)
+        check_owner(self.owner, actual=owner_of(row))
+        if self.truth in (Truth.LEGACY, Truth.BOTH):
+            stored = self.legacy.held(
+                self.conversation_id, revision=row.legacy_revision, known=row.legacy_token
+            )
+            if stored is not None:
+                return LegacyView(stored, revision=row.legacy_revision)
+        row = self._row_at_truth()
+        return TablesView(self.tables, row, values=True)
+
+    def _write_blindly(self) -> Outcome:
+        """Write legacy although the conversation's row cannot be read; see `routing`."""
+        assert self.legacy is not None
+        lock_id(self.conversation_id)
+        self.row, self.stored = None, self.legacy.load(self.conversation_id)
+        if self.stored is None and not self.operation.creates:
+            raise StorageUnavailable
+        return self._write_legacy()
+
+
+EMPTY = Stored(Document.from_dict({}), owner=None, version="", updated_at=None)
+
+
+def lost_connection() -> bool:
+    """Whether the connection itself is gone, as opposed to one statement having failed."""
+    connection = connections[conf.alias()]
+    return connection.connection is None or bool(getattr(connection.connection, "closed", False))
+
+
+def owner_columns(owner: str | None) -> dict[str, Any]:
+    """Return the columns of an owner: a user, or one that exists in legacy only."""
+    if owner is None or user_exists(owner):
+        return {"user_id": owner, "legacy_user_id": None}
+    return {"user_id": None, "legacy_user_id": owner}
+
+
+def take_legacy(
+    tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, *, now: datetime
+) -> None:
+    """Make the tables hold exactly what legacy, which is ahead, holds.
+
+    A blob that vanished, or that is another owner's, never replaces what the tables have.
+    """
+    stored = legacy.held(row.conversation_id, revision=row.legacy_revision, known=row.legacy_token)
+    if stored is None and legacy.token(row.conversation_id, row.legacy_token) != row.legacy_token:
+        merge(tables, legacy, row, now=now)
+        return
+    if stored is None:
+        logger.error(
+            "conversation %s: legacy revision %s vanished; the tables hold revision %s",
+            row.conversation_id,
+            row.legacy_revision,
+            row.revision,
+        )
+        tables.write(row, Change(), revision=row.legacy_revision + 1, now=now)
+        return
+    if stored.owner is not None and stored.owner != owner_of(row):
+        raise UnreadableState(f"legacy {stored.reference} belongs to another owner.")
+    document = stored.document
+    known = redactions.of(row)
+    if known:
+        document = redactions.applied_to(document, known) or document
+    tables.take(row, document, revision=row.legacy_revision, now=now)

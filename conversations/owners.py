@@ -1,0 +1,53 @@
+"""Who owns a conversation: a user, named by any form of its primary key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
+
+from conversations import conf
+from conversations.exceptions import ConversationNotFound, InvalidOwner
+
+
+def owner_key(user_id: Any, *, required: bool | None = None) -> str | None:
+    """Return the primary key of a user as text, or None for no user.
+
+    Raises: InvalidOwner when this can be no user's key, or when one is required. A user who is
+    not saved, such as an anonymous visitor, is not the same as none: none sees everything.
+    """
+    if user_id is None:
+        if conf.require_owner() if required is None else required:
+            raise InvalidOwner(
+                "CONVERSATIONS['REQUIRE_OWNER'] is set: pass user_id, a user or its primary key."
+            )
+        return None
+    value = getattr(user_id, "pk", user_id)
+    if value is None:
+        raise InvalidOwner(f"{user_id!r} is no saved user: pass one, or its primary key.")
+    if isinstance(value, bool | float | bytes):
+        raise InvalidOwner(f"{value!r} is no user's primary key.")
+    key = get_user_model()._meta.pk
+    try:
+        converted = key.to_python(value)
+        key.run_validators(converted)
+    except (ValidationError, TypeError, ValueError, OverflowError) as error:
+        raise InvalidOwner(f"{value!r} is no user's primary key.") from error
+    if converted in key.empty_values:
+        raise InvalidOwner(f"{value!r} is no user's primary key.")
+    return str(converted)
+
+
+def check_owner(owner: str | None, *, actual: str | None) -> None:
+    """Raise ConversationNotFound when `owner` names somebody who does not own a conversation.
+
+    None asks no question: whoever calls without a user sees everything.
+    """
+    if owner is not None and owner != actual:
+        raise ConversationNotFound
+
+
+def user_exists(owner: str) -> bool:
+    """Whether a user with this primary key exists."""
+    return bool(get_user_model()._base_manager.using(conf.alias()).filter(pk=owner).exists())

@@ -1,0 +1,332 @@
+"""Loading one conversation: as of one revision, from a store that is current.
+
+A load takes no lock. It reads the conversation's row (with legacy's token, in one statement),
+then its messages and items as they were at the row's revision, and starts again if the row
+moved on so far that something of that revision is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from django.db import Error, transaction
+from django.utils import timezone
+
+from conversations import conf
+from conversations.digests import digest_of
+from conversations.documents import HISTORY, Document
+from conversations.exceptions import StorageUnavailable, UnreadableState
+from conversations.foreign import merge
+from conversations.locking import deleted, lock, lost, probed
+from conversations.merge import Entry, entries_of
+from conversations.models import ConversationState
+from conversations.operations import attempt, translated
+from conversations.owners import check_owner
+from conversations.routing import plan_for, read_order
+from conversations.state import Baseline, LoadInfo
+from conversations.stores.base import LegacyStore, Stored
+from conversations.stores.normalized import NormalizedStore, limited_items, owner_of
+from conversations.stores.registry import legacy_store
+from conversations.truth import Numbers, Truth, verdict
+from flags.phases import Plan, StoreName
+from memory.selection import selected
+
+logger = logging.getLogger("conversations")
+
+# A load that loses this many races against writers takes the lock instead.
+RACES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a load is asked for: None means everything."""
+
+    threshold: float | None = None
+    max_messages: int | None = None
+    max_items: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load gives: the content selected, and what a later save must know of it."""
+
+    document: Document
+    baseline: Baseline
+    info: LoadInfo
+
+
+class _Raced(Exception):
+    """The conversation moved on while it was read."""
+
+
+def read(conversation_id: str, selection: Selection, *, owner: str | None) -> Loaded | None:
+    """Return the content of a conversation, or None when no store holds it.
+
+    Raises: ConversationNotFound when it is another owner's, StorageUnavailable when a store
+    that may hold it did not answer.
+    """
+    reader = _Read(conversation_id, selection, owner, legacy_store(), NormalizedStore())
+    with translated(conversation_id), attempt():
+        for _ in range(RACES):
+            try:
+                return reader.run()
+            except _Raced:
+                continue
+        try:
+            with transaction.atomic(using=conf.alias()):
+                lock(conversation_id)
+                return reader.run()
+        except _Raced as error:
+            raise StorageUnavailable(
+                f"Conversation {conversation_id} changes faster than it can be read: try again."
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    conversation_id: str
+    selection: Selection
+    owner: str | None
+    legacy: LegacyStore | None
+    tables: NormalizedStore
+
+    def run(self) -> Loaded | None:
+        plan = plan_for(has_legacy=self.legacy is not None)
+        try:
+            with attempt():
+                row, truth, certain = self._row_and_truth()
+        except Error:
+            if self.legacy is None or lost(conf.alias()) or plan.reads != StoreName.LEGACY:
+                raise
+            return self._stale_legacy(self.legacy)
+        if row is None:
+            return self._without_row()
+        check_owner(self.owner, actual=owner_of(row))
+        if truth == Truth.MERGE and self.legacy is not None:
+            try:
+                self._merge()
+            except Error:
+                if lost(conf.alias()) or plan.reads != StoreName.LEGACY:
+                    raise
+                return self._stale_legacy(self.legacy)
+            raise _Raced
+        return self._from_current(row, plan, truth, stale=not certain)
+
+    def _row_and_truth(self) -> tuple[ConversationState | None, Truth, bool]:
+        """Return the row, where the truth is, and whether legacy could be asked about it."""
+        try:
+            with attempt():
+                return (*self._asked(legacy=self.legacy), True)
+        except Error as error:
+            if self.legacy is None or lost(conf.alias()):
+                raise
+            logger.warning(
+                "conversation %s: legacy did not answer (%s)",
+                self.conversation_id,
+                type(error).__name__,
+            )
+        row, truth = self._asked(legacy=None)
+        if row is None:
+            raise StorageUnavailable
+        return row, truth, False
+
+    def _asked(self, *, legacy: LegacyStore | None) -> tuple[ConversationState | None, Truth]:
+        rows = ConversationState.rows.using(conf.alias()).filter(
+            conversation_id=self.conversation_id
+        )
+        if legacy is not None:
+            rows = rows.annotate(probed=legacy.probe())
+        row = next(iter(rows), None)
+        if row is None:
+            return None, Truth.LEGACY
+        numbers = Numbers(row.revision, row.legacy_revision)
+        if legacy is None:
+            truth = verdict(numbers, token_matches=True)
+            alone = self.legacy is None or truth == Truth.BOTH
+            return row, Truth.NORMALIZED if alone else truth
+        known = row.legacy_token
+        return row, verdict(numbers, token_matches=legacy.judge(probed(row), known) == known)
+
+    def _without_row(self) -> Loaded | None:
+        """Return what legacy holds of a conversation that the tables do not know."""
+        with attempt():
+            if deleted(self.conversation_id):
+                return None
+            stored = None if self.legacy is None else self.legacy.load(self.conversation_id)
+        if stored is None:
+            return None
+        check_owner(self.owner, actual=stored.owner)
+        return self._from_legacy(stored, revision=0)
+
+    def _stale_legacy(self, legacy: LegacyStore) -> Loaded:
+        """Return what legacy holds, marked stale, while the tables do not answer."""
+        stored = legacy.load(self.conversation_id)
+        if stored is None:
+            raise StorageUnavailable
+        check_owner(self.owner, actual=stored.owner)
+        return self._from_legacy(stored, revision=0, stale=True)
+
+    def _merge(self) -> None:
+        """Take in what old code wrote, so that this load shows it."""
+        assert self.legacy is not None
+        with transaction.atomic(using=conf.alias()):
+            row = lock(self.conversation_id)
+            if row is None:
+                return
+            known = row.legacy_token
+            if self.legacy.token(self.conversation_id, known) != known:
+                merge(self.tables, self.legacy, row, now=timezone.now())
+
+    def _from_current(
+        self, row: ConversationState, plan: Plan, truth: Truth, *, stale: bool
+    ) -> Loaded:
+        """Read from the preferred store among those that are current."""
+        failure: Exception | None = None
+        for name in read_order(plan, truth):
+            try:
+                with attempt():
+                    if name == StoreName.NORMALIZED:
+                        return self._from_tables(row, stale=stale)
+                    stored = self._held(row)
+                if stored is not None:
+                    return self._from_legacy(stored, revision=row.legacy_revision, stale=stale)
+            except (Error, UnreadableState) as error:
+                if lost(conf.alias()):
+                    raise
+                failure = error
+                logger.warning(
+                    "conversation %s: %s did not answer (%s)",
+                    self.conversation_id,
+                    name,
+                    type(error).__name__,
+                )
+        if failure is not None:
+            raise failure
+        if self._asked(legacy=self.legacy)[1] != truth:
+            raise _Raced
+        # Legacy's last write vanished; what the tables hold is all there is.
+        return self._from_tables(row, stale=True)
+
+    def _held(self, row: ConversationState) -> Stored | None:
+        if self.legacy is None:
+            return None
+        return self.legacy.held(
+            self.conversation_id, revision=row.legacy_revision, known=row.legacy_token
+        )
+
+    def _from_tables(self, row: ConversationState, *, stale: bool) -> Loaded:
+        chosen = self.selection
+        messages = self.tables.messages(row, revision=row.revision, last=chosen.max_messages)
+        expected = row.message_count
+        if chosen.max_messages is not None:
+            expected = min(expected, chosen.max_messages)
+        if len(messages) != expected:
+            raise _Raced
+        items: list[Entry] = []
+        if row.context_item_count:
+            items, changed = self.tables.items(
+                row, threshold=chosen.threshold, last=chosen.max_items
+            )
+            everything = chosen.threshold is None and chosen.max_items is None
+            if changed != row.context_items_revision or (
+                everything and len(items) != row.context_item_count
+            ):
+                raise _Raced
+        return loaded(
+            fields=self.tables.fields(row),
+            messages=messages,
+            items=items,
+            store=StoreName.NORMALIZED,
+            revision=row.revision,
+            version=bytes(row.messages_digest).hex(),
+            hidden=(row.message_count - len(messages), row.context_item_count - len(items)),
+            stale=stale,
+        )
+
+    def _from_legacy(self, stored: Stored, *, revision: int, stale: bool = False) -> Loaded:
+        chosen = self.selection
+        document = stored.document
+        messages = entries_of(document.messages, numbered=True)
+        items = entries_of(document.items, numbered=True)
+        given = messages
+        if chosen.max_messages is not None:
+            given = messages[len(messages) - min(chosen.max_messages, len(messages)) :]
+        kept = [item for item in items if selected(item.value, threshold=chosen.threshold)]
+        kept = limited_items(kept, chosen.max_items)
+        return loaded(
+            fields=document.fields,
+            messages=given,
+            items=kept,
+            store=StoreName.LEGACY,
+            revision=revision,
+            version=stored.version,
+            hidden=(len(messages) - len(given), len(items) - len(kept)),
+            stale=stale,
+        )
+
+
+def loaded(
+    *,
+    fields: dict[str, object],
+    messages: list[Entry],
+    items: list[Entry],
+    store: StoreName,
+    revision: int,
+    version: str,
+    hidden: tuple[int, int],
+    stale: bool = False,
+) -> Loaded:
+    """Return the content that was selected, with its baseline."""
+    history = fields.get(HISTORY)
+    baseline = Baseline(
+        store=store.value,
+        revision=revision,
+        version=version,
+        sequences=[entry.identity or 0 for entry in messages],
+        message_digests=b"".join(entry.digest for entry in messages),
+        item_ids=[entry.identity or 0 for entry in items],
+        item_digests=b"".join(entry.digest for entry in items),
+        field_digests={name: digest_of(value) for name, value in fields.items()},
+        history_length=len(history) if isinstance(history, list) else 0,
+        hidden_messages=hidden[0],
+        hidden_items=hidden[1],
+    )
+    document = Document(
+        dict(fields), [entry.value for entry in messages], [entry.value for entry in items]
+    )
+    return Loaded(document, baseline, LoadInfo(store.value, revision, stale, *hidden))
+
+
+def at_truth(
+    conversation_id: str, *, owner: str | None
+) -> tuple[ConversationState | None, Stored | None] | None:
+    """Return a conversation's row (if any), and legacy's content where that is the truth.
+
+    Merges first what old code wrote. Returns: None when no store holds the conversation.
+    Raises: ConversationNotFound when it is another owner's, StorageUnavailable.
+    """
+    reader = _Read(conversation_id, Selection(), owner, legacy_store(), NormalizedStore())
+    for _ in range(RACES):
+        with attempt():
+            row, truth, _certain = reader._row_and_truth()
+            if row is None and deleted(conversation_id):
+                return None
+        if row is not None:
+            check_owner(owner, actual=owner_of(row))
+            if truth == Truth.MERGE:
+                reader._merge()
+                continue
+            if truth != Truth.LEGACY:
+                return row, None
+        with attempt():
+            if row is not None:
+                stored = reader._held(row)
+            else:
+                stored = reader.legacy.load(conversation_id) if reader.legacy else None
+        if stored is None:
+            return None if row is None else (row, None)
+        if row is None:
+            check_owner(owner, actual=stored.owner)
+        return row, stored
+    raise StorageUnavailable

@@ -1,0 +1,77 @@
+"""Redaction: recognising a redacted text when it is written again, and its redacted form."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+from django.conf import settings
+
+from conversations import conf
+from conversations.documents import Document
+from conversations.models import ConversationRedaction, ConversationState
+
+Redactions = Mapping[bytes, str]
+REDACTED = "[redacted]"
+
+
+def text_hash(message: Any) -> bytes:
+    """Return the keyed hash by which a redacted message is recognised: its role and content.
+
+    What is not a mapping, or has no content, is recognised by the whole message.
+    """
+    if isinstance(message, dict) and message.get("content"):
+        subject = [message.get("role"), message["content"]]
+    else:
+        subject = [None, message]
+    key = sha256(b"conversations.redaction" + settings.SECRET_KEY.encode()).digest()
+    return hmac.digest(key, json.dumps(subject).encode("ascii"), "sha256")
+
+
+def redacted_form(message: Any, replacement: str) -> Any:
+    """Return what stays of a message: its role, and the ids that tie tool calls together."""
+    if not isinstance(message, dict):
+        return replacement
+    kept = {name: message[name] for name in ("role", "tool_call_id") if name in message}
+    form = {**kept, "content": replacement}
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):
+        form["tool_calls"] = [_redacted_call(call) for call in calls if isinstance(call, dict)]
+    return form
+
+
+def _redacted_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    kept: dict[str, Any] = {key: call[key] for key in ("id", "type") if key in call}
+    return {**kept, "function": {"name": name, "arguments": "{}"}}
+
+
+def of(row: ConversationState | None) -> Redactions:
+    """Return the redactions of a conversation: keyed hash to replacement."""
+    if row is None or not row.redaction_count:
+        return {}
+    query = ConversationRedaction.rows.using(conf.alias()).filter(conversation_id=row.pk)
+    return {
+        bytes(found): replacement
+        for found, replacement in query.values_list("text_hash", "replacement")
+    }
+
+
+def applied(message: Any, redactions: Redactions) -> Any:
+    """Return a message, in its redacted form when its text was redacted."""
+    if not redactions:
+        return message
+    replacement = redactions.get(text_hash(message))
+    return message if replacement is None else redacted_form(message, replacement)
+
+
+def applied_to(document: Document, redactions: Redactions) -> Document | None:
+    """Return a document with its redacted messages in redacted form, or None if it has none."""
+    messages = [applied(message, redactions) for message in document.messages]
+    if all(new is old for new, old in zip(messages, document.messages, strict=True)):
+        return None
+    return Document(document.fields, messages, document.items)

@@ -1,0 +1,120 @@
+"""The retention rule: which superseded versions of messages `conversations prune` removes.
+
+A superseded version goes when it was superseded longer than `KEEP_SUPERSEDED` ago, or when
+more than `KEEP_VERSIONS` later ones of its message are superseded as well, however young it is
+(a streamed reply piles up). What was current at `legacy_revision` stays: old code's next blob is
+merged against it. A removed message that was pruned is forgotten for good, its key as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import transaction
+from django.db.models import Exists, F, Max, Min, OuterRef, Q, QuerySet, Window
+from django.db.models.functions import RowNumber
+from django.utils import timezone
+
+from conversations import conf
+from conversations.batches import BATCH, failure, in_batches
+from conversations.locking import lock
+from conversations.models import (
+    ConversationConflict,
+    ConversationMessage,
+    ConversationState,
+)
+from conversations.operations import translated
+from memory.models import MemoryMetadata
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How many superseded versions of a conversation went; `reason` says why it failed."""
+
+    conversation_id: str
+    versions: int
+    reason: str = ""
+
+
+def prune(
+    ids: Iterable[str] | None = None, *, dry_run: bool = False, now: datetime | None = None
+) -> Iterator[Pruned]:
+    """Remove superseded versions by the rule; yield each conversation that has any to remove.
+
+    One conversation is one transaction under its lock; one that fails is reported, and the
+    next one is tried. With `dry_run` nothing is removed.
+    """
+    moment = now or timezone.now()
+    for conversation_id in _with_superseded(None if ids is None else list(ids)):
+        try:
+            with translated(conversation_id), transaction.atomic(using=conf.alias()):
+                row = lock(conversation_id)
+                versions = 0 if row is None else _prune_one(row, moment, dry_run=dry_run)
+        except Exception as error:  # noqa: BLE001 - one that fails keeps no other from its turn
+            yield Pruned(conversation_id, 0, failure(conversation_id, error))
+        else:
+            if versions:
+                yield Pruned(conversation_id, versions)
+
+
+def _with_superseded(ids: list[str] | None) -> Iterator[str]:
+    superseded = ConversationMessage.rows.using(conf.alias()).filter(
+        conversation_id=OuterRef("pk"), superseded_in__isnull=False
+    )
+    rows = ConversationState.rows.using(conf.alias()).filter(Exists(superseded))
+    if ids is not None:
+        rows = rows.filter(conversation_id__in=ids)
+    return in_batches(rows)
+
+
+def _prune_one(row: ConversationState, now: datetime, *, dry_run: bool) -> int:
+    alias = conf.alias()
+    versions = list(_to_remove(row, now).values_list("pk", flat=True))
+    if dry_run:
+        return len(versions)
+    for start in range(0, len(versions), BATCH):
+        batch = versions[start : start + BATCH]
+        MemoryMetadata.objects.using(alias).filter(message_id__in=batch)._raw_delete(alias)
+        ConversationMessage.rows.using(alias).filter(pk__in=batch)._raw_delete(alias)
+    return len(versions)
+
+
+def _to_remove(row: ConversationState, now: datetime) -> QuerySet[ConversationMessage]:
+    """Return the versions that the rule gives up, under the conversation's lock."""
+    superseded = _messages(row).filter(superseded_in__isnull=False)
+    # How many later versions of the same message are superseded as well.
+    newest_first = Window(
+        RowNumber(), partition_by=[F("sequence")], order_by=F("superseded_in").desc()
+    )
+    counted = superseded.annotate(place=newest_first)
+    surplus = counted.filter(place__gt=conf.get("KEEP_VERSIONS"))
+    old = Q(superseded_in__lte=_superseded_before(row, now - conf.get("KEEP_SUPERSEDED")))
+    base = Q(added_in__lte=row.legacy_revision, superseded_in__gt=row.legacy_revision)
+    return superseded.filter(old | Q(pk__in=surplus.values("pk"))).exclude(base).order_by("pk")
+
+
+def _superseded_before(row: ConversationState, moment: datetime) -> int:
+    """Return a revision by which everything was written before `moment`; 0 if none is known.
+
+    No row says when it was superseded, but revisions rise with time, and a message that
+    states no time of its own carries that of its revision. One that was added again behind
+    an insertion kept its time: it proves nothing. An import that replaces gives the row and
+    its messages the times of its file, and leaves a record of when it did: where one is
+    younger than `moment`, only the messages of earlier revisions are believed.
+    """
+    records = ConversationConflict.rows.using(conf.alias())
+    lately = records.filter(conversation_id=row.pk, created_at__gte=moment)
+    first = lately.aggregate(first=Min("revision"))["first"]
+    if first is None and row.updated_at < moment:
+        return max(row.revision, row.legacy_revision)
+    timed = _messages(row).filter(supersedes__isnull=True, timestamp__lt=moment)
+    timed = timed.exclude(extra__contains='"timestamp"')
+    if first is not None:
+        timed = timed.filter(added_in__lt=first)
+    return timed.aggregate(newest=Max("added_in"))["newest"] or 0
+
+
+def _messages(row: ConversationState) -> QuerySet[ConversationMessage]:
+    return ConversationMessage.rows.using(conf.alias()).filter(conversation_id=row.pk)

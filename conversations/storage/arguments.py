@@ -1,0 +1,111 @@
+"""Checking what callers pass, before anything is read or written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from conversations.changes import OWN_KEYS
+from conversations.codec import storable
+from conversations.exceptions import InvalidState
+
+LONGEST_ID = 255
+# More than any table holds, and less than any database's largest integer.
+UNLIMITED = 2**62
+
+
+def checked_id(conversation_id: Any) -> str:
+    """Return a conversation's id as text. Raises: InvalidState when it can be none."""
+    if isinstance(conversation_id, UUID):
+        return str(conversation_id)
+    if not isinstance(conversation_id, str):
+        raise InvalidState(
+            f"is a {type(conversation_id).__name__}, not a string", path="conversation_id"
+        )
+    if not 0 < len(conversation_id) <= LONGEST_ID or not storable(conversation_id):
+        raise InvalidState(
+            f"must have 1 to {LONGEST_ID} characters, without NUL and surrogates",
+            path="conversation_id",
+        )
+    return conversation_id
+
+
+def checked_keys(keys: Any, *, count: int) -> list[str] | None:
+    """Return the callers' keys, one per message. Raises: InvalidState naming the first bad one."""
+    if keys is None:
+        return None
+    if isinstance(keys, str | bytes) or not hasattr(keys, "__iter__"):
+        raise InvalidState(f"is a {type(keys).__name__}, not a list", path="keys")
+    found = list(keys)
+    if len(found) != count:
+        raise InvalidState(f"{len(found)} keys for {count} messages", path="keys")
+    for index, key in enumerate(found):
+        path = f"keys[{index}]"
+        if not isinstance(key, str):
+            raise InvalidState(f"is a {type(key).__name__}, not a string", path=path)
+        if not 0 < len(key) <= LONGEST_ID or not storable(key) or key.startswith(OWN_KEYS):
+            raise InvalidState(
+                f"must have 1 to {LONGEST_ID} characters, without NUL and surrogates,"
+                f" and not begin with {OWN_KEYS}",
+                path=path,
+            )
+        if key in found[:index]:
+            raise InvalidState("is given twice", path=path)
+    return found
+
+
+def checked_reference(reference: Any, *, path: str = "key_or_sequence") -> int | str:
+    """Return a key (a string) or a sequence (an integer). Raises: InvalidState otherwise."""
+    if isinstance(reference, bool) or not isinstance(reference, int | str):
+        raise InvalidState(
+            f"is a {type(reference).__name__}, neither a key nor a sequence", path=path
+        )
+    return reference
+
+
+def checked_references(references: Any) -> list[int | str]:
+    """Return keys and sequences; a single one stands for a list of one."""
+    if isinstance(references, int | str):
+        references = [references]
+    if not isinstance(references, Sequence):
+        raise InvalidState(
+            f"is a {type(references).__name__}, not a list", path="keys_or_sequences"
+        )
+    return [
+        checked_reference(reference, path=f"keys_or_sequences[{index}]")
+        for index, reference in enumerate(references)
+    ]
+
+
+def checked_limit(value: Any, *, path: str) -> int | None:
+    """Return a number from 0, or None for none. Raises: InvalidState for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidState("must be an integer from 0, or None", path=path)
+    return min(value, UNLIMITED)
+
+
+def checked_size(value: Any) -> int:
+    """Return the size of a page. Raises: InvalidState for what is no positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidState("must be an integer from 1", path="limit")
+    return min(value, UNLIMITED)
+
+
+def checked_name(value: Any, *, path: str) -> str:
+    """Return a role or the name of a tool. Raises: InvalidState for what is no string."""
+    if not isinstance(value, str):
+        raise InvalidState(f"is a {type(value).__name__}, not a string", path=path)
+    return value
+
+
+def checked_threshold(value: Any) -> float | None:
+    """Return a quality threshold, or None. Raises: InvalidState for what is no number."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise InvalidState("must be a number, or None", path="context_quality_threshold")
+    # Qualities are in 0..1: what is further off says no more.
+    return float(min(max(value, -1), 2))

@@ -1,0 +1,236 @@
+"""Saving and loading whole states, and adding to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.db import connections, transaction
+
+from conversations import conf, operations
+from conversations.changes import AppendMessages, SaveState
+from conversations.digests import digest_of
+from conversations.documents import (
+    BASELINE_KEY,
+    FOCUS,
+    HISTORY,
+    ITEMS,
+    LAST_TOOL_RESULT,
+    MESSAGES,
+    STEP_COUNT,
+    USER_INPUT,
+    canonical,
+    check_types,
+    checked_document,
+    checked_messages,
+)
+from conversations.exceptions import ConversationNotFound, InvalidState
+from conversations.operations import Outcome
+from conversations.owners import owner_key
+from conversations.reading import Selection, read
+from conversations.state import AgentState, Baseline, LoadInfo, SaveResult
+from conversations.storage.arguments import (
+    checked_id,
+    checked_keys,
+    checked_limit,
+    checked_threshold,
+)
+from flags.phases import StoreName
+
+_FIELDS = {
+    "user_input": USER_INPUT,
+    "focus_areas": FOCUS,
+    "step_count": STEP_COUNT,
+    "last_tool_result": LAST_TOOL_RESULT,
+}
+_LISTS = ("new_messages", "new_context_items")
+
+
+def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveResult:
+    """Make a conversation what the state says, and create it if there is none.
+
+    Of a loaded state, only what the caller changed since the load is applied; what the load
+    left out, and what others added meanwhile, stays. A state that was constructed says what
+    the lists are. Messages that are dropped or edited are superseded, not removed. Saving
+    the same state again adds nothing.
+
+    Returns: a SaveResult; `revision` is 0 while the conversation is in legacy alone.
+    Raises: InvalidState (before any SQL), InvalidOwner, ConversationNotFound (the id belongs
+    to somebody else), ConversationDeleted, StorageUnavailable (nothing was changed).
+    """
+    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
+    to_dict = getattr(state, "to_dict", None)
+    if not callable(to_dict) or isinstance(state, type):
+        raise InvalidState(f"a {type(state).__name__} is no state", path="state")
+    data = to_dict()
+    baseline = getattr(state, BASELINE_KEY, None)
+    known = None
+    if isinstance(data, Mapping) and baseline is None and data.get(BASELINE_KEY) is not None:
+        baseline = Baseline.from_json(data[BASELINE_KEY])
+    if baseline is not None:
+        known = {MESSAGES: baseline.given_messages, ITEMS: baseline.given_items}
+    document = checked_document(data, known=known)
+    operation = SaveState(document, baseline)
+    outcome, result = written(conversation_id, operation, owner)
+    _advance(state, operation, outcome, committed=result["committed"])
+    return result
+
+
+def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Outcome, SaveResult]:
+    """Carry out an operation. Returns: its outcome, and what callers get of it."""
+    committed = not connections[conf.alias()].in_atomic_block
+    outcome = operations.write(conversation_id, operation, owner=owner)
+    result = SaveResult(
+        success=True,
+        conversation_id=conversation_id,
+        revision=outcome.revision,
+        stores=[str(name) for name in outcome.stores],
+        fallback=outcome.fallback,
+        committed=committed,
+    )
+    return outcome, result
+
+
+def _advance(state: Any, operation: SaveState, outcome: Outcome, *, committed: bool) -> None:
+    """Let the state's baseline be what was saved, once that is committed.
+
+    Until then the old baseline stays: should the caller's transaction be rolled back, the
+    next save applies everything again, and in the same transaction it recognises its own.
+    """
+    document, row = operation.document, outcome.row
+    in_tables = StoreName.NORMALIZED in outcome.stores and row is not None
+    messages = [entry.identity if entry else 0 for entry in operation.saved_messages]
+    items = [entry.identity if entry else 0 for entry in operation.saved_items]
+    hidden = (0, 0)
+    if in_tables and row is not None:
+        hidden = (row.message_count - len(messages), row.context_item_count - len(items))
+    elif operation.baseline is not None:
+        hidden = (operation.baseline.hidden_messages, operation.baseline.hidden_items)
+    store = StoreName.NORMALIZED if in_tables else StoreName.LEGACY
+    baseline = Baseline(
+        store=store.value,
+        revision=outcome.revision,
+        version=bytes(row.messages_digest).hex() if in_tables and row is not None else "",
+        sequences=[place or 0 for place in messages] if in_tables else [0] * len(messages),
+        message_digests=b"".join(operation.digests or []),
+        item_ids=[place or 0 for place in items] if in_tables else [0] * len(items),
+        item_digests=b"".join(operation.item_digests or []),
+        field_digests={name: digest_of(value) for name, value in document.fields.items()},
+        history_length=len(document.fields[HISTORY]),
+        hidden_messages=max(hidden[0], 0),
+        hidden_items=max(hidden[1], 0),
+    )
+    info = LoadInfo(store.value, outcome.revision, False, max(hidden[0], 0), max(hidden[1], 0))
+
+    def advance() -> None:
+        attach(state, baseline, info)
+
+    if committed:
+        advance()
+    else:
+        transaction.on_commit(advance, using=conf.alias())
+
+
+def attach(state: Any, baseline: Baseline, info: LoadInfo | None) -> None:
+    """Give a state its baseline and what its load left out."""
+    setattr(state, BASELINE_KEY, baseline)
+    state.load_info = info
+
+
+def load_state(
+    conversation_id: Any,
+    context_quality_threshold: float | None = None,
+    *,
+    user_id: Any = None,
+    max_messages: int | None = None,
+    max_context_items: int | None = None,
+) -> Any:
+    """Return the state of a conversation as of one revision, for a later `save_state`.
+
+    `max_messages` gives the newest so many, `max_context_items` the best, and the threshold
+    leaves out context items of a known lower quality (`relevance_score`, 0..1); order stays.
+    `state.load_info` says where the state came from, whether it is stale, and what was left
+    out. With `user_id`, another owner's conversation reads as missing.
+
+    Returns: an instance of `STATE_CLASS`; an empty one when there is no such conversation.
+    Raises: InvalidState, InvalidOwner, StorageUnavailable (a store that may hold the
+    conversation did not answer).
+    """
+    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
+    selection = Selection(
+        threshold=checked_threshold(context_quality_threshold),
+        max_messages=checked_limit(max_messages, path="max_messages"),
+        max_items=checked_limit(max_context_items, path="max_context_items"),
+    )
+    try:
+        found = read(conversation_id, selection, owner=owner)
+    except ConversationNotFound:
+        found = None
+    made = conf.state_class()
+    if found is None:
+        # Two callers who both found nothing and both save lose nothing: each was given nothing.
+        state = made.from_dict(AgentState(user_input="").to_dict())
+        attach(state, Baseline(store=StoreName.NORMALIZED.value, revision=0), None)
+        return state
+    state = made.from_dict(found.document.to_dict())
+    attach(state, found.baseline, found.info)
+    return state
+
+
+def append_messages(
+    conversation_id: Any,
+    messages: Iterable[Any],
+    *,
+    user_id: Any = None,
+    keys: Iterable[str] | None = None,
+    create: bool = False,
+) -> SaveResult:
+    """Add messages behind the last one; the cost does not grow with the conversation.
+
+    `keys` (one per message) make the call repeatable: a message whose key is known already
+    is not added again. With `create`, a conversation that does not exist is made.
+
+    Raises: InvalidState (before any SQL), KeyReused (the key has other content),
+    ConversationNotFound (missing, another owner's or deleted), StorageUnavailable.
+    """
+    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
+    values = checked_messages(messages)
+    operation = AppendMessages(values, checked_keys(keys, count=len(values)), creates=create)
+    return written(conversation_id, operation, owner)[1]
+
+
+def update_state_partial(
+    conversation_id: Any, updates: Mapping[str, Any], user_id: Any = None
+) -> SaveResult:
+    """Change a few things of a conversation, and leave everything else as it is.
+
+    `updates` may hold user_input, focus_areas, step_count, last_tool_result, new_messages
+    and new_context_items (both added behind what is there).
+
+    Raises: InvalidState (before any SQL; also for other names), ConversationNotFound,
+    StorageUnavailable.
+    """
+    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
+    if not isinstance(updates, Mapping):
+        raise InvalidState(f"is a {type(updates).__name__}, not a mapping", path="updates")
+    unknown = [name for name in updates if name not in _FIELDS and name not in _LISTS]
+    if unknown:
+        raise InvalidState(
+            f"is none of {', '.join([*_FIELDS, *_LISTS])}", path=f"updates.{unknown[0]}"
+        )
+    fields = {}
+    limit = conf.get("MAX_STATE_BYTES")
+    for name, field in _FIELDS.items():
+        if name in updates:
+            path = f"updates.{name}"
+            value, _ = canonical(updates[name], path=path, max_bytes=limit)
+            check_types({field: value}, path=path)
+            fields[field] = value
+    operation = AppendMessages(
+        checked_messages(updates.get("new_messages", ()), path="updates.new_messages"),
+        fields=fields,
+        items=checked_messages(
+            updates.get("new_context_items", ()), path="updates.new_context_items"
+        ),
+    )
+    return written(conversation_id, operation, owner)[1]

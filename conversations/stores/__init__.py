@@ -1,0 +1,1 @@
+"""The stores a conversation can live in, behind one protocol."""

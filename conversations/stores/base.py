@@ -1,0 +1,192 @@
+"""The protocol of a store, and what crosses it.
+
+The protocol documents the contract; implementations document only what differs. A store
+opens no transaction, takes no lock and knows neither phases nor the other store: `operations`
+does, and calls a store inside its transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol, runtime_checkable
+
+from django.db.models import Expression, Q
+
+from conversations.documents import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One conversation as a store holds it.
+
+    `owner` is the primary key of the user as text. `version` identifies what was read:
+    equal versions of a conversation mean equal content. `reference` names the row for logs.
+    """
+
+    document: Document
+    owner: str | None
+    version: str
+    updated_at: datetime | None
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A blob that somebody else wrote into legacy: readable (`stored`), or not (`problem`)."""
+
+    reference: str
+    owner: str | None
+    stored: Stored | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One line of a list of conversations. Legacy does not count its messages (None)."""
+
+    conversation_id: str
+    updated_at: datetime | None
+    message_count: int | None
+    store: str
+
+
+# The time of a conversation that has none: it is listed behind all that have one.
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+def listed_behind(before: tuple[datetime, str], *, time: str, name: str) -> Q:
+    """Return the condition of standing behind a time and an id, in columns of these names."""
+    moment, conversation_id = before
+    lower = Q(**{f"{name}__lt": conversation_id})
+    untimed = Q(**{f"{time}__isnull": True})
+    if moment == NEVER:
+        return untimed & lower
+    return Q(**{f"{time}__lt": moment}) | Q(**{time: moment}) & lower | untimed
+
+
+@runtime_checkable
+class StateStore(Protocol):
+    """What every store can do. A conversation is named by its public id."""
+
+    name: str
+
+    def load(self, conversation_id: str) -> Stored | None:
+        """Return what the store holds, or None when it holds nothing of this conversation.
+
+        Raises: UnreadableState when what it holds is no state.
+        """
+
+    def save(
+        self,
+        conversation_id: str,
+        document: Document,
+        *,
+        owner: str | None = None,
+        revision: int = 0,
+        known: str = "",
+    ) -> str:
+        """Make `document` what the store holds, as of `revision` (0: no number is kept).
+
+        Returns: the token; `known` is the one that `operations` has seen last.
+        """
+
+    def append(
+        self,
+        conversation_id: str,
+        messages: Sequence[Any],
+        *,
+        revision: int = 0,
+        known: str = "",
+    ) -> str:
+        """Add messages behind the last one of a conversation that the store holds.
+
+        Returns: the token.
+        Raises: ConversationNotFound when the store does not hold the conversation.
+        """
+
+    def delete(self, conversation_id: str) -> bool:
+        """Remove every trace of a conversation. Returns: whether there was one."""
+
+    def list(
+        self,
+        *,
+        owner: str | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Summary]:
+        """Return summaries by latest activity, newest first (ties by id, descending).
+
+        `owner` None means every owner's; `before` continues behind a summary's time and id.
+        """
+
+    def token(self, conversation_id: str, known: str = "") -> str:
+        """Return what the store looks like now, compared for equality with an earlier token.
+
+        It changes when somebody writes without telling `operations`; a store that is never
+        written by others answers "". `known` is the token to compare with.
+        """
+
+
+@runtime_checkable
+class LegacyStore(StateStore, Protocol):
+    """A store that old code, which knows nothing of us, writes as well."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether JSON comes back exactly. A jsonb column reorders keys and changes numbers."""
+
+    def probe(self) -> Expression | Any:
+        """Return an expression over ConversationState whose value `judge` reads.
+
+        It is the token, inside the query that reads the conversation's row.
+        """
+
+    def judge(self, probed: Any, known: str) -> str:
+        """Return the token that a probe's value means."""
+
+    def survey(self, conversation_id: str, known: str) -> str:
+        """Return a note of what others have written since `known`, for `foreign` and `settle`.
+
+        Old code takes no lock. Only what stands in this note may be settled: what appears
+        between two statements is left for the next time.
+        """
+
+    def foreign(self, conversation_id: str, known: str, seen: str) -> Sequence[Foreign]:
+        """Return what others wrote, of what was `seen`, in the order of writing."""
+
+    def held(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
+        """Return what we know legacy to hold since `revision`, if it still does.
+
+        Unlike `load`, never what somebody else has written meanwhile.
+        """
+
+    def settle(
+        self,
+        conversation_id: str,
+        *,
+        revision: int,
+        known: str,
+        seen: str,
+        quarantined: Sequence[str] = (),
+    ) -> str:
+        """Note that everything `seen` has been taken in at `revision`. Returns: the token."""
+
+    def renumber(self, conversation_id: str, *, old: int, new: int) -> None:
+        """Note that what legacy held at revision `old` is what it holds at `new`."""
+
+    def owner(self, conversation_id: str) -> tuple[bool, str | None]:
+        """Return whether the store holds a conversation, and its owner, without reading it."""
+
+    def claim(self, conversation_id: str, owner: str) -> None:
+        """Make `owner` the owner of what the store holds."""
+
+    def rewrite(self, conversation_id: str, change: Callable[[Document], Document | None]) -> int:
+        """Rewrite every version the store holds, where `change` gives one. Returns: how many."""
+
+    def conversations_of(self, owner: str) -> Sequence[str]:
+        """Return the ids of everything the store holds of an owner."""
+
+    def ids(self, *, after: str = "", limit: int = 500) -> Sequence[str]:
+        """Return conversation ids in ascending order, for batches."""

@@ -1,0 +1,367 @@
+"""ChunkStore: the legacy tables, exactly as old code uses them.
+
+Every save inserts a whole state and eight metadata rows. Ids commit out of order and metadata
+rows come late, so the newest id is no version counter. What we wrote or took in carries a row
+`store.revision`, which old code ignores; "written by somebody else" means a state blob without
+it, above a floor below which everything is accounted for and older than any write in flight.
+The token is that floor (an id), or the floor and a "+" when there are such blobs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db.models import (
+    BooleanField,
+    Exists,
+    F,
+    Max,
+    Min,
+    OuterRef,
+    Q,
+    QuerySet,
+)
+from django.db.models.expressions import RawSQL
+from django.utils import timezone
+
+from conversations import conf
+from conversations.documents import Document, check_types
+from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
+from conversations.stores.base import Foreign, Stored, Summary, listed_behind
+from flags.phases import StoreName
+from memory.models import MemoryChunk, MemoryMetadata
+
+logger = logging.getLogger("conversations")
+
+CONVERSATION_ID = "conversation_id"
+REVISION_MARK = "store.revision"
+QUARANTINE_MARK = "store.quarantined"
+_MARKS = (REVISION_MARK, QUARANTINE_MARK)
+
+
+def parsed(content: str | None) -> Document:
+    """Return the document of a blob. Raises: InvalidState when it is none."""
+    try:
+        data = json.loads(content or "")
+    except (ValueError, RecursionError) as error:
+        raise InvalidState(f"is no JSON ({error})", path="blob") from error
+    if not isinstance(data, dict):
+        raise InvalidState(f"is a {type(data).__name__}, not an object", path="blob")
+    check_types(data)
+    return Document.from_dict(data)
+
+
+_FOREIGN_BLOB = f"""EXISTS (
+    SELECT 1 FROM memory_metadata named
+    WHERE named."key" = '{CONVERSATION_ID}'
+    AND named.value = conversation_states.conversation_id
+    AND named.chunk_id
+        > COALESCE(CAST(NULLIF(conversation_states.legacy_token, '') AS bigint), 0)
+    AND EXISTS (
+        SELECT 1 FROM memory_metadata typed
+        WHERE typed.chunk_id = named.chunk_id AND typed."key" = 'type' AND typed.value = 'state'
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM memory_metadata marked
+        WHERE marked.chunk_id = named.chunk_id
+        AND marked."key" IN ('{REVISION_MARK}', '{QUARANTINE_MARK}')
+    )
+)"""
+
+
+class ChunkStore:
+    """The legacy chunk tables behind the store protocol."""
+
+    name = StoreName.LEGACY.value
+    exact = True
+
+    def _chunks(self) -> QuerySet[MemoryChunk]:
+        return MemoryChunk.objects.using(conf.alias())
+
+    def _metadata(self) -> QuerySet[MemoryMetadata]:
+        return MemoryMetadata.objects.using(conf.alias())
+
+    def _typed(self, chunk: Any) -> Exists:
+        return Exists(self._metadata().filter(chunk_id=chunk, key="type", value="state"))
+
+    def _marked(self, chunk: Any) -> Exists:
+        return Exists(self._metadata().filter(chunk_id=chunk, key__in=_MARKS))
+
+    def _blobs(self, conversation_id: Any) -> QuerySet[MemoryMetadata]:
+        """Return the rows that name a state blob of the conversation."""
+        return self._metadata().filter(
+            self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID, value=conversation_id
+        )
+
+    def _unmarked(self, conversation_id: Any, floor: Any) -> QuerySet[MemoryMetadata]:
+        return self._blobs(conversation_id).filter(
+            ~self._marked(OuterRef("chunk_id")), chunk_id__gt=floor
+        )
+
+    def _newest(self, conversation_id: str) -> QuerySet[MemoryChunk]:
+        quarantined = self._metadata().filter(chunk_id=OuterRef("chunk_id"), key=QUARANTINE_MARK)
+        ids = self._blobs(conversation_id).filter(~Exists(quarantined)).values("chunk_id")
+        return (
+            self._chunks().filter(pk__in=ids).order_by(F("created_at").desc(nulls_last=True), "-pk")
+        )
+
+    def _stored(self, chunk: MemoryChunk) -> Stored:
+        return Stored(
+            parsed(chunk.content),
+            owner=None if chunk.user_id is None else str(chunk.user_id),
+            version=str(chunk.pk),
+            updated_at=chunk.created_at,
+            reference=str(chunk.pk),
+        )
+
+    def load(self, conversation_id: str) -> Stored | None:
+        """Read as old code does: the newest blob by created_at, then by id."""
+        chunk = self._newest(conversation_id).defer("embedding").first()
+        if chunk is None:
+            return None
+        try:
+            return self._stored(chunk)
+        except InvalidState as error:
+            raise UnreadableState(f"legacy chunk {chunk.pk} holds no state: {error}") from error
+
+    def save(
+        self,
+        conversation_id: str,
+        document: Document,
+        *,
+        owner: str | None = None,
+        revision: int = 0,
+        known: str = "",
+    ) -> str:
+        """Insert a blob, stamped later than the newest so that old code reads this one."""
+        # Old code also reads what we have set aside.
+        stamps = self._blobs(conversation_id).aggregate(newest=Max("chunk__created_at"))
+        newest = stamps["newest"]
+        now = timezone.now()
+        if newest is not None:
+            now = max(now, newest + timedelta(microseconds=1))
+        chunk = self._chunks().create(
+            user_id=None if owner is None else _user_key(owner),
+            content=document.to_json(),
+            created_at=now,
+        )
+        rows = _metadata_of(conversation_id, document, now)
+        if revision:
+            rows[REVISION_MARK] = str(revision)
+        self._metadata().bulk_create(
+            [MemoryMetadata(chunk=chunk, key=key, value=value) for key, value in rows.items()]
+        )
+        return known or "0"
+
+    def append(
+        self,
+        conversation_id: str,
+        messages: Sequence[Any],
+        *,
+        revision: int = 0,
+        known: str = "",
+    ) -> str:
+        """Insert a whole new blob: that is all this format can do."""
+        stored = self.load(conversation_id)
+        if stored is None:
+            raise ConversationNotFound
+        document = stored.document
+        grown = Document(document.fields, [*document.messages, *messages], document.items)
+        return self.save(conversation_id, grown, owner=stored.owner, revision=revision, known=known)
+
+    def delete(self, conversation_id: str) -> bool:
+        """Remove every state blob of the conversation, and metadata rows that lost theirs."""
+        ids = list(self._blobs(conversation_id).values_list("chunk_id", flat=True))
+        for start in range(0, len(ids), 500):
+            batch = ids[start : start + 500]
+            self._metadata().filter(chunk_id__in=batch)._raw_delete(conf.alias())
+            self._chunks().filter(pk__in=batch)._raw_delete(conf.alias())
+        return bool(ids)
+
+    def list(
+        self,
+        *,
+        owner: str | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Summary]:
+        """Return summaries; the owner is that of any of the conversation's blobs."""
+        rows = self._metadata().filter(self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID)
+        if owner is not None:
+            rows = rows.filter(chunk__user_id=_user_key(owner))
+        newest = rows.values("value").annotate(at=Max("chunk__created_at"))
+        if before is not None:
+            newest = newest.filter(listed_behind(before, time="at", name="value"))
+        page = newest.order_by(F("at").desc(nulls_last=True), "-value")[:limit]
+        return [Summary(row["value"], row["at"], None, self.name) for row in page if row["value"]]
+
+    def token(self, conversation_id: str, known: str = "") -> str:
+        """Return the floor as known, or with a "+" when others have written above it."""
+        floor = _floor(known)
+        return self.judge(self._unmarked(conversation_id, floor).exists(), known)
+
+    def probe(self) -> Any:
+        """Whether others have written above the floor that the row remembers.
+
+        Spelled in SQL: it is part of every load and save, and compiling these three nested
+        queries takes Django longer than the database takes to answer them.
+        """
+        return RawSQL(_FOREIGN_BLOB, [], output_field=BooleanField())
+
+    def judge(self, probed: Any, known: str) -> str:
+        """Return `known` when nobody else has written, else something different."""
+        return f"{known}+" if probed else known
+
+    def survey(self, conversation_id: str, known: str) -> str:
+        """Return the ids of the unmarked blobs above the floor."""
+        ids = self._unmarked(conversation_id, _floor(known)).values_list("chunk_id", flat=True)
+        return ",".join(map(str, ids))
+
+    def foreign(self, conversation_id: str, known: str, seen: str) -> Sequence[Foreign]:
+        """Return the blobs seen, by created_at and id."""
+        found = []
+        chunks = self._chunks().filter(pk__in=_ids(seen)).defer("embedding")
+        for chunk in chunks.order_by(F("created_at").asc(nulls_first=True), "pk"):
+            owner = None if chunk.user_id is None else str(chunk.user_id)
+            try:
+                found.append(Foreign(str(chunk.pk), owner, stored=self._stored(chunk)))
+            except InvalidState as error:
+                found.append(Foreign(str(chunk.pk), owner, problem=str(error)))
+        ids_in_order = [int(blob.reference) for blob in found]
+        if ids_in_order != sorted(ids_in_order):
+            logger.warning(
+                "legacy chunks %s of one conversation disagree in id and created_at", ids_in_order
+            )
+        return found
+
+    def held(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
+        """Return the newest readable blob that carries the mark of that revision."""
+        marked = self._metadata().filter(
+            chunk_id=OuterRef("pk"), key=REVISION_MARK, value=str(revision)
+        )
+        chunk = self._newest(conversation_id).filter(Exists(marked)).defer("embedding").first()
+        if chunk is None:
+            return None
+        try:
+            return self._stored(chunk)
+        except InvalidState as error:
+            raise UnreadableState(f"legacy chunk {chunk.pk} holds no state: {error}") from error
+
+    def settle(
+        self,
+        conversation_id: str,
+        *,
+        revision: int,
+        known: str,
+        seen: str,
+        quarantined: Sequence[str] = (),
+    ) -> str:
+        """Mark what was seen, and raise the floor to what no write in flight can pass."""
+        settled = timezone.now() - conf.get("LEGACY_SETTLES_WITHIN")
+        floor = _floor(known)
+        blobs = self._blobs(conversation_id)
+        above = blobs.filter(chunk_id__gt=floor)
+        in_flight = Q(chunk__created_at__gte=settled) | Q(chunk__created_at=None)
+        bounds = above.aggregate(
+            settled=Max("chunk_id", filter=~in_flight), open=Min("chunk_id", filter=in_flight)
+        )
+        raised = max(floor, bounds["settled"] or 0)
+        if bounds["open"] is not None:
+            raised = max(floor, min(raised, bounds["open"] - 1))
+        unmarked = [chunk_id for chunk_id in _ids(seen) if chunk_id > raised]
+        self._metadata().bulk_create(
+            [
+                MemoryMetadata(
+                    chunk_id=chunk_id,
+                    key=QUARANTINE_MARK if str(chunk_id) in quarantined else REVISION_MARK,
+                    value=str(revision),
+                )
+                for chunk_id in unmarked
+            ]
+        )
+        return str(raised)
+
+    def renumber(self, conversation_id: str, *, old: int, new: int) -> None:
+        chunks = list(self._blobs(conversation_id).values_list("chunk_id", flat=True))
+        marks = self._metadata().filter(chunk_id__in=chunks, key=REVISION_MARK, value=str(old))
+        marks.update(value=str(new))
+
+    def owner(self, conversation_id: str) -> tuple[bool, str | None]:
+        found = self._newest(conversation_id).values_list("user_id").first()
+        return found is not None, None if not found or found[0] is None else str(found[0])
+
+    def claim(self, conversation_id: str, owner: str) -> None:
+        """Give the conversation's state blobs to a user."""
+        ids = self._blobs(conversation_id).values("chunk_id")
+        self._chunks().filter(pk__in=list(ids.values_list("chunk_id", flat=True))).update(
+            user_id=_user_key(owner)
+        )
+
+    def rewrite(self, conversation_id: str, change: Callable[[Document], Document | None]) -> int:
+        """Rewrite blobs in place; an embedding of the old text goes with it."""
+        ids = list(self._blobs(conversation_id).values_list("chunk_id", flat=True))
+        changed = 0
+        for chunk in self._chunks().filter(pk__in=ids).defer("embedding").iterator(chunk_size=50):
+            try:
+                document = change(parsed(chunk.content))
+            except InvalidState as error:
+                raise UnreadableState(f"legacy chunk {chunk.pk} holds no state: {error}") from error
+            if document is not None:
+                self._chunks().filter(pk=chunk.pk).update(
+                    content=document.to_json(), embedding=None
+                )
+                changed += 1
+        return changed
+
+    def conversations_of(self, owner: str) -> Sequence[str]:
+        """Return the ids of conversations with a state blob of this owner."""
+        rows = self._metadata().filter(
+            self._typed(OuterRef("chunk_id")),
+            key=CONVERSATION_ID,
+            chunk__user_id=_user_key(owner),
+        )
+        found = rows.values_list("value", flat=True).distinct().order_by("value")
+        return [str(value) for value in found]
+
+    def ids(self, *, after: str = "", limit: int = 500) -> Sequence[str]:
+        """Return the ids of every conversation with a state blob, in ascending order."""
+        rows = self._metadata().filter(
+            self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID, value__gt=after
+        )
+        found = rows.values_list("value", flat=True).distinct().order_by("value")
+        return [str(value) for value in found[:limit]]
+
+
+def _floor(token: str) -> int:
+    return int(token.removesuffix("+") or 0)
+
+
+def _ids(seen: str) -> list[int]:
+    return [int(chunk_id) for chunk_id in seen.split(",") if chunk_id]
+
+
+def _user_key(owner: str) -> Any:
+    field: Any = MemoryChunk._meta.get_field("user")
+    return field.target_field.to_python(owner)
+
+
+def _metadata_of(conversation_id: str, document: Document, now: datetime) -> dict[str, str]:
+    """Return the eight metadata rows of a save, in the order old code writes them.
+
+    We do not prune, so the "optimized" lengths equal the original ones.
+    """
+    messages, items = str(len(document.messages)), str(len(document.items))
+    return {
+        CONVERSATION_ID: conversation_id,
+        "type": "state",
+        "last_updated": now.astimezone(UTC).isoformat(),
+        "optimization_applied": "true",
+        "original_conversation_length": messages,
+        "optimized_conversation_length": messages,
+        "original_context_length": items,
+        "optimized_context_length": items,
+    }

@@ -1,0 +1,53 @@
+"""Lists of conversations over both stores: a row of the tables hides its legacy blobs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from heapq import merge
+from itertools import islice
+
+from conversations import conf
+from conversations.models import ConversationState, ConversationTombstone
+from conversations.stores.base import NEVER, LegacyStore, Summary
+from conversations.stores.normalized import NormalizedStore
+from conversations.stores.registry import legacy_store
+
+
+def summaries(
+    owner: str | None, *, before: tuple[datetime, str] | None = None, limit: int
+) -> list[Summary]:
+    """Return summaries by latest activity, newest first, of an owner (None: everybody's)."""
+    in_tables = NormalizedStore().list(owner=owner, before=before, limit=limit)
+    legacy = legacy_store()
+    if legacy is None:
+        return list(in_tables)
+    in_legacy = _only_in_legacy(legacy, owner, before, limit)
+    # Each is in the order of the database, whose collation Python does not know.
+    by_time = merge(in_tables, in_legacy, key=lambda s: s.updated_at or NEVER, reverse=True)
+    return list(islice(by_time, limit))
+
+
+def _only_in_legacy(
+    legacy: LegacyStore, owner: str | None, before: tuple[datetime, str] | None, limit: int
+) -> list[Summary]:
+    """Return summaries of conversations that the tables neither hold nor have buried."""
+    found: list[Summary] = []
+    while len(found) < limit:
+        page = legacy.list(owner=owner, before=before, limit=limit)
+        ids = [summary.conversation_id for summary in page]
+        known = _known(ids)
+        found += [summary for summary in page if summary.conversation_id not in known]
+        if len(page) < limit:
+            break
+        last = page[-1]
+        before = (last.updated_at or NEVER, last.conversation_id)
+    return found
+
+
+def _known(ids: list[str]) -> set[str]:
+    alias = conf.alias()
+    rows = ConversationState.rows.using(alias).filter(conversation_id__in=ids)
+    tombstones = ConversationTombstone.rows.using(alias).filter(conversation_id__in=ids)
+    return set(rows.values_list("conversation_id", flat=True)) | set(
+        tombstones.values_list("conversation_id", flat=True)
+    )

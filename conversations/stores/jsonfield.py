@@ -1,0 +1,291 @@
+"""JSONFieldStore: a host's own model that keeps one JSON or text blob per conversation.
+
+`CONVERSATIONS["LEGACY"]` maps four names: "model", "conversation_id", "owner" and "state".
+Optional: "version", a column that the host changes with every write (without it the token is a
+digest of the stored value); "updated_at"; "to_state" and "from_state", dotted paths of functions
+between the host's JSON and `AgentState.to_dict()`.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.apps import apps
+from django.db import connections
+from django.db.models import (
+    DateTimeField,
+    F,
+    IntegerField,
+    JSONField,
+    Model,
+    OuterRef,
+    QuerySet,
+    Subquery,
+    UUIDField,
+)
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from conversations import conf
+from conversations.codec import storable
+from conversations.digests import digest_of
+from conversations.documents import Document, check_types
+from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
+from conversations.stores.base import NEVER, Foreign, Stored, Summary, listed_behind
+from flags.phases import StoreName
+
+ABSENT = "-"
+
+
+class JSONFieldStore:
+    """One upserted row per conversation in a host's table."""
+
+    name = StoreName.LEGACY.value
+
+    def __init__(self, mapping: Mapping[str, str]) -> None:
+        self.model: type[Model] = apps.get_model(mapping["model"])
+        self.id_name = mapping["conversation_id"]
+        self.owner_name = self.model._meta.get_field(mapping["owner"]).attname
+        self.state_name = mapping["state"]
+        self.version_name = mapping.get("version")
+        self.updated_name = mapping.get("updated_at")
+        self.to_state = self._function(mapping.get("to_state"))
+        self.from_state = self._function(mapping.get("from_state"))
+        self.json_column = isinstance(self.model._meta.get_field(self.state_name), JSONField)
+
+    @staticmethod
+    def _function(path: str | None) -> Callable[[Any], Any]:
+        return (lambda value: value) if path is None else import_string(path)
+
+    @property
+    def exact(self) -> bool:
+        """Whether JSON comes back exactly: text does, jsonb does not."""
+        return not (self.json_column and self._vendor == "postgresql")
+
+    @property
+    def _vendor(self) -> str:
+        return str(connections[conf.alias()].vendor)
+
+    def _rows(self) -> QuerySet[Any]:
+        return self.model._base_manager.using(conf.alias())
+
+    def _row(self, conversation_id: Any) -> QuerySet[Any]:
+        return self._rows().filter(**{self.id_name: conversation_id})
+
+    def _token_of(self, row: Any) -> str:
+        if row is None:
+            return ABSENT
+        return self.judge(getattr(row, self.version_name or self.state_name), "")
+
+    def _parsed(self, raw: Any) -> Document:
+        try:
+            data = raw if self.json_column else json.loads(raw)
+            data = self.to_state(data)
+        except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+            raise InvalidState(f"is no state ({error})", path="blob") from error
+        if not isinstance(data, dict):
+            raise InvalidState(f"is a {type(data).__name__}, not an object", path="blob")
+        check_types(data)
+        return Document.from_dict(data)
+
+    def _stored(self, row: Any) -> Stored:
+        owner = getattr(row, self.owner_name)
+        return Stored(
+            self._parsed(getattr(row, self.state_name)),
+            owner=None if owner is None else str(owner),
+            version=self._token_of(row),
+            updated_at=getattr(row, self.updated_name) if self.updated_name else None,
+            reference=str(row.pk),
+        )
+
+    def load(self, conversation_id: str) -> Stored | None:
+        row = self._row(conversation_id).first()
+        if row is None:
+            return None
+        try:
+            return self._stored(row)
+        except InvalidState as error:
+            raise UnreadableState(f"legacy row {row.pk} holds no state: {error}") from error
+
+    def _raw(self, document: Document) -> Any:
+        data = self.from_state(document.to_dict())
+        text = json.dumps(data)
+        if not self.json_column:
+            return text
+        try:
+            json.dumps(data, allow_nan=False)
+        except ValueError as error:
+            raise InvalidState("the legacy JSON column cannot hold NaN", path="state") from error
+        if not self.exact and _refused_by_jsonb(text):
+            raise InvalidState(
+                "the legacy JSON column cannot hold NUL or lone surrogates", path="state"
+            )
+        return data
+
+    def save(
+        self,
+        conversation_id: str,
+        document: Document,
+        *,
+        owner: str | None = None,
+        revision: int = 0,
+        known: str = "",
+    ) -> str:
+        values = {self.state_name: self._raw(document)}
+        if self.version_name:
+            values[self.version_name] = self._next_version()
+        if self.updated_name:
+            values[self.updated_name] = timezone.now()
+        if not self._row(conversation_id).update(**values):
+            if self.version_name and not isinstance(values[self.version_name], datetime | str):
+                values[self.version_name] = 1
+            self._rows().create(**{self.id_name: conversation_id, self.owner_name: owner}, **values)
+        return self.token(conversation_id)
+
+    def _next_version(self) -> Any:
+        assert self.version_name is not None
+        column = self.model._meta.get_field(self.version_name)
+        if isinstance(column, IntegerField):
+            return F(self.version_name) + 1
+        if isinstance(column, DateTimeField):
+            return timezone.now()
+        return uuid.uuid4() if isinstance(column, UUIDField) else uuid.uuid4().hex
+
+    def append(
+        self,
+        conversation_id: str,
+        messages: Sequence[Any],
+        *,
+        revision: int = 0,
+        known: str = "",
+    ) -> str:
+        stored = self.load(conversation_id)
+        if stored is None:
+            raise ConversationNotFound
+        document = stored.document
+        grown = Document(document.fields, [*document.messages, *messages], document.items)
+        return self.save(conversation_id, grown, owner=stored.owner)
+
+    def delete(self, conversation_id: str) -> bool:
+        deleted, _ = self._row(conversation_id).delete()
+        return bool(deleted)
+
+    def list(
+        self,
+        *,
+        owner: str | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Summary]:
+        """Return summaries; by id alone when the mapping names no "updated_at"."""
+        rows = self._rows() if owner is None else self._rows().filter(**{self.owner_name: owner})
+        order: list[Any] = [f"-{self.id_name}"]
+        if self.updated_name:
+            order.insert(0, F(self.updated_name).desc(nulls_last=True))
+        if before is not None and self.updated_name:
+            rows = rows.filter(listed_behind(before, time=self.updated_name, name=self.id_name))
+        elif before is not None and before[0] == NEVER:
+            rows = rows.filter(**{f"{self.id_name}__lt": before[1]})
+        names = [self.id_name, *([self.updated_name] if self.updated_name else [])]
+        return [
+            Summary(str(row[0]), row[1] if self.updated_name else None, None, self.name)
+            for row in rows.order_by(*order).values_list(*names)[:limit]
+        ]
+
+    def token(self, conversation_id: str, known: str = "") -> str:
+        """Return the token, and keep others from writing until the transaction ends.
+
+        One row is all there is: a write that came between this and ours would be lost.
+        """
+        column = self.version_name or self.state_name
+        rows = self._row(conversation_id)
+        if connections[conf.alias()].in_atomic_block and self._vendor == "postgresql":
+            rows = rows.select_for_update(of=("self",), no_key=True)
+        row = next(iter(rows.values_list(column)), None)
+        return ABSENT if row is None else self.judge(row[0], known)
+
+    def probe(self) -> Any:
+        row = self._row(OuterRef("conversation_id"))
+        return Subquery(row.values(self.version_name or self.state_name)[:1])
+
+    def judge(self, probed: Any, known: str) -> str:
+        """Return the version, or the digest of the stored value; "-" where there is no row."""
+        if probed is None:
+            return ABSENT
+        return f"v:{probed}" if self.version_name else f"d:{digest_of(probed).hex()}"
+
+    def survey(self, conversation_id: str, known: str) -> str:
+        return self.token(conversation_id)
+
+    def foreign(self, conversation_id: str, known: str, seen: str) -> Sequence[Foreign]:
+        row = self._row(conversation_id).first()
+        if row is None or self._token_of(row) == known:
+            return []
+        owner = getattr(row, self.owner_name)
+        owner = None if owner is None else str(owner)
+        try:
+            return [Foreign(str(row.pk), owner, stored=self._stored(row))]
+        except InvalidState as error:
+            return [Foreign(str(row.pk), owner, problem=str(error))]
+
+    def held(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
+        stored = self.load(conversation_id)
+        return stored if stored is not None and stored.version == known else None
+
+    def settle(
+        self,
+        conversation_id: str,
+        *,
+        revision: int,
+        known: str,
+        seen: str,
+        quarantined: Sequence[str] = (),
+    ) -> str:
+        return seen
+
+    def renumber(self, conversation_id: str, *, old: int, new: int) -> None:
+        """A row has no number of its own."""
+
+    def owner(self, conversation_id: str) -> tuple[bool, str | None]:
+        found = self._row(conversation_id).values_list(self.owner_name).first()
+        return found is not None, None if not found or found[0] is None else str(found[0])
+
+    def claim(self, conversation_id: str, owner: str) -> None:
+        self._row(conversation_id).update(**{self.owner_name: owner})
+
+    def rewrite(self, conversation_id: str, change: Callable[[Document], Document | None]) -> int:
+        stored = self.load(conversation_id)
+        document = None if stored is None else change(stored.document)
+        if stored is None or document is None:
+            return 0
+        self.save(conversation_id, document, owner=stored.owner)
+        return 1
+
+    def conversations_of(self, owner: str) -> Sequence[str]:
+        rows = self._rows().filter(**{self.owner_name: owner}).order_by(self.id_name)
+        return [str(found) for found in rows.values_list(self.id_name, flat=True)]
+
+    def ids(self, *, after: str = "", limit: int = 500) -> Sequence[str]:
+        rows = self._rows().filter(**{f"{self.id_name}__gt": after}).order_by(self.id_name)
+        return [str(found) for found in rows.values_list(self.id_name, flat=True)[:limit]]
+
+
+def _refused_by_jsonb(text: str) -> bool:
+    """Whether jsonb refuses this JSON text: it holds a NUL or a lone surrogate."""
+    if "\\u" not in text:
+        return False
+    pending = [json.loads(text)]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            if not storable(value):
+                return True
+        elif isinstance(value, dict):
+            pending += [*value, *value.values()]
+        elif isinstance(value, list):
+            pending += value
+    return False

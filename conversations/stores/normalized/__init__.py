@@ -1,0 +1,23 @@
+"""NormalizedStore: one row per conversation, per version of a message and per context item.
+
+A save appends: n new messages write n rows and update the conversation's row. What a save
+drops or edits is superseded, never removed. All writes of one change carry one revision.
+"""
+
+from conversations.stores.normalized.items import ITEM_COLUMNS, ItemRows, limited_items
+from conversations.stores.normalized.messages import MessageRows
+from conversations.stores.normalized.rows import Change, new_row, owned, owner_of, replaced
+from conversations.stores.normalized.store import NormalizedStore
+
+__all__ = [
+    "ITEM_COLUMNS",
+    "Change",
+    "ItemRows",
+    "MessageRows",
+    "NormalizedStore",
+    "limited_items",
+    "new_row",
+    "owned",
+    "owner_of",
+    "replaced",
+]

@@ -1,0 +1,189 @@
+"""Context items: a row each, in the order of `position`; an edit replaces its row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from conversations import conf
+from conversations.codec import decode_item, encode_item
+from conversations.merge import Entry
+from conversations.models import ConversationState
+from memory.models import MemoryContextItem, MemoryMetadata
+from memory.selection import quality_of, selected
+
+ITEM_COLUMNS = (
+    "source",
+    "content",
+    "relevance_score",
+    "context_type",
+    "original_role",
+    "focus_area",
+    "preference_type",
+    "extra",
+)
+# Positions leave room, so that an insertion rarely moves what follows.
+POSITION_GAP = 1024
+
+
+class ItemRows:
+    """The part of NormalizedStore that reads and writes context items."""
+
+    def _items(self, row: ConversationState) -> QuerySet[MemoryContextItem]:
+        return MemoryContextItem.objects.using(conf.alias()).filter(
+            conversation_id=row.pk, superseded_in__isnull=True
+        )
+
+    def items(
+        self, row: ConversationState, *, threshold: float | None = None, last: int | None = None
+    ) -> tuple[list[Entry], int]:
+        """Return context items in order, and the revision that last changed one.
+
+        `threshold` leaves out items of a known lower quality; `last` keeps that many of the
+        best, in order (unknown quality counts as best).
+        """
+        query = self._items(row)
+        if threshold is not None:
+            query = query.filter(
+                Q(relevance_score__isnull=True) | Q(relevance_score__gte=threshold)
+            )
+        found, changed = [], row.context_items_revision
+        described = MemoryMetadata.objects.filter(context_item_id=OuterRef("pk"))
+        rows = query.order_by("position").values_list(
+            "id",
+            "position",
+            "digest",
+            "added_in",
+            "conversation__context_items_revision",
+            Exists(described),
+            *ITEM_COLUMNS,
+        )
+        for pk, position, digest, added_in, revision, has_metadata, *columns in rows:
+            changed = revision
+            value = decode_item(dict(zip(ITEM_COLUMNS, columns, strict=True)))
+            found.append(
+                Entry(
+                    bytes(digest),
+                    value,
+                    identity=position,
+                    row=pk,
+                    added_in=added_in,
+                    has_metadata=has_metadata,
+                )
+            )
+        found = [entry for entry in found if selected(entry.value, threshold=threshold)]
+        return limited_items(found, last), changed
+
+    def _write_items(
+        self,
+        row: ConversationState,
+        before: Sequence[Entry],
+        after: Sequence[Entry],
+        *,
+        revision: int,
+        now: datetime,
+    ) -> None:
+        """Make the rows of the context items those of `after`: edits in place, then the rest."""
+        kept = {entry.row for entry in after if entry.row is not None}
+        removed = {entry.row: entry for entry in before if entry.row not in kept}
+        new = [entry for entry in after if entry.row is None]
+        carried = self._remove_items(removed, {entry.supersedes for entry in new})
+        moved = positioned(after)
+        if moved:
+            rows = [MemoryContextItem(pk=entry.row, position=entry.place) for entry in moved]
+            MemoryContextItem.objects.using(conf.alias()).bulk_update(rows, ["position"])
+        made = [
+            MemoryContextItem(
+                conversation_id=row.pk,
+                position=entry.place,
+                digest=entry.digest,
+                added_in=revision,
+                **encode_item(entry.value, now=now),
+            )
+            for entry in new
+        ]
+        MemoryContextItem.objects.using(conf.alias()).bulk_create(made)
+        for entry, item in zip(new, made, strict=True):
+            entry.row, entry.added_in = item.pk, revision
+        metadata = [
+            MemoryMetadata(context_item_id=entry.row, key=key, value=value)
+            for entry in new
+            for key, value in carried.get(entry.supersedes, ())
+        ]
+        if metadata:
+            MemoryMetadata.objects.using(conf.alias()).bulk_create(metadata)
+
+    def _remove_items(
+        self, removed: Mapping[int | None, Entry], succeeded: set[int | None]
+    ) -> dict[int | None, list[tuple[str, str | None]]]:
+        """Delete item rows; return the metadata of those that a new version succeeds."""
+        carried: dict[int | None, list[tuple[str, str | None]]] = {}
+        if not removed:
+            return carried
+        described = [pk for pk, entry in removed.items() if entry.has_metadata]
+        if described:
+            metadata = MemoryMetadata.objects.using(conf.alias()).filter(
+                context_item_id__in=described
+            )
+            for pk, key, value in metadata.values_list("context_item_id", "key", "value"):
+                if pk in succeeded:
+                    carried.setdefault(pk, []).append((key, value))
+            metadata._raw_delete(conf.alias())
+        items = MemoryContextItem.objects.using(conf.alias()).filter(pk__in=list(removed))
+        items._raw_delete(conf.alias())
+        return carried
+
+
+def limited_items(entries: Sequence[Entry], last: int | None) -> list[Entry]:
+    """Return the best `last` items in their order: unknown quality first, then by score."""
+    if last is None or len(entries) <= last:
+        return list(entries)
+    quality = [quality_of(entry.value) for entry in entries]
+    ranked = sorted(
+        range(len(entries)),
+        key=lambda place: (2.0 if quality[place] is None else quality[place], place),
+        reverse=True,
+    )
+    return [entries[place] for place in sorted(ranked[:last])]
+
+
+def positioned(entries: Sequence[Entry]) -> list[Entry]:
+    """Give every entry a position that rises along the list.
+
+    New entries are placed in the gaps. Returns: the stored entries that had to move, all to
+    positions behind every one in use; () where the gaps sufficed.
+    """
+    used = [entry.identity for entry in entries if entry.identity is not None]
+    low = 0
+    place = 0
+    while place < len(entries):
+        if entries[place].identity is not None:
+            low = entries[place].place
+            place += 1
+            continue
+        end = place
+        while end < len(entries) and entries[end].identity is None:
+            end += 1
+        count = end - place
+        if end == len(entries):
+            positions = [low + POSITION_GAP * step for step in range(1, count + 1)]
+        elif place == 0:
+            high = entries[end].place
+            positions = [high - POSITION_GAP * step for step in range(count, 0, -1)]
+        else:
+            high = entries[end].place
+            if high - low <= count:
+                return _renumbered(entries, start=max(used))
+            positions = [low + (high - low) * step // (count + 1) for step in range(1, count + 1)]
+        for entry, position in zip(entries[place:end], positions, strict=True):
+            entry.identity = position
+        place = end
+    return []
+
+
+def _renumbered(entries: Sequence[Entry], *, start: int) -> list[Entry]:
+    for step, entry in enumerate(entries, start=1):
+        entry.identity = start + POSITION_GAP * step
+    return [entry for entry in entries if entry.row is not None]

@@ -1,0 +1,77 @@
+"""The row of a conversation, and what one revision changes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Q, QuerySet
+
+from conversations.codec import encode_fields
+from conversations.digests import EMPTY
+from conversations.documents import Document
+from conversations.merge import Entry, rebase
+from conversations.models import ConversationState
+
+
+@dataclass(slots=True)
+class Change:
+    """What one revision changes. None means: that part stays as it is.
+
+    `appended` is for changes that only add messages behind the last; `messages` is the pair of
+    entries before and after; `items` the same for context items.
+    """
+
+    fields: Mapping[str, Any] | None = None
+    appended: Sequence[Entry] = ()
+    messages: tuple[Sequence[Entry], Sequence[Entry]] | None = None
+    items: tuple[Sequence[Entry], Sequence[Entry]] | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing changes."""
+        return (
+            self.fields is None
+            and not self.appended
+            and self.messages is None
+            and self.items is None
+            and not self.columns
+        )
+
+
+def new_row(conversation_id: str, *, now: datetime, **values: Any) -> ConversationState:
+    """Return the unsaved row of an empty conversation."""
+    document = Document.from_dict({})
+    return ConversationState(
+        conversation_id=conversation_id,
+        messages_digest=EMPTY,
+        state_digest=document.state_digest,
+        created_at=now,
+        updated_at=now,
+        **encode_fields(document.fields),
+        **values,
+    )
+
+
+def owner_of(row: ConversationState) -> str | None:
+    """Return the owner's primary key as text: the user's, or the one only legacy knows."""
+    return row.legacy_user_id if row.user_id is None else str(row.user_id)
+
+
+def owned(rows: QuerySet[ConversationState], owner: str) -> QuerySet[ConversationState]:
+    """Return the rows of an owner: a user, or one that only legacy knows."""
+    return rows.filter(Q(user_id=owner) | Q(user_id=None, legacy_user_id=owner))
+
+
+def replaced(current: Sequence[Entry], wanted: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the entries after a list was replaced whole: what is equal stays as it is."""
+    return rebase(
+        given=[entry.digest for entry in current],
+        located=current,
+        places=[entry.identity for entry in current],
+        wanted=wanted,
+        current=current,
+    ).entries

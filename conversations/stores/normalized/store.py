@@ -1,0 +1,221 @@
+"""NormalizedStore itself: whole changes, and the protocol that every store follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Q
+from django.utils import timezone
+
+from conversations import conf
+from conversations.codec import decode_fields, encode_fields
+from conversations.digests import DIGEST_BYTES, EMPTY, roll
+from conversations.documents import Document, fields_digest
+from conversations.exceptions import ConversationNotFound
+from conversations.merge import entries_of, resequence
+from conversations.models import (
+    ConversationConflict,
+    ConversationRedaction,
+    ConversationState,
+)
+from conversations.stores.base import Stored, Summary
+from conversations.stores.normalized.items import ItemRows
+from conversations.stores.normalized.messages import MessageRows
+from conversations.stores.normalized.rows import Change, new_row, owned, owner_of, replaced
+from flags.phases import StoreName
+from memory.models import MemoryContextItem, MemoryMetadata
+
+
+class NormalizedStore(MessageRows, ItemRows):
+    """The tables behind the store protocol, and row by row for `operations`."""
+
+    name = StoreName.NORMALIZED.value
+
+    def fields(self, row: ConversationState) -> dict[str, Any]:
+        """Return the fields of a conversation."""
+        return decode_fields(vars(row))
+
+    def document(self, row: ConversationState) -> Document:
+        """Return the whole content of a conversation."""
+        items = self.items(row)[0] if row.context_item_count else []
+        return Document(
+            self.fields(row),
+            [entry.value for entry in self.messages(row)],
+            [entry.value for entry in items],
+        )
+
+    def write(
+        self,
+        row: ConversationState,
+        change: Change,
+        *,
+        revision: int,
+        now: datetime,
+    ) -> None:
+        """Apply a change as `revision`, and bring `row` up to date; insert it if it is new."""
+        columns = dict(change.columns)
+        columns |= {"revision": revision, "updated_at": now}
+        superseded: list[int] = []
+        if change.messages is not None:
+            before, after = change.messages
+            rows = [entry.stored_row for entry in before]
+            columns["next_sequence"] = resequence(after, next_sequence=row.next_sequence)
+            kept = {entry.row for entry in after if entry.row is not None}
+            superseded = [pk for pk in rows if pk not in kept]
+            columns["messages_digest"] = roll(EMPTY, [entry.digest for entry in after])
+            columns["message_count"] = len(after)
+        else:
+            after = change.appended
+            columns["next_sequence"] = resequence(after, next_sequence=row.next_sequence)
+            columns["messages_digest"] = roll(
+                bytes(row.messages_digest), [entry.digest for entry in after]
+            )
+            columns["message_count"] = row.message_count + len(after)
+        inserted = [entry for entry in after if entry.row is None]
+        digest = bytes(row.state_digest)
+        if change.fields is not None:
+            columns |= encode_fields(change.fields)
+            digest = fields_digest(change.fields) + digest[DIGEST_BYTES:]
+        if change.items is not None:
+            items_digest = roll(EMPTY, [entry.digest for entry in change.items[1]])
+            digest = digest[:DIGEST_BYTES] + items_digest
+            columns["context_item_count"] = len(change.items[1])
+            columns["context_items_revision"] = revision
+        columns["state_digest"] = digest
+        self._write_row(row, columns)
+        if superseded:
+            self._messages(row).filter(pk__in=superseded).update(superseded_in=revision)
+        if inserted:
+            self._insert_messages(row, inserted, revision=revision, now=now)
+        if change.items is not None:
+            self._write_items(row, *change.items, revision=revision, now=now)
+
+    def _write_row(self, row: ConversationState, columns: Mapping[str, Any]) -> None:
+        changed = {name: value for name, value in columns.items() if getattr(row, name) != value}
+        for name, value in changed.items():
+            setattr(row, name, value)
+        if row.pk is None:
+            row.save(using=conf.alias(), force_insert=True)
+        elif changed:
+            ConversationState.rows.using(conf.alias()).filter(pk=row.pk).update(**changed)
+
+    def take(
+        self,
+        row: ConversationState,
+        document: Document,
+        *,
+        revision: int,
+        now: datetime,
+        columns: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make the content of a conversation exactly `document`; what is equal stays."""
+        change = Change(fields=document.fields, columns=dict(columns or {}))
+        stored = row.pk is not None
+        messages = self.messages(row, values=False) if stored else []
+        change.messages = (messages, replaced(messages, entries_of(document.messages)))
+        if document.items or row.context_item_count:
+            items = self.items(row)[0] if stored else []
+            change.items = (items, replaced(items, entries_of(document.items)))
+        self.write(row, change, revision=revision, now=now)
+
+    # The protocol
+
+    def _row(self, conversation_id: str) -> ConversationState | None:
+        return (
+            ConversationState.rows.using(conf.alias())
+            .filter(conversation_id=conversation_id)
+            .first()
+        )
+
+    def load(self, conversation_id: str) -> Stored | None:
+        row = self._row(conversation_id)
+        if row is None:
+            return None
+        return Stored(
+            self.document(row),
+            owner=owner_of(row),
+            version=str(row.revision),
+            updated_at=row.updated_at,
+            reference=str(row.pk),
+        )
+
+    def save(
+        self,
+        conversation_id: str,
+        document: Document,
+        *,
+        owner: str | None = None,
+        revision: int = 0,
+        known: str = "",
+    ) -> str:
+        now = timezone.now()
+        row = self._row(conversation_id) or new_row(conversation_id, now=now, user_id=owner)
+        self.take(row, document, revision=revision or row.revision + 1, now=now)
+        return ""
+
+    def append(
+        self,
+        conversation_id: str,
+        messages: Sequence[Any],
+        *,
+        revision: int = 0,
+        known: str = "",
+    ) -> str:
+        row = self._row(conversation_id)
+        if row is None:
+            raise ConversationNotFound
+        self.write(
+            row,
+            Change(appended=entries_of(messages)),
+            revision=revision or row.revision + 1,
+            now=timezone.now(),
+        )
+        return ""
+
+    def delete(self, conversation_id: str) -> bool:
+        """Remove a conversation bottom-up, in statements rather than row by row."""
+        row = self._row(conversation_id)
+        if row is None:
+            return False
+        alias = conf.alias()
+        items = MemoryContextItem.objects.using(alias).filter(conversation_id=row.pk)
+        messages = self._messages(row)
+        metadata = MemoryMetadata.objects.using(alias)
+        metadata.filter(context_item_id__in=items.values("pk"))._raw_delete(alias)
+        metadata.filter(message_id__in=messages.values("pk"))._raw_delete(alias)
+        metadata.filter(conversation_id=row.pk)._raw_delete(alias)
+        for query in (
+            items,
+            messages,
+            ConversationConflict.rows.using(alias).filter(conversation_id=row.pk),
+            ConversationRedaction.rows.using(alias).filter(conversation_id=row.pk),
+        ):
+            query._raw_delete(alias)
+        rows = ConversationState.rows.using(alias)
+        rows.filter(forked_from_id=row.pk).update(forked_from=None)
+        rows.filter(pk=row.pk)._raw_delete(alias)
+        return True
+
+    def list(
+        self,
+        *,
+        owner: str | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Summary]:
+        rows = ConversationState.rows.using(conf.alias())
+        if owner is not None:
+            rows = owned(rows, owner)
+        if before is not None:
+            rows = rows.filter(
+                Q(updated_at__lt=before[0]) | Q(updated_at=before[0], conversation_id__lt=before[1])
+            )
+        page = rows.order_by("-updated_at", "-conversation_id").values_list(
+            "conversation_id", "updated_at", "message_count"
+        )
+        return [Summary(*found, self.name) for found in page[:limit]]
+
+    def token(self, conversation_id: str, known: str = "") -> str:
+        return ""
