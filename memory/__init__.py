@@ -1,0 +1,1 @@
+"""What AI assistants remember: context items, metadata and legacy chunks."""
