@@ -1,0 +1,1 @@
+"""A host app that keeps one JSON blob per conversation, as other teams do."""

@@ -1,0 +1,1 @@
+"""One suite for every store: what the protocol promises holds for each of them."""

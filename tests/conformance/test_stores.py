@@ -1,0 +1,356 @@
+"""What StateStore and LegacyStore promise, for every store on either database."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.db import connection
+from hypothesis import given, settings
+
+from conversations.documents import Document
+from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
+from conversations.models import ConversationState
+from conversations.state import AgentState
+from conversations.stores.base import NEVER, LegacyStore, StateStore
+from conversations.stores.chunks import ChunkStore
+from conversations.stores.jsonfield import JSONFieldStore
+from conversations.stores.normalized import NormalizedStore
+from memory.models import MemoryChunk
+from tests.blobs.models import AssistantSession, TextSession
+from tests.factories import UserFactory, messages
+from tests.legacy_schema import old_save
+from tests.scale import examples
+from tests.strategies import states
+
+pytestmark = pytest.mark.django_db
+
+TEXT = {
+    "model": "blobs.TextSession",
+    "conversation_id": "session_key",
+    "owner": "owner",
+    "state": "payload",
+}
+JSON = TEXT | {"model": "blobs.AssistantSession", "state": "data", "version": "version"}
+STORES: dict[str, Any] = {
+    "chunks": ChunkStore,
+    "text": lambda: JSONFieldStore(TEXT),
+    "json": lambda: JSONFieldStore(JSON),
+    "tables": NormalizedStore,
+}
+LEGACY_STORES = [name for name in STORES if name != "tables"]
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest) -> StateStore:
+    made: StateStore = STORES[request.param]()
+    return made
+
+
+@pytest.fixture(params=LEGACY_STORES)
+def legacy(request: pytest.FixtureRequest) -> LegacyStore:
+    made: LegacyStore = STORES[request.param]()
+    return made
+
+
+def document(*lines: str, **fields: Any) -> Document:
+    return Document.from_dict(AgentState(conversation_history=messages(*lines), **fields).to_dict())
+
+
+def held(store: StateStore, conversation_id: str = "c") -> Document:
+    stored = store.load(conversation_id)
+    assert stored is not None
+    return stored.document
+
+
+def written_by_others(store: LegacyStore, *lines: str, conversation_id: str = "c") -> None:
+    """Write as the host's own code does, which knows nothing of us."""
+    if isinstance(store, ChunkStore):
+        old_save(connection, conversation_id, None, document(*lines).to_dict())
+        return
+    data = document(*lines).to_dict()
+    if store.model is TextSession:
+        TextSession.objects.update_or_create(
+            session_key=conversation_id, defaults={"payload": json.dumps(data)}
+        )
+        return
+    session = AssistantSession.objects.filter(session_key=conversation_id).first()
+    session = session or AssistantSession(session_key=conversation_id)
+    session.data, session.version = data, session.version + 1
+    session.save()
+
+
+# StateStore
+
+
+def test_a_store_follows_the_protocol(store: StateStore) -> None:
+    assert isinstance(store, StateStore)
+    assert isinstance(store, LegacyStore) is (store.name == "legacy")
+
+
+def test_a_store_that_holds_nothing_says_so(store: StateStore) -> None:
+    assert store.load("c") is None
+    assert store.delete("c") is False
+    assert list(store.list()) == []
+    with pytest.raises(ConversationNotFound):
+        store.append("c", messages("a"))
+
+
+def test_what_was_saved_is_loaded(store: StateStore) -> None:
+    user = UserFactory()
+    saved = document("a", "b", memory_context=[{"content": "i"}], extra={"z": 1, "a": [2]})
+    store.save("c", saved, owner=str(user.pk))
+    stored = store.load("c")
+    assert stored is not None
+    if getattr(store, "exact", True):
+        assert stored.document.to_json() == saved.to_json()
+    assert stored.document == saved
+    assert stored.owner == str(user.pk)
+
+
+@given(state=states())
+@settings(max_examples=examples(200))
+def test_any_state_comes_back_exactly(store: StateStore, state: AgentState) -> None:
+    saved = Document.from_dict(json.loads(json.dumps(state.to_dict())))
+    try:
+        store.save("c", saved)
+    except InvalidState:
+        # A JSON column says before any SQL what it cannot hold.
+        assert isinstance(store, JSONFieldStore)
+        assert store.json_column
+        return
+    if getattr(store, "exact", True):
+        assert held(store).to_json() == saved.to_json()
+
+
+def test_the_last_save_is_what_the_store_holds(store: StateStore) -> None:
+    for lines in (["a"], ["a", "b", "c"], ["x"], []):
+        store.save("c", document(*lines, step_count=len(lines)))
+        assert held(store) == document(*lines, step_count=len(lines))
+
+
+def test_appended_messages_stand_behind_the_last(store: StateStore) -> None:
+    store.save("c", document("a", user_input="kept", memory_context=["i"]))
+    store.append("c", messages("b"))
+    store.append("c", messages("c", "d"))
+    assert held(store) == document("a", "b", "c", "d", user_input="kept", memory_context=["i"])
+
+
+def test_a_save_without_an_owner_leaves_the_owner(store: StateStore) -> None:
+    user = UserFactory()
+    store.save("c", document("a"), owner=str(user.pk))
+    store.append("c", messages("b"))
+    stored = store.load("c")
+    assert stored is not None
+    assert stored.owner == str(user.pk)
+
+
+def test_deleting_leaves_nothing_and_touches_no_other(store: StateStore) -> None:
+    for conversation_id in ("c", "d"):
+        store.save(conversation_id, document(conversation_id, memory_context=["i"]))
+        store.save(conversation_id, document(conversation_id, "again"))
+    assert store.delete("c") is True
+    assert store.load("c") is None
+    assert store.delete("c") is False
+    assert held(store, "d") == document("d", "again")
+
+
+def test_conversations_are_listed_of_an_owner_and_by_pages(store: StateStore) -> None:
+    owner, other = UserFactory(), UserFactory()
+    for name in ("a", "b", "c"):
+        store.save(name, document("x"), owner=str(owner.pk))
+    store.save("others", document("x"), owner=str(other.pk))
+    store.save("nobodys", document("x"))
+    found = store.list(owner=str(owner.pk))
+    assert [summary.conversation_id for summary in found] == ["c", "b", "a"]
+    assert {summary.store for summary in found} == {store.name}
+    assert {summary.message_count for summary in found} == (
+        {1} if store.name == "normalized" else {None}
+    )
+    assert {s.conversation_id for s in store.list()} == {"a", "b", "c", "others", "nobodys"}
+    paged: list[str] = []
+    before = None
+    while page := store.list(owner=str(owner.pk), before=before, limit=1):
+        assert len(page) == 1
+        paged.append(page[0].conversation_id)
+        before = (page[0].updated_at or NEVER, page[0].conversation_id)
+    assert paged == ["c", "b", "a"]
+
+
+def test_equal_versions_mean_equal_content(store: StateStore) -> None:
+    store.save("c", document("a"))
+    first = store.load("c")
+    again = store.load("c")
+    store.append("c", messages("b"))
+    grown = store.load("c")
+    assert first is not None
+    assert again is not None
+    assert grown is not None
+    assert first.version == again.version != grown.version
+
+
+def test_our_own_writes_return_the_token_that_the_store_shows(store: StateStore) -> None:
+    token = store.token("c")
+    for turn in range(3):
+        token = store.save("c", document(str(turn)), revision=turn + 1, known=token)
+        assert store.token("c", token) == token
+    token = store.append("c", messages("x"), revision=9, known=token)
+    assert store.token("c", token) == token
+
+
+# LegacyStore
+
+
+def test_the_token_changes_when_somebody_else_writes(legacy: LegacyStore) -> None:
+    token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
+    written_by_others(legacy, "a", "theirs")
+    assert legacy.token("c", token) != token
+    assert legacy.token("other", "") in ("", "-")
+
+
+def test_a_probe_inside_another_query_says_what_the_token_says(legacy: LegacyStore) -> None:
+    token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
+    NormalizedStore().save("c", document("a"))
+    rows = ConversationState.rows.filter(conversation_id="c")
+    rows.update(legacy_token=token)
+
+    def judged() -> str:
+        found = rows.annotate(probed=legacy.probe()).get()
+        return legacy.judge(found.probed, token)
+
+    assert judged() == token
+    written_by_others(legacy, "a", "theirs")
+    assert judged() != token
+    assert (judged() == token) is (legacy.token("c", token) == token)
+
+
+def test_what_somebody_else_wrote_is_given_once_and_settled(legacy: LegacyStore) -> None:
+    token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
+    assert list(legacy.foreign("c", token, legacy.survey("c", token))) == []
+    written_by_others(legacy, "a", "theirs")
+    seen = legacy.survey("c", token)
+    (blob,) = legacy.foreign("c", token, seen)
+    assert blob.stored is not None
+    assert blob.stored.document == document("a", "theirs")
+    settled = legacy.settle("c", revision=2, known=token, seen=seen)
+    assert legacy.token("c", settled) == settled
+    assert list(legacy.foreign("c", settled, legacy.survey("c", settled))) == []
+
+
+def test_what_comes_after_the_survey_is_not_settled(legacy: LegacyStore) -> None:
+    token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
+    written_by_others(legacy, "a", "first")
+    seen = legacy.survey("c", token)
+    written_by_others(legacy, "a", "first", "second")
+    settled = legacy.settle("c", revision=2, known=token, seen=seen)
+    assert legacy.token("c", settled) != settled
+
+
+def test_held_never_gives_what_somebody_else_wrote(legacy: LegacyStore) -> None:
+    token = legacy.save("c", document("a"), revision=7, known=legacy.token("c"))
+    own = legacy.held("c", revision=7, known=token)
+    assert own is not None
+    assert own.document == document("a")
+    written_by_others(legacy, "theirs")
+    after = legacy.held("c", revision=7, known=token)
+    assert after is None or after.document == document("a")
+
+
+def test_what_is_no_state_is_unreadable_and_says_where(legacy: LegacyStore) -> None:
+    token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
+    written_by_others(legacy, "b")
+    if isinstance(legacy, ChunkStore):
+        MemoryChunk.objects.update(content='{"conversation_history": 5}')
+    elif legacy.model is TextSession:
+        TextSession.objects.update(payload="{")
+    else:
+        AssistantSession.objects.update(data=[1])
+    with pytest.raises(UnreadableState, match="holds no state: "):
+        legacy.load("c")
+    (blob,) = legacy.foreign("c", token, legacy.survey("c", token))
+    assert blob.stored is None
+    assert blob.problem
+
+
+def test_owner_and_claim(legacy: LegacyStore) -> None:
+    user = UserFactory()
+    assert legacy.owner("c") == (False, None)
+    legacy.save("c", document("a"))
+    assert legacy.owner("c") == (True, None)
+    legacy.claim("c", str(user.pk))
+    assert legacy.owner("c") == (True, str(user.pk))
+    assert legacy.conversations_of(str(user.pk)) == ["c"]
+    assert held(legacy) == document("a")
+
+
+def test_rewriting_reaches_every_version_that_is_held(legacy: LegacyStore) -> None:
+    legacy.save("c", document("secret"), revision=1)
+    legacy.save("c", document("secret", "b"), revision=2)
+    legacy.save("d", document("secret"), revision=1)
+
+    def change(found: Document) -> Document | None:
+        return Document(found.fields, messages("gone", *["b"] * (len(found.messages) - 1)), [])
+
+    assert legacy.rewrite("c", change) == (2 if isinstance(legacy, ChunkStore) else 1)
+    assert held(legacy) == document("gone", "b")
+    assert held(legacy, "d") == document("secret")
+    assert legacy.rewrite("c", lambda found: None) == 0
+
+
+def test_ids_come_in_order_and_by_batches(legacy: LegacyStore) -> None:
+    for name in ("b", "a", "c", "a"):
+        legacy.save(name, document("x"))
+    assert legacy.ids() == ["a", "b", "c"]
+    assert legacy.ids(limit=2) == ["a", "b"]
+    assert legacy.ids(after="b") == ["c"]
+
+
+# JSONFieldStore's own
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_json_column_says_before_any_sql_what_it_cannot_hold(value: float) -> None:
+    with pytest.raises(InvalidState, match="cannot hold NaN"):
+        JSONFieldStore(JSON).save("c", document(last_tool_result=value))
+
+
+@pytest.mark.parametrize("text", ["\x00", "\ud800"])
+def test_jsonb_says_before_any_sql_what_it_cannot_hold(text: str) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite keeps JSON as text")
+    for place in ({"a": [text]}, {text: 1}):
+        with pytest.raises(InvalidState, match="cannot hold NUL or lone surrogates"):
+            JSONFieldStore(JSON).save("c", document(last_tool_result=place))
+    JSONFieldStore(JSON).save("c", document("\\u0000 \U0001f600"))
+    assert held(JSONFieldStore(JSON)) == document("\\u0000 \U0001f600")
+
+
+def test_one_row_holds_one_conversation_and_counts_its_version() -> None:
+    store = JSONFieldStore(JSON)
+    for turn in range(3):
+        store.save("c", document(str(turn)))
+    session = AssistantSession.objects.get()
+    assert (session.session_key, session.version) == ("c", 3)
+
+
+def wrap(data: dict[str, Any]) -> dict[str, Any]:
+    return {"v": 1, "state": data}
+
+
+def unwrap(data: dict[str, Any]) -> Any:
+    return data["state"]
+
+
+def test_a_host_may_keep_another_shape_of_json() -> None:
+    mapping = JSON | {
+        "to_state": "tests.conformance.test_stores.unwrap",
+        "from_state": "tests.conformance.test_stores.wrap",
+    }
+    store = JSONFieldStore(mapping)
+    store.save("c", document("a"))
+    assert AssistantSession.objects.get().data == {"v": 1, "state": document("a").to_dict()}
+    assert held(store) == document("a")
+    AssistantSession.objects.update(data={"other": 1})
+    with pytest.raises(UnreadableState, match="holds no state"):
+        store.load("c")

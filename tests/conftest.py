@@ -1,0 +1,44 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flags.phases import Phase
+from flags.switches import forced_phase, snapshot
+
+
+@pytest.fixture(autouse=True)
+def _fresh_switches() -> Iterator[None]:
+    """Let no test see the switches of another."""
+    snapshot.forget()
+    yield
+    snapshot.forget()
+
+
+@pytest.fixture(params=list(Phase), ids=lambda phase: phase.label)
+def phase(request: pytest.FixtureRequest) -> Iterator[Phase]:
+    """Run the test in each of the five phases."""
+    with forced_phase(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def new_only() -> Iterator[None]:
+    """Run the test in the last phase: the tables alone."""
+    with forced_phase(Phase.NEW_ONLY):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real conversations beside the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip("no shared data beside the repository: real conversations are not tried")
+    return folder

@@ -1,0 +1,1 @@
+"""Faults put into real databases: statements that fail, stores that are down."""

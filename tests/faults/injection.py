@@ -1,0 +1,54 @@
+"""Making the statements of one store fail, once or for as long as it is "down"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import OperationalError, connection
+
+# What each store's statements mention. Items read memory_metadata too: that is no legacy read.
+_LEGACY = re.compile(r"memory_chunks|memory_metadata|blobs_\w+session")
+_ITEMS = re.compile(r'memory_context_items|"context_item_id" (IN|=)')
+_TABLES = re.compile(r"conversation_states|conversation_messages|conversation_tombstones")
+
+
+def touches_legacy(sql: str) -> bool:
+    """Whether a statement reads or writes the legacy store."""
+    return bool(_LEGACY.search(sql)) and not _ITEMS.search(sql)
+
+
+def touches_tables(sql: str) -> bool:
+    """Whether a statement reads or writes our tables alone."""
+    return bool(_TABLES.search(sql) or _ITEMS.search(sql)) and not touches_legacy(sql)
+
+
+def touches_messages(sql: str) -> bool:
+    """Whether a statement reads or writes messages: the rows of conversations stay readable."""
+    return "conversation_messages" in sql and not touches_legacy(sql)
+
+
+@contextmanager
+def failing(
+    matches: Callable[[str], bool], *, after: int = 0, times: int | None = None
+) -> Iterator[list[str]]:
+    """Let matching statements fail, the first `after` excepted, `times` times (None: always).
+
+    Gives the list of the statements that failed.
+    """
+    failed: list[str] = []
+    seen = 0
+
+    def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        nonlocal seen
+        if matches(sql):
+            seen += 1
+            if seen > after and (times is None or len(failed) < times):
+                failed.append(sql)
+                raise OperationalError("injected: this store is down")
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(wrapper):
+        yield failed

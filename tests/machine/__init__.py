@@ -1,0 +1,1 @@
+"""A state machine that plays every operation in every phase against a plain model."""

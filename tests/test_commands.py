@@ -1,0 +1,304 @@
+"""`manage.py conversations`: data on stdout, progress on stderr, exit codes that scripts read."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import OperationalError, connection
+from django.test import override_settings
+
+from conversations import batches
+from conversations.models import ConversationMessage, ConversationState
+from conversations.state import AgentState
+from conversations.storage import (
+    append_messages,
+    delete_conversation,
+    load_state,
+    replace_message,
+    save_state,
+)
+from conversations.stores.chunks import ChunkStore
+from flags.phases import Phase
+from flags.switches import forced_phase
+from memory.models import MemoryChunk
+from tests.legacy_schema import old_save
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SECRET = "nobody reads this on a terminal"
+
+
+def stored(conversation_id: str, phase: Phase = Phase.DUAL_WRITE) -> None:
+    message = {"role": "user", "content": SECRET}
+    with forced_phase(phase):
+        save_state(conversation_id, AgentState(conversation_history=[message]))
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """Run `manage.py conversations`. Returns: its exit code, and what it wrote to stdout."""
+    out = io.StringIO()
+    try:
+        call_command("conversations", *arguments, stdout=out, stderr=io.StringIO())
+    except CommandError as error:
+        return error.returncode, out.getvalue()
+    return 0, out.getvalue()
+
+
+def lines_of_json(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stream))
+    return stream
+
+
+def test_sync_counts_what_it_did() -> None:
+    stored("a", Phase.LEGACY)
+    stored("b")
+    assert run("sync", "--to", "tables") == (0, "       1  unchanged\n       1  taken in\n")
+    assert run("sync", "--to", "tables", "--json") == (0, '{"counts": {"unchanged": 2}}\n')
+
+
+def test_sync_of_named_conversations_leaves_the_others() -> None:
+    stored("a", Phase.LEGACY)
+    stored("b", Phase.LEGACY)
+    assert run("sync", "--to", "tables", "b") == (0, "       1  taken in\n")
+    assert ConversationState.objects.get().conversation_id == "b"
+
+
+def test_sync_says_what_it_would_do() -> None:
+    stored("a", Phase.LEGACY)
+    code, out = run("sync", "--to", "tables", "--dry-run")
+    assert (code, out) == (0, "       1  taken in\ndry run: nothing was written\n")
+    assert not ConversationState.objects.exists()
+
+
+def test_sync_exits_with_1_and_names_what_failed() -> None:
+    stored("a", Phase.LEGACY)
+    stored("b", Phase.LEGACY)
+    MemoryChunk.objects.filter(metadata__value="a").update(content="{")
+    code, out = run("sync", "--to", "tables", "--json")
+    failed, counts = lines_of_json(out)
+    assert code == 1
+    assert (failed["conversation_id"], failed["action"]) == ("a", "failed")
+    assert counts == {"counts": {"failed": 1, "taken in": 1}}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("sync",), ("sync", "--to", "nowhere"), ("verify", "--unknown"), ("fly",), ()]
+)
+def test_what_is_not_understood_exits_with_2(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from django.core.management import execute_from_command_line
+
+    with pytest.raises(SystemExit) as exit_:
+        execute_from_command_line(["manage.py", "conversations", *arguments])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_sync_without_a_legacy_store_exits_with_1() -> None:
+    with override_settings(CONVERSATIONS={}):
+        assert run("sync", "--to", "tables") == (1, "")
+
+
+def test_a_database_that_does_not_answer_exits_with_1_and_quotes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def down(*args: Any, **options: Any) -> Any:
+        raise OperationalError(SECRET)
+
+    monkeypatch.setattr(batches, "in_batches", down)
+    for arguments in (["sync", "--to", "tables"], ["verify"], ["export"]):
+        with pytest.raises(CommandError) as raised:
+            call_command("conversations", *arguments, stdout=io.StringIO())
+        assert raised.value.returncode == 1
+        assert str(raised.value) == (
+            "the database did not answer (OperationalError): try again, what was done is kept."
+        )
+
+
+def test_verify_exits_with_0_when_both_stores_are_equal() -> None:
+    stored("a")
+    assert run("verify") == (0, "       1  equal in both stores\n")
+
+
+def test_verify_exits_with_3_and_names_the_mismatch_without_its_content() -> None:
+    stored("a")
+    stored("b")
+    ConversationMessage.rows.filter(conversation__conversation_id="b").update(content="other")
+    code, out = run("verify")
+    assert code == 3
+    assert out.startswith(
+        "b: different in the two stores, rows that differ from their digests or counts"
+        " (conversation_history[0]; messages: sequence 1, version of revision 1)\n"
+    )
+    assert SECRET not in out
+    code, out = run("verify", "--json")
+    mismatch, counts = lines_of_json(out)
+    assert code == 3
+    assert mismatch == {
+        "conversation_id": "b",
+        "kinds": ["different", "digest_lies"],
+        "places": ["conversation_history[0]", "messages: sequence 1, version of revision 1"],
+    }
+    assert sum(counts["counts"].values()) == 2
+
+
+def test_verify_of_named_conversations_looks_at_no_others() -> None:
+    stored("a")
+    stored("b", Phase.LEGACY)
+    assert run("verify", "a")[0] == 0
+    assert run("verify", "b")[0] == 3
+    assert run("verify", "nowhere") == (1, "nowhere: in no store\n       1  in no store\n")
+
+
+def test_what_could_not_be_verified_outweighs_a_mismatch() -> None:
+    stored("a", Phase.LEGACY)
+    assert run("verify", "a", "nowhere")[0] == 1
+
+
+def test_an_export_goes_to_stdout_and_comes_back_from_stdin(stdin: io.BytesIO) -> None:
+    stored("a")
+    with forced_phase(Phase.DUAL_WRITE):
+        append_messages("a", [{"role": "assistant", "content": "b"}], keys=["k"])
+        replace_message("a", "k", {"role": "assistant", "content": "c"})
+    code, exported = run("export")
+    assert (code, len(exported.splitlines())) == (0, 1)
+    call_command("flush", verbosity=0, interactive=False)
+    stdin.write(exported.encode())
+    stdin.seek(0)
+    assert run("import", "-") == (0, "       1  created\n")
+    assert run("export", "-") == (0, exported)
+
+
+def test_a_gzipped_export_is_the_same_file_after_a_round_trip(tmp_path: Path) -> None:
+    for name in "abc":
+        stored(name)
+    first, second = tmp_path / "first.jsonl.gz", tmp_path / "second.jsonl.gz"
+    assert run("export", str(first)) == (0, "       3  exported\n")
+    call_command("flush", verbosity=0, interactive=False)
+    assert run("import", str(first))[0] == 0
+    assert run("export", str(second))[0] == 0
+    assert first.read_bytes() == second.read_bytes()
+    assert len(gzip.decompress(first.read_bytes()).splitlines()) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [first.name, second.name]
+
+
+def test_an_export_of_named_conversations_leaves_out_the_others() -> None:
+    stored("a")
+    stored("b")
+    (line,) = lines_of_json(run("export", "--id", "b")[1])
+    assert line["conversation_id"] == "b"
+
+
+def test_an_export_that_fails_leaves_no_file_that_looks_whole(tmp_path: Path) -> None:
+    stored("a")
+    path = tmp_path / "out.jsonl"
+    path.write_text("the last good export\n")
+    assert run("export", str(path), "--id", "a", "nowhere")[0] == 1
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [
+        ("out.jsonl", "the last good export\n")
+    ]
+
+
+def test_an_import_can_be_repeated(tmp_path: Path) -> None:
+    stored("a")
+    path = tmp_path / "out.jsonl"
+    run("export", str(path))
+    before = list(ConversationMessage.rows.values())
+    code, out = run("import", str(path), "--json")
+    assert (code, len(lines_of_json(out))) == (0, 1)
+    assert list(ConversationMessage.rows.values()) == before
+
+
+def test_an_import_names_bad_lines_and_exits_with_1(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    good = {"id": "good", "messages": [{"role": "user", "content": "hello"}]}
+    bad = {"id": "bad", "messages": [{"role": 7, "content": SECRET}]}
+    path.write_text(f"{json.dumps(bad)}\n\n{{\n{json.dumps(good)}\n")
+    code, out = run("import", str(path))
+    assert code == 1
+    first, second = out.splitlines()[:2]
+    assert first.startswith("line 1: ")
+    assert "messages[0].role" in first
+    assert second.startswith("line 3: ")
+    assert SECRET not in out
+    assert load_state("good").conversation_history == good["messages"]
+
+
+def test_an_import_refuses_other_content_unless_it_may_replace_it(tmp_path: Path) -> None:
+    stored("a", Phase.NEW_ONLY)
+    path = tmp_path / "out.jsonl"
+    run("export", str(path))
+    with forced_phase(Phase.NEW_ONLY):
+        append_messages("a", [{"role": "user", "content": "more"}])
+    assert run("import", str(path))[0] == 1
+    assert len(load_state("a").conversation_history) == 2
+    assert run("import", str(path), "--replace")[0] == 0
+    assert len(load_state("a").conversation_history) == 1
+
+
+def test_an_import_brings_nothing_back_that_was_deleted(tmp_path: Path) -> None:
+    stored("a")
+    path = tmp_path / "out.jsonl"
+    run("export", str(path))
+    with forced_phase(Phase.DUAL_WRITE):
+        delete_conversation("a")
+    assert run("import", str(path), "--replace")[0] == 1
+    assert not ConversationState.objects.exists()
+    assert not ChunkStore().owner("a")[0]
+
+
+def test_an_import_that_is_only_tried_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('[{"role": "user", "content": "hello"}]\n')
+    code, out = run("import", str(path), "--dry-run")
+    assert (code, out.splitlines()[-1]) == (0, "dry run: nothing was written")
+    assert not ConversationState.objects.exists()
+    assert not MemoryChunk.objects.exists()
+
+
+def test_a_file_that_is_not_there_exits_with_1() -> None:
+    assert run("import", "/nowhere/at/all.jsonl") == (1, "")
+
+
+def test_prune_counts_versions_and_says_what_it_would_do() -> None:
+    stored("a", Phase.NEW_ONLY)
+    with forced_phase(Phase.NEW_ONLY):
+        for text in "bcd":
+            replace_message("a", 1, {"role": "user", "content": text})
+    pruning = override_settings(CONVERSATIONS={"LEGACY": "memory_chunks", "KEEP_VERSIONS": 1})
+    with pruning:
+        assert run("prune", "--dry-run") == (
+            0,
+            "       2  superseded versions pruned\ndry run: nothing was written\n",
+        )
+        assert ConversationMessage.rows.count() == 4
+        assert run("prune") == (0, "       2  superseded versions pruned\n")
+        assert run("prune") == (0, "nothing to do\n")
+    assert ConversationMessage.rows.count() == 2
+
+
+def test_progress_goes_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    from conversations.management.commands import conversations as command
+
+    monkeypatch.setattr(command, "PROGRESS_EVERY", 2)
+    for name in "abcde":
+        old_save(connection, name, None, AgentState(user_input=name).to_dict())
+    out, errors = io.StringIO(), io.StringIO()
+    call_command("conversations", "sync", "--to", "tables", stdout=out, stderr=errors)
+    assert out.getvalue() == "       5  taken in\n"
+    assert errors.getvalue() == "2 conversations\n4 conversations\n"

@@ -1,0 +1,226 @@
+"""What callers pass is made canonical, or refused with the place named, before any SQL."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings as hypothesis_settings
+
+from conversations.digests import digest_of
+from conversations.documents import (
+    BASELINE_KEY,
+    DEFAULTS,
+    ITEMS,
+    MESSAGES,
+    Document,
+    canonical,
+    checked_document,
+    checked_messages,
+)
+from conversations.exceptions import InvalidState
+from conversations.state import AgentState
+from tests.scale import examples
+from tests.strategies import inexact, nested, states
+
+
+@given(state=states())
+@hypothesis_settings(max_examples=examples(500))
+def test_a_document_is_the_legacy_blob(state: AgentState) -> None:
+    document = checked_document(state.to_dict())
+    assert document.to_json() == json.dumps(json.loads(json.dumps(state.to_dict())))
+
+
+@given(value=inexact)
+@hypothesis_settings(max_examples=examples(500))
+def test_tuples_and_odd_keys_become_what_json_makes_of_them(value: Any) -> None:
+    made, size = canonical(value, path="x", max_bytes=10**6)
+    text = json.dumps(value)
+    assert json.dumps(made) == json.dumps(json.loads(text))
+    assert size == len(text)
+
+
+def test_the_fields_stand_in_the_order_of_the_legacy_format() -> None:
+    document = Document.from_dict({"zeta": 1, "step_count": 2, "alpha": 3, "user_input": "hi"})
+    assert json.dumps(document.to_dict()) == (
+        '{"user_input": "hi", "memory_context": [], "history": [], "step_count": 2, "focus": [],'
+        ' "conversation_history": [], "last_tool_result": null, "zeta": 1, "alpha": 3}'
+    )
+
+
+def test_a_document_shares_no_list_with_the_defaults() -> None:
+    Document.from_dict({}).messages.append("x")
+    assert DEFAULTS[MESSAGES] == []
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({}, True),
+        (AgentState().to_dict(), True),
+        ({"user_input": "x"}, False),
+        ({"conversation_history": [None]}, False),
+        ({"timestamp": None}, False),
+    ],
+)
+def test_a_document_is_empty_when_it_says_nothing(data: dict[str, Any], expected: bool) -> None:
+    assert Document.from_dict(data).empty is expected
+
+
+def test_digests_tell_messages_from_everything_else() -> None:
+    plain = Document.from_dict({})
+    spoken = Document.from_dict({MESSAGES: ["a"]})
+    noted = Document.from_dict({ITEMS: ["a"]})
+    stepped = Document.from_dict({"step_count": 1})
+    assert spoken.state_digest == plain.state_digest
+    assert spoken.messages_digest != plain.messages_digest
+    assert noted.messages_digest == stepped.messages_digest == plain.messages_digest
+    assert len({plain.state_digest, noted.state_digest, stepped.state_digest}) == 3
+
+
+def test_the_baseline_is_no_content() -> None:
+    assert BASELINE_KEY not in checked_document({BASELINE_KEY: {"token": "x"}}).to_dict()
+
+
+# Refusals
+
+
+def self_containing() -> list[Any]:
+    inner: list[Any] = []
+    inner.append(inner)
+    return inner
+
+
+REFUSED: list[tuple[Any, str, str]] = [
+    ([], "state", "to_dict() gave a list, not a mapping"),
+    ({1: 2}, "state", "the key 1 is a int, not a string"),
+    ({"user_input": None}, "user_input", "is a NoneType, not a str"),
+    ({"user_input": b""}, "user_input", "is a bytes, not a str"),
+    ({"memory_context": None}, "memory_context", "is a NoneType, not a list"),
+    ({"memory_context": {}}, "memory_context", "is a dict, not a list"),
+    ({"history": "x"}, "history", "is a str, not a list"),
+    ({"step_count": 1.0}, "step_count", "is a float, not a int"),
+    ({"step_count": True}, "step_count", "is a bool, not a int"),
+    ({"step_count": None}, "step_count", "is a NoneType, not a int"),
+    ({"focus": "sales"}, "focus", "is a str, not a list"),
+    ({"conversation_history": "hi"}, "conversation_history", "is a str, not a list"),
+    ({"conversation_history": {1, 2}}, "conversation_history", "is a set, not a list"),
+    (
+        {"conversation_history": [{}, {"at": datetime(2026, 1, 2)}]},
+        "conversation_history[1].at",
+        "datetime is no JSON value",
+    ),
+    (
+        {"memory_context": [{"a": [0, {"b": Decimal(1)}]}]},
+        "memory_context[0].a[1].b",
+        "Decimal is no JSON value",
+    ),
+    ({"last_tool_result": {"a": {1, 2}}}, "last_tool_result.a", "set is no JSON value"),
+    ({"last_tool_result": {(1, 2): 3}}, "last_tool_result", "the key is a tuple, not a string"),
+    ({"other": [object()]}, "other[0]", "object is no JSON value"),
+    ({"focus": [b"x"]}, "focus[0]", "bytes is no JSON value"),
+    ({"history": self_containing()}, "history[0]", "contains itself"),
+    ({"other": 10**5000}, "other", "int is no JSON value"),
+]
+
+
+@pytest.mark.parametrize(("data", "path", "message"), REFUSED)
+def test_what_json_cannot_hold_is_refused_with_its_place(
+    data: Any, path: str, message: str
+) -> None:
+    with pytest.raises(InvalidState) as refused:
+        checked_document(data)
+    assert refused.value.path == path
+    assert str(refused.value).startswith(f"{path}: {message}")
+
+
+def test_a_datetime_is_refused_with_a_hint() -> None:
+    with pytest.raises(InvalidState, match="use isoformat"):
+        checked_document({"last_tool_result": datetime(2026, 1, 2)})
+
+
+@pytest.mark.parametrize("mapping", [False, True])
+@pytest.mark.parametrize("name", ["conversation_history", "memory_context", "history", "other"])
+def test_nesting_up_to_the_limit_is_kept_and_beyond_it_refused(
+    settings: Any, name: str, mapping: bool
+) -> None:
+    settings.CONVERSATIONS = {"MAX_DEPTH": 30}
+    deepest = nested(30, 1, mapping=mapping)
+    value = [deepest] if name in (MESSAGES, ITEMS) else nested(29, 1, mapping=mapping)
+    whole = value if name in (MESSAGES, ITEMS) else [value]
+    assert checked_document({name: whole}).to_dict()[name] == whole
+    with pytest.raises(InvalidState, match="nested deeper than 30 levels") as refused:
+        checked_document({name: [[whole[0]]]})
+    assert refused.value.path.startswith(name)
+
+
+def test_nesting_deeper_than_python_can_follow_is_refused() -> None:
+    with pytest.raises(InvalidState, match="nested deeper than 400 levels") as refused:
+        checked_document({MESSAGES: [{"a": nested(100_000, 1, mapping=False)}]})
+    assert refused.value.path.startswith("conversation_history[0].a[0][0]")
+    assert len(refused.value.path) <= 201
+
+
+def test_a_message_that_is_too_big_is_refused_and_named(settings: Any) -> None:
+    settings.CONVERSATIONS = {"MAX_MESSAGE_BYTES": 20}
+    checked_document({MESSAGES: ["x" * 18]})
+    with pytest.raises(InvalidState, match="21 bytes of JSON are more than the limit of 20") as e:
+        checked_document({MESSAGES: ["x", "x" * 19]})
+    assert e.value.path == "conversation_history[1]"
+
+
+def test_a_state_that_is_too_big_is_refused(settings: Any) -> None:
+    settings.CONVERSATIONS = {"MAX_STATE_BYTES": 100}
+    checked_document({MESSAGES: ["x" * 20]})
+    with pytest.raises(InvalidState, match="are more than the limit of 100") as refused:
+        checked_document({MESSAGES: ["x" * 20] * 5})
+    assert refused.value.path == "state"
+
+
+@pytest.mark.parametrize("values", ["text", b"bytes", {"role": "user"}, 5, None])
+def test_messages_to_append_must_be_a_list(values: Any) -> None:
+    with pytest.raises(InvalidState) as refused:
+        checked_messages(values)
+    assert str(refused.value) == f"messages: is a {type(values).__name__}, not a list"
+
+
+def test_messages_may_come_from_a_generator() -> None:
+    assert checked_messages({"n": (n,)} for n in range(2)) == [{"n": [0]}, {"n": [1]}]
+
+
+# What a load gave need not be looked at again, unless it is something else now
+
+
+def test_what_was_given_is_taken_as_it_is() -> None:
+    given = {"content": "x"}
+    document = checked_document({MESSAGES: [given]}, known={MESSAGES: [digest_of(given)]})
+    assert document.messages[0] is given
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"content": ("x",)}, {"content": ["x"], 1: 2}, {"content": ["y"]}],
+)
+def test_what_was_given_and_changed_is_made_canonical(changed: Any) -> None:
+    digest = digest_of({"content": ["x"]})
+    document = checked_document({MESSAGES: [changed]}, known={MESSAGES: [digest]})
+    assert json.dumps(document.messages) == json.dumps(json.loads(json.dumps([changed])))
+
+
+def test_what_was_given_and_spoilt_is_refused() -> None:
+    given = {"content": "x"}
+    digest = digest_of(given)
+    given["content"] = object()  # type: ignore[assignment]
+    with pytest.raises(InvalidState) as refused:
+        checked_document({MESSAGES: [given]}, known={MESSAGES: [digest]})
+    assert refused.value.path == "conversation_history[0].content"
+
+
+@pytest.mark.parametrize("now", [[], ["a"], ["b"], ["a", "b", "c"]])
+def test_lists_of_any_length_are_compared_with_what_was_given(now: list[Any]) -> None:
+    known = {MESSAGES: [digest_of("a"), digest_of("b")], ITEMS: [digest_of("a")]}
+    document = checked_document({MESSAGES: now, ITEMS: now}, known=known)
+    assert (document.messages, document.items) == (now, now)

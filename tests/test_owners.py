@@ -1,0 +1,277 @@
+"""Whose a conversation is, and who sees what of whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.db import connection
+from django.utils.functional import SimpleLazyObject
+
+from conversations.exceptions import ConversationNotFound, InvalidOwner
+from conversations.models import ConversationState
+from conversations.storage import (
+    append_messages,
+    claim_conversation,
+    clear_conversation,
+    create_new_conversation,
+    delete_conversation,
+    fork_conversation,
+    get_conversation_id,
+    get_conversation_timestamp,
+    list_conversations,
+    list_messages,
+    load_state,
+    redact_message,
+    remove_messages,
+    replace_message,
+    restore_message,
+    save_state,
+    update_state_partial,
+)
+from flags.phases import Phase
+from flags.switches import forced_phase
+from tests.factories import UserFactory, message, messages, state, texts
+from tests.legacy_schema import old_save
+
+pytestmark = pytest.mark.django_db
+
+# Every function that refuses a conversation, called for somebody.
+REFUSING: dict[str, Callable[[str, Any], Any]] = {
+    "append_messages": lambda c, user: append_messages(c, messages("x"), user_id=user),
+    "append with keys": lambda c, user: append_messages(c, messages("x"), user_id=user, keys=["k"]),
+    "update_state_partial": lambda c, user: update_state_partial(c, {"step_count": 1}, user),
+    "replace_message": lambda c, user: replace_message(c, 1, message("x"), user_id=user),
+    "remove_messages": lambda c, user: remove_messages(c, last=1, user_id=user),
+    "restore_message": lambda c, user: restore_message(c, 1, user_id=user),
+    "redact_message": lambda c, user: redact_message(c, 1, user_id=user),
+    "list_messages": lambda c, user: list_messages(c, user_id=user),
+    "clear_conversation": clear_conversation,
+    "fork_conversation": lambda c, user: fork_conversation(c, user_id=user),
+}
+
+
+@pytest.mark.parametrize("call", REFUSING.values(), ids=REFUSING)
+def test_missing_foreign_and_deleted_are_the_same(
+    phase: Phase, call: Callable[[str, Any], Any]
+) -> None:
+    owner, other = UserFactory(), UserFactory()
+    save_state("foreign", state("a"), owner)
+    save_state("deleted", state("a"), other)
+    delete_conversation("deleted", other)
+    for conversation_id in ("missing", "foreign", "deleted"):
+        with pytest.raises(ConversationNotFound):
+            call(conversation_id, other)
+    assert texts(load_state("foreign", user_id=owner)) == ["a"]
+
+
+def test_a_foreign_conversation_reads_as_missing(phase: Phase) -> None:
+    owner, other = UserFactory(), UserFactory()
+    save_state("c", state("secret", user_input="secret"), owner)
+    found = load_state("c", user_id=other)
+    assert found == load_state("missing", user_id=other)
+    assert found.load_info is None
+    assert get_conversation_timestamp(other, "c") is None
+    assert list(list_conversations(other)) == []
+    assert get_conversation_id(other) is None
+
+
+def test_delete_answers_false_for_missing_foreign_and_deleted(phase: Phase) -> None:
+    owner, other = UserFactory(), UserFactory()
+    save_state("c", state("a"), owner)
+    assert delete_conversation("missing", other) is False
+    assert delete_conversation("c", other) is False
+    assert texts(load_state("c", user_id=owner)) == ["a"]
+    assert delete_conversation("c", owner) is True
+    assert delete_conversation("c", owner) is False
+
+
+def test_a_save_on_another_users_id_is_refused_and_changes_nothing(phase: Phase) -> None:
+    owner, other = UserFactory(), UserFactory()
+    save_state("c", state("a"), owner)
+    with pytest.raises(ConversationNotFound):
+        save_state("c", state("b"), other)
+    # A state that was loaded, as missing, for another user is no way in either.
+    with pytest.raises(ConversationNotFound):
+        save_state("c", load_state("c", user_id=other), other)
+    assert texts(load_state("c", user_id=owner)) == ["a"]
+
+
+def test_a_conversation_that_old_code_wrote_has_the_owner_it_named(phase: Phase) -> None:
+    owner, other = UserFactory(), UserFactory()
+    old_save(connection, "c", owner.pk, state("a").to_dict())
+    assert texts(load_state("c", user_id=other)) == []
+    with pytest.raises(ConversationNotFound):
+        append_messages("c", messages("x"), user_id=other)
+    append_messages("c", messages("b"), user_id=owner)
+    assert texts(load_state("c", user_id=owner)) == ["a", "b"]
+
+
+def test_a_conversation_without_owner_is_readable_only_without_user(phase: Phase) -> None:
+    user = UserFactory()
+    save_state("c", state("a"))
+    assert texts(load_state("c")) == ["a"]
+    assert texts(load_state("c", user_id=user)) == []
+    with pytest.raises(ConversationNotFound):
+        append_messages("c", messages("x"), user_id=user)
+
+
+def test_whoever_calls_without_user_sees_every_conversation(phase: Phase) -> None:
+    save_state("c", state("a"), UserFactory())
+    assert texts(load_state("c")) == ["a"]
+
+
+# Claiming
+
+
+def test_a_claimed_conversation_is_its_new_owners(phase: Phase) -> None:
+    user, other = UserFactory(), UserFactory()
+    save_state("c", state("a"))
+    claim_conversation("c", user)
+    assert texts(load_state("c", user_id=user)) == ["a"]
+    assert texts(load_state("c", user_id=other)) == []
+    for later in Phase:
+        with forced_phase(later):
+            append_messages("c", messages("x"), user_id=user)
+            assert [s.conversation_id for s in list_conversations(user)] == ["c"]
+
+
+def test_claiming_ones_own_conversation_changes_nothing(phase: Phase) -> None:
+    user = UserFactory()
+    save_state("c", state("a"), user)
+    claim_conversation("c", user)
+    assert texts(load_state("c", user_id=user)) == ["a"]
+
+
+def test_what_is_missing_foreign_or_deleted_is_not_claimed(phase: Phase) -> None:
+    owner, other = UserFactory(), UserFactory()
+    save_state("foreign", state("a"), owner)
+    save_state("deleted", state("a"))
+    delete_conversation("deleted")
+    for conversation_id in ("missing", "foreign", "deleted"):
+        with pytest.raises(ConversationNotFound):
+            claim_conversation(conversation_id, other)
+    assert texts(load_state("foreign", user_id=owner)) == ["a"]
+
+
+def test_nobody_and_somebody_who_does_not_exist_cannot_claim(phase: Phase) -> None:
+    save_state("c", state("a"))
+    for user in (None, 10**6):
+        with pytest.raises(InvalidOwner):
+            claim_conversation("c", user)
+    assert texts(load_state("c")) == ["a"]
+
+
+# Naming a user
+
+
+def test_a_user_is_named_by_any_form_of_its_key(phase: Phase) -> None:
+    user = UserFactory()
+    save_state("c", state("a"), str(user.pk))
+    for form in (user, user.pk, str(user.pk), SimpleLazyObject(lambda: user)):
+        assert texts(load_state("c", user_id=form)) == ["a"]
+        assert get_conversation_id(form) == "c"
+
+
+def test_a_user_that_is_not_saved_is_not_nobody(phase: Phase) -> None:
+    """Nobody sees every conversation; an anonymous visitor must not."""
+    save_state("c", state("a"), UserFactory())
+    for visitor in (
+        AnonymousUser(),
+        UserFactory.build(),
+        SimpleLazyObject(lambda: AnonymousUser()),
+    ):
+        with pytest.raises(InvalidOwner, match="is no saved user"):
+            load_state("c", user_id=visitor)
+        with pytest.raises(InvalidOwner, match="is no saved user"):
+            save_state("c", state("b"), visitor)
+
+
+@pytest.mark.parametrize(
+    "user_id", [True, 1.5, "ann", "", b"1", [1], object(), float("inf"), 2**70]
+)
+def test_what_is_no_users_key_is_refused(user_id: Any) -> None:
+    with pytest.raises(InvalidOwner):
+        load_state("c", user_id=user_id)
+
+
+@pytest.mark.parametrize("user_id", [10**6, -1])
+def test_a_conversation_is_not_made_for_a_user_who_does_not_exist(
+    phase: Phase, user_id: int
+) -> None:
+    with pytest.raises(InvalidOwner):
+        save_state("c", state("a"), user_id)
+    with pytest.raises(InvalidOwner):
+        create_new_conversation(user_id)
+    assert load_state("c").load_info is None
+
+
+@pytest.mark.parametrize("user_id", [10**6, -1])
+def test_a_user_who_does_not_exist_has_nothing(phase: Phase, user_id: int) -> None:
+    save_state("c", state("a"), UserFactory())
+    assert texts(load_state("c", user_id=user_id)) == []
+    assert list(list_conversations(user_id)) == []
+    assert get_conversation_id(user_id) is None
+    assert delete_conversation("c", user_id) is False
+
+
+def test_a_fresh_team_must_name_the_user(settings: Any) -> None:
+    settings.CONVERSATIONS = {}
+    for call in (
+        lambda: load_state("c"),
+        lambda: save_state("c", state("a")),
+        lambda: append_messages("c", messages("a"), create=True),
+        lambda: list_conversations(None),
+        lambda: create_new_conversation(None),
+        lambda: delete_conversation("c"),
+    ):
+        with pytest.raises(InvalidOwner, match="REQUIRE_OWNER"):
+            call()
+    user = UserFactory()
+    save_state("c", state("a"), user)
+    assert texts(load_state("c", user_id=user)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("configured", "required"),
+    [
+        ({}, True),
+        ({"LEGACY": "memory_chunks"}, False),
+        ({"REQUIRE_OWNER": False}, False),
+        ({"LEGACY": "memory_chunks", "REQUIRE_OWNER": True}, True),
+    ],
+)
+def test_the_owner_is_required_by_default_without_legacy_alone(
+    settings: Any, configured: dict[str, Any], required: bool
+) -> None:
+    settings.CONVERSATIONS = configured
+    if required:
+        with pytest.raises(InvalidOwner):
+            load_state("c")
+    else:
+        assert load_state("c").load_info is None
+
+
+def test_get_conversation_id_always_needs_a_user() -> None:
+    with pytest.raises(InvalidOwner):
+        get_conversation_id(None)
+
+
+def test_conversations_are_found_by_their_user_for_joins(new_only: None) -> None:
+    owner, other = UserFactory(), UserFactory()
+    save_state("c", state("a"), owner)
+    save_state("d", state("a"), other)
+    assert [row.conversation_id for row in ConversationState.objects.for_user(owner)] == ["c"]
+    assert [row.conversation_id for row in ConversationState.objects.for_user(other.pk)] == ["d"]
+
+
+def test_a_new_conversation_is_its_users_and_empty(phase: Phase) -> None:
+    user = UserFactory()
+    conversation_id = create_new_conversation(user)
+    found = load_state(conversation_id, user_id=user)
+    assert found.load_info is not None
+    assert found.to_dict() == load_state("missing").to_dict()
+    assert load_state(conversation_id, user_id=UserFactory()).load_info is None
+    assert get_conversation_id(user) == conversation_id

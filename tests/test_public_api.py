@@ -1,0 +1,129 @@
+"""What is public is small, and changes on purpose only."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from asgiref.sync import iscoroutinefunction
+
+import conversations.state
+from conversations import aio, exceptions, storage
+
+# Name and signature: a changed line here is a change of the API.
+FUNCTIONS = {
+    "append_messages": "(conversation_id, messages, *, user_id=None, keys=None, create=False)",
+    "claim_conversation": "(conversation_id, user_id)",
+    "clear_conversation": "(conversation_id, user_id=None)",
+    "create_new_conversation": "(user_id=None)",
+    "delete_conversation": "(conversation_id, user_id=None)",
+    "fork_conversation": "(conversation_id, at=None, *, user_id=None)",
+    "get_conversation_id": "(user_id)",
+    "get_conversation_timestamp": "(user_id, conversation_id)",
+    "list_conversations": "(user_id, *, before=None, limit=50)",
+    "list_messages": (
+        "(conversation_id, *, user_id=None, before=None, after=None, limit=50, roles=None,"
+        " tool_name=None, include_superseded=False)"
+    ),
+    "load_state": (
+        "(conversation_id, context_quality_threshold=None, *, user_id=None, max_messages=None,"
+        " max_context_items=None)"
+    ),
+    "redact_message": (
+        "(conversation_id, key_or_sequence, *, replacement='[redacted]', user_id=None)"
+    ),
+    "remove_messages": "(conversation_id, keys_or_sequences=None, *, last=None, user_id=None)",
+    "replace_message": "(conversation_id, key_or_sequence, message, *, user_id=None)",
+    "restore_message": "(conversation_id, key_or_sequence, *, revision=None, user_id=None)",
+    "save_state": "(conversation_id, state, user_id=None)",
+    "should_resume_conversation": "(last_timestamp)",
+    "update_state_partial": "(conversation_id, updates, user_id=None)",
+}
+CLASSES = {"ConversationPage", "ConversationSummary", "MessagePage", "StoredMessage"}
+ERRORS = {
+    "ConversationDeleted": "ConversationNotFound",
+    "ConversationNotFound": "ConversationStoreError",
+    "ConversationStoreError": "Exception",
+    "DirectWriteRefused": "ConversationStoreError",
+    "InvalidOwner": "ConversationStoreError",
+    "InvalidState": "ConversationStoreError",
+    "KeyReused": "ConversationStoreError",
+    "MessageNotFound": "ConversationStoreError",
+    "StorageUnavailable": "ConversationStoreError",
+    "UnreadableState": "StorageUnavailable",
+}
+
+
+def signature(function: Any) -> str:
+    """Return the names and defaults of a function's parameters."""
+    found = inspect.signature(function)
+    bare = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in found.parameters.values()
+    ]
+    return str(found.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+
+
+def test_the_storage_api_is_exactly_this() -> None:
+    twins = {f"a{name}" for name in FUNCTIONS}
+    assert set(storage.__all__) == {*FUNCTIONS, *twins, *CLASSES}
+    assert {name: signature(getattr(storage, name)) for name in FUNCTIONS} == FUNCTIONS
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_every_function_has_a_coroutine_with_the_same_signature(name: str) -> None:
+    twin = getattr(storage, f"a{name}")
+    assert iscoroutinefunction(twin)
+    assert signature(twin) == FUNCTIONS[name]
+    assert inspect.getdoc(twin) == inspect.getdoc(getattr(storage, name))
+
+
+def test_legacy_callers_find_the_coroutines_under_the_plain_names() -> None:
+    assert set(aio.__all__) == set(FUNCTIONS)
+    for name in FUNCTIONS:
+        assert getattr(aio, name) is getattr(storage, f"a{name}")
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *sorted(CLASSES)])
+def test_everything_public_says_what_it_does(name: str) -> None:
+    doc = inspect.getdoc(getattr(storage, name)) or ""
+    first = doc.splitlines()[0]
+    assert first.endswith((".", ",", ":")) or "." in doc
+    if name in FUNCTIONS and name != "should_resume_conversation":
+        assert "Raises: " in doc
+
+
+def test_the_errors_are_exactly_these() -> None:
+    found = {
+        name: error.__mro__[1].__name__
+        for name, error in vars(exceptions).items()
+        if inspect.isclass(error) and error.__module__ == exceptions.__name__
+    }
+    assert found == ERRORS
+
+
+@pytest.mark.parametrize("name", sorted(ERRORS))
+def test_an_error_says_by_itself_what_to_do(name: str) -> None:
+    text = str(getattr(exceptions, name)())
+    assert text[0].isupper()
+    assert text.endswith(".")
+    assert any(mark in text for mark in (":", ";", ","))
+
+
+def test_the_states_public_names_are_these() -> None:
+    module = conversations.state
+    found = {
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__
+    }
+    assert found == {"AgentState", "Baseline", "LoadInfo", "SaveResult"}
+    assert list(module.SaveResult.__annotations__) == [
+        "success",
+        "conversation_id",
+        "revision",
+        "stores",
+        "fallback",
+        "committed",
+    ]

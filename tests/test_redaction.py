@@ -1,0 +1,218 @@
+"""A redacted text is nowhere any more, and whoever writes it again stores the redacted form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.db import connection
+
+from conversations.exceptions import (
+    ConversationNotFound,
+    MessageNotFound,
+    StorageUnavailable,
+)
+from conversations.models import ConversationRedaction
+from conversations.redactions import REDACTED, redacted_form, text_hash
+from conversations.storage import (
+    append_messages,
+    fork_conversation,
+    list_messages,
+    load_state,
+    redact_message,
+    remove_messages,
+    replace_message,
+    restore_message,
+    save_state,
+)
+from flags.phases import Phase
+from flags.switches import forced_phase
+from tests.factories import UserFactory, message, messages, state, texts
+from tests.faults.injection import failing, touches_legacy, touches_tables
+from tests.legacy_schema import old_load, old_save
+
+pytestmark = pytest.mark.django_db
+
+SECRET = "my number is 4929-1234"
+
+
+def everywhere() -> list[str]:
+    """Return every table and column, of every app, in which the secret can be read."""
+    found = []
+    for model in apps.get_models():
+        names = [field.attname for field in model._meta.concrete_fields]
+        for row in model._base_manager.values(*names):
+            for name, value in row.items():
+                shown = bytes(value) if isinstance(value, memoryview) else value
+                if "4929" in str(shown) or b"4929" in (shown if isinstance(shown, bytes) else b""):
+                    found.append(f"{model._meta.db_table}.{name}")
+    return found
+
+
+def test_the_secret_can_be_found_before_it_is_redacted(phase: Phase) -> None:
+    save_state("c", state(SECRET))
+    assert everywhere()
+
+
+def test_a_redacted_text_is_nowhere(phase: Phase) -> None:
+    """In no version, no store, no fork and no record."""
+    append_messages("c", messages("a", SECRET, "b"), keys=["1", "2", "3"], create=True)
+    with forced_phase(Phase.NEW_PRIMARY):
+        replace_message("c", "2", message("edited"))
+        restore_message("c", "2")
+        fork_conversation(fork_conversation("c"))
+        old_save(connection, "c", None, state("x", SECRET).to_dict())
+        load_state("c")
+    redact_message("c", "2")
+    old_text = [e for e in list_messages("c", limit=99) if "4929" in str(e.message)]
+    for entry in old_text:
+        redact_message("c", entry.sequence)
+    assert everywhere() == []
+
+
+def test_position_key_and_role_stay(phase: Phase) -> None:
+    append_messages(
+        "c", [message("a"), message(SECRET, role="assistant")], keys=["1", "2"], create=True
+    )
+    redact_message("c", "2")
+    assert [(e.sequence, e.key, e.message) for e in list_messages("c")] == [
+        (1, "1", message("a")),
+        (2, "2", {"role": "assistant", "content": REDACTED}),
+    ]
+
+
+def test_the_replacement_is_the_callers(phase: Phase) -> None:
+    save_state("c", state(SECRET))
+    redact_message("c", 1, replacement="(removed on request)")
+    assert texts(load_state("c")) == ["(removed on request)"]
+
+
+@pytest.mark.parametrize("later", Phase)
+def test_whoever_writes_it_again_stores_the_redacted_form(phase: Phase, later: Phase) -> None:
+    save_state("c", state("a", SECRET))
+    held = load_state("c")
+    redact_message("c", 2)
+    held.conversation_history.extend(messages("b"))
+    with forced_phase(later):
+        save_state("c", held)
+        assert texts(load_state("c")) == ["a", REDACTED, "b"]
+        append_messages("c", messages(SECRET))
+        assert texts(load_state("c")) == ["a", REDACTED, "b", REDACTED]
+        replace_message("c", 1, message(SECRET))
+        assert texts(load_state("c")) == [REDACTED, REDACTED, "b", REDACTED]
+    assert everywhere() == []
+
+
+@pytest.mark.parametrize("later", [p for p in Phase if p != Phase.LEGACY])
+def test_old_code_that_writes_it_again_does_not_bring_it_back(phase: Phase, later: Phase) -> None:
+    with forced_phase(Phase.NEW_PRIMARY):
+        save_state("c", state("a", SECRET))
+    read_before = old_load(connection, "c")
+    assert read_before is not None
+    redact_message("c", 2)
+    read_before["conversation_history"] += messages("b")
+    old_save(connection, "c", None, read_before)
+    with forced_phase(later):
+        assert texts(load_state("c")) == ["a", REDACTED, "b"]
+        append_messages("c", messages("c"))
+        assert texts(load_state("c")) == ["a", REDACTED, "b", "c"]
+
+
+def test_a_redacted_message_is_restored_redacted(phase: Phase) -> None:
+    save_state("c", state("a", SECRET))
+    remove_messages("c", [2])
+    redact_message("c", 2)
+    restore_message("c", 2)
+    assert texts(load_state("c")) == ["a", REDACTED]
+    assert everywhere() == []
+
+
+def test_a_repeated_append_of_a_redacted_message_adds_nothing(phase: Phase) -> None:
+    append_messages("c", messages(SECRET), keys=["k"], create=True)
+    redact_message("c", "k")
+    append_messages("c", messages(SECRET), keys=["k"])
+    assert texts(load_state("c")) == [REDACTED]
+
+
+def test_the_same_text_elsewhere_is_redacted_when_it_is_written_again_alone(phase: Phase) -> None:
+    save_state("c", state("yes", "yes", "no"))
+    save_state("d", state("yes"))
+    redact_message("c", 1)
+    assert texts(load_state("d")) == ["yes"]
+    assert texts(load_state("c"))[2] == "no"
+    assert texts(load_state("c"))[0] == REDACTED
+
+
+def test_redacting_needs_every_store_and_changes_nothing_otherwise(phase: Phase) -> None:
+    with forced_phase(Phase.NEW_PRIMARY):
+        save_state("c", state(SECRET))
+    for down in (touches_legacy, touches_tables):
+        with failing(down), pytest.raises(StorageUnavailable):
+            redact_message("c", 1)
+        assert texts(load_state("c")) == [SECRET]
+        assert not ConversationRedaction.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda user: redact_message("missing", 1), ConversationNotFound),
+        (lambda user: redact_message("c", 1, user_id=user), ConversationNotFound),
+        (lambda user: redact_message("c", 9), MessageNotFound),
+        (lambda user: redact_message("c", "k"), MessageNotFound),
+    ],
+)
+def test_what_is_not_there_or_not_ones_own_is_not_redacted(
+    phase: Phase, call: Callable[[Any], Any], error: type[Exception]
+) -> None:
+    save_state("c", state("a"), UserFactory())
+    with pytest.raises(error):
+        call(UserFactory())
+    assert texts(load_state("c")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("spoken", "form"),
+    [
+        ("text", "R"),
+        (5, "R"),
+        ({"role": "user", "content": "x", "name": "Ann"}, {"role": "user", "content": "R"}),
+        ({"content": "x"}, {"content": "R"}),
+        (
+            {"role": "tool", "tool_call_id": "1", "content": "x", "tool_name": "f"},
+            {"role": "tool", "tool_call_id": "1", "content": "R"},
+        ),
+        (
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "1", "type": "function", "function": {"name": "f", "arguments": "x"}},
+                    {"id": "2", "function": None},
+                    "odd",
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": "R",
+                "tool_calls": [
+                    {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                    {"id": "2", "function": {"name": None, "arguments": "{}"}},
+                ],
+            },
+        ),
+    ],
+)
+def test_what_stays_of_a_message_ties_tool_calls_together(spoken: Any, form: Any) -> None:
+    assert json.dumps(redacted_form(spoken, "R")) == json.dumps(form)
+
+
+def test_a_text_is_recognised_by_role_and_content_with_a_key(settings: Any) -> None:
+    hashed = text_hash({"role": "user", "content": "x"})
+    assert text_hash({"content": "x", "role": "user", "extra": 1}) == hashed
+    assert text_hash({"role": "tool", "content": "x"}) != hashed
+    settings.SECRET_KEY = "another"
+    assert text_hash({"role": "user", "content": "x"}) != hashed

@@ -1,0 +1,220 @@
+"""A state survives whatever callers do with it between a load and a save."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from conversations.documents import BASELINE_KEY
+from conversations.exceptions import InvalidState
+from conversations.state import AgentState, Baseline, LoadInfo
+from tests.scale import examples
+from tests.strategies import states
+
+DIGEST = bytes(range(16))
+
+
+def baseline(**changes: Any) -> Baseline:
+    values: dict[str, Any] = {
+        "store": "normalized",
+        "revision": 7,
+        "version": "abc",
+        "sequences": [3, 4],
+        "message_digests": DIGEST * 2,
+        "item_ids": [1024],
+        "item_digests": DIGEST,
+        "field_digests": {"user_input": DIGEST},
+        "history_length": 2,
+        "hidden_messages": 2,
+        "hidden_items": 0,
+        "token": "t",
+    }
+    return Baseline(**values | changes)
+
+
+def loaded(**changes: Any) -> AgentState:
+    info = LoadInfo("normalized", 7, hidden_messages=2)
+    return AgentState(
+        user_input="hi",
+        conversation_history=["c", "d"],
+        extra={"config": {"a": 1}},
+        load_info=info,
+        _baseline=baseline(**changes),
+    )
+
+
+def through_json(state: AgentState) -> AgentState:
+    return AgentState.from_dict(json.loads(json.dumps(state.to_dict(with_baseline=True))))
+
+
+JOURNEYS: dict[str, Callable[[AgentState], AgentState]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda state: pickle.loads(pickle.dumps(state)),
+    "old pickle": lambda state: pickle.loads(pickle.dumps(state, protocol=2)),
+    "replace": lambda state: dataclasses.replace(state, step_count=state.step_count),
+    "json": through_json,
+}
+
+
+@pytest.mark.parametrize("journey", JOURNEYS.values(), ids=JOURNEYS)
+def test_a_state_and_its_baseline_survive(journey: Callable[[AgentState], AgentState]) -> None:
+    state = loaded()
+    arrived = journey(state)
+    assert arrived == state
+    assert arrived._baseline is not None
+    assert state._baseline is not None
+    assert arrived._baseline.to_json() == state._baseline.to_json()
+
+
+@pytest.mark.parametrize("name", ["copy", "deepcopy", "pickle", "old pickle", "replace"])
+def test_what_the_load_said_survives_within_python(name: str) -> None:
+    assert JOURNEYS[name](loaded()).load_info == LoadInfo("normalized", 7, hidden_messages=2)
+
+
+def test_baseline_and_load_info_take_no_part_in_equality() -> None:
+    state = loaded()
+    assert state == AgentState(
+        user_input="hi", conversation_history=["c", "d"], extra={"config": {"a": 1}}
+    )
+    assert "baseline" not in repr(state)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "asked", "expected"),
+    [
+        ({"hidden_messages": 2}, None, True),
+        ({"hidden_messages": 0, "hidden_items": 1}, None, True),
+        ({"hidden_messages": 0}, None, False),
+        ({"hidden_messages": 0}, True, True),
+        ({"hidden_messages": 2}, False, False),
+    ],
+)
+def test_to_dict_carries_the_baseline_when_something_is_hidden_or_on_request(
+    hidden: dict[str, int], asked: bool | None, expected: bool
+) -> None:
+    data = loaded(**hidden).to_dict(with_baseline=asked)
+    assert (BASELINE_KEY in data) is expected
+
+
+def test_a_state_of_the_callers_own_has_no_baseline_to_carry() -> None:
+    assert BASELINE_KEY not in AgentState().to_dict(with_baseline=True)
+
+
+def test_to_dict_is_the_legacy_blob() -> None:
+    state = AgentState("hi", ["item"], ["step"], 3, ["f"], ["m"], {"r": 1}, extra={"z": 1, "a": 2})
+    assert json.dumps(state.to_dict()) == (
+        '{"user_input": "hi", "memory_context": ["item"], "history": ["step"], "step_count": 3,'
+        ' "focus": ["f"], "conversation_history": ["m"], "last_tool_result": {"r": 1},'
+        ' "z": 1, "a": 2}'
+    )
+
+
+@given(state=states())
+@settings(max_examples=examples(300))
+def test_from_dict_takes_back_what_to_dict_gives(state: AgentState) -> None:
+    data = state.to_dict()
+    assert json.dumps(AgentState.from_dict(data).to_dict()) == json.dumps(data)
+
+
+def test_from_dict_gives_absent_fields_their_defaults() -> None:
+    assert AgentState.from_dict({"user_input": "hi"}) == AgentState(user_input="hi")
+
+
+def test_from_dict_keeps_unknown_fields_even_those_named_like_ours() -> None:
+    data = {"extra": 1, "load_info": 2, "other": 3}
+    state = AgentState.from_dict(data)
+    assert state.extra == data
+    assert state.load_info is None
+
+
+@pytest.mark.parametrize("name", ["user_input", "conversation_history", BASELINE_KEY])
+def test_extra_may_not_repeat_a_field(name: str) -> None:
+    with pytest.raises(InvalidState, match=f"extra.{name}: repeats a field of the state"):
+        AgentState(extra={name: 1}).to_dict()
+
+
+@pytest.mark.parametrize("extra", [None, [], "text", 5])
+def test_extra_that_is_no_mapping_is_refused(extra: Any) -> None:
+    with pytest.raises(InvalidState, match=f"extra: is a {type(extra).__name__}, not a mapping"):
+        AgentState(extra=extra).to_dict()
+
+
+def test_no_two_baselines_share_a_token() -> None:
+    assert baseline(token="").token != baseline(token="").token
+
+
+def test_a_baseline_never_changes() -> None:
+    with pytest.raises(AttributeError, match="a baseline never changes"):
+        baseline().revision = 8
+
+
+def test_a_baseline_is_json() -> None:
+    data = baseline().to_json()
+    assert Baseline.from_json(json.loads(json.dumps(data))).to_json() == data
+
+
+SPOILT: list[tuple[str, Any]] = [
+    ("store", 5),
+    ("store", "elsewhere"),
+    ("revision", "7"),
+    ("revision", None),
+    ("revision", True),
+    ("revision", 7.0),
+    ("version", None),
+    ("sequences", None),
+    ("sequences", [3]),
+    ("sequences", ["3", "4"]),
+    ("message_digests", None),
+    ("message_digests", "not base64!"),
+    ("message_digests", ""),
+    ("item_ids", []),
+    ("item_ids", [1.5]),
+    ("item_digests", "AAAA"),
+    ("field_digests", None),
+    ("field_digests", []),
+    ("field_digests", {"user_input": "xyz"}),
+    ("field_digests", {"user_input": 5}),
+    ("history_length", "2"),
+    ("history_length", None),
+    ("hidden_messages", "2"),
+    ("hidden_items", None),
+    ("token", 5),
+    ("token", ["t"]),
+    ("unknown", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), SPOILT)
+def test_a_spoilt_baseline_is_refused_rather_than_guessed(name: str, value: Any) -> None:
+    data = loaded().to_dict()
+    data[BASELINE_KEY] = data[BASELINE_KEY] | {name: value}
+    with pytest.raises(InvalidState, match="_baseline: is not what to_dict"):
+        AgentState.from_dict(data)
+
+
+@pytest.mark.parametrize("value", [5, "text", [], {}, True, [1, 2]])
+def test_what_is_no_baseline_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidState, match="_baseline: is not what to_dict"):
+        AgentState.from_dict({BASELINE_KEY: value})
+
+
+@given(
+    cut=st.sampled_from(["sequences", "message_digests", "item_ids", "item_digests", "token"]),
+)
+@settings(max_examples=5)
+def test_a_baseline_that_lost_a_part_is_refused_or_whole(cut: str) -> None:
+    data = baseline().to_json()
+    del data[cut]
+    if cut == "token":
+        assert Baseline.from_json(data).token
+        return
+    with pytest.raises(InvalidState):
+        Baseline.from_json(data)
