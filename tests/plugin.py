@@ -19,8 +19,10 @@ import pytest
 
 _owned: dict[str, Any] = {}
 
-# Durability is no concern of a test: what is left is speed.
+# Durability is no concern of a test: what is left is speed. Statistics that autovacuum gathers in
+# the middle of a test that is rolled back describe rows that are gone, and spoil later plans.
 SERVER_OPTIONS = {
+    "autovacuum": "off",
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
@@ -72,6 +74,7 @@ def start_server(folder: Path) -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Draw one printed seed for pytest-randomly and Hypothesis alike, unless one was given."""
+    config.addinivalue_line("markers", "long: takes more than ten seconds of a full run")
     options = config.option
     if options.hypothesis_seed is None and not hasattr(config, "workerinput"):
         drawn = random.getrandbits(32)
@@ -79,6 +82,18 @@ def pytest_configure(config: pytest.Config) -> None:
             options.randomly_seed = drawn
         given = getattr(options, "randomly_seed", drawn)
         options.hypothesis_seed = str(given) if isinstance(given, int) else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the long tests begin first: one that began last would keep one worker busy alone.
+
+    Two workers get a half each, so each half begins with its share of them.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = [item for item in items if not item.get_closest_marker("long")]
+    half = (len(items) + 1) // 2 - len(long[::2])
+    items[:] = [*long[::2], *short[:half], *long[1::2], *short[half:]]
 
 
 def pytest_unconfigure() -> None:

@@ -75,6 +75,7 @@ def test_nul_and_lone_surrogates_alone_are_not_storable(text: str, expected: boo
     assert storable(text) is expected
 
 
+@pytest.mark.long
 @given(message=mappings(MESSAGE_KEYS) | values)
 @settings(max_examples=examples(2000))
 def test_a_message_comes_back_from_its_columns(message: Any) -> None:
@@ -83,6 +84,7 @@ def test_a_message_comes_back_from_its_columns(message: Any) -> None:
     assert json.dumps(decode_message(columns)) == json.dumps(canonical(message))
 
 
+@pytest.mark.long
 @given(item=mappings(ITEM_KEYS) | values)
 @settings(max_examples=examples(2000))
 def test_an_item_comes_back_from_its_columns(item: Any) -> None:

@@ -27,6 +27,7 @@ from tests.scale import examples
 from tests.strategies import inexact, nested, states
 
 
+@pytest.mark.long
 @given(state=states())
 @hypothesis_settings(max_examples=examples(500))
 def test_a_document_is_the_legacy_blob(state: AgentState) -> None:

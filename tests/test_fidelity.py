@@ -33,6 +33,7 @@ def loaded(phase: Phase, state: AgentState) -> str:
         return json.dumps(load_state(conversation_id).to_dict())
 
 
+@pytest.mark.long
 @pytest.mark.django_db
 @given(state=states())
 @settings(max_examples=examples(2000))
@@ -42,6 +43,7 @@ def test_a_state_comes_back_as_the_same_json_text(state: AgentState) -> None:
         assert loaded(phase, state) == expected
 
 
+@pytest.mark.long
 @pytest.mark.django_db
 @given(state=states())
 @settings(max_examples=examples(100))
@@ -88,6 +90,7 @@ def everywhere(text: str) -> AgentState:
     )
 
 
+@pytest.mark.long
 @pytest.mark.django_db
 def test_naughty_strings_survive_in_every_place(shared_data: Path) -> None:
     strings: list[str] = json.loads((shared_data / "naughty_strings.json").read_text("utf-8"))

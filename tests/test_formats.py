@@ -309,6 +309,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=examples(300))
 @given(messages=st.lists(JSON, max_size=5), items=st.lists(JSON, max_size=3), unknown=JSON)
 def test_any_state_gives_the_same_bytes_back(messages: Any, items: Any, unknown: Any) -> None:

@@ -18,7 +18,7 @@ from conversations.verification import Kind, verify
 from flags.phases import Phase
 from flags.switches import forced_phase
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.long]
 
 CONVERSATIONS, MESSAGES = 574, 10_958
 

@@ -62,6 +62,7 @@ def shown(conversation_id: str) -> Counter[str]:
     return Counter(message["content"] for message in state.conversation_history)
 
 
+@pytest.mark.long
 @pytest.mark.django_db(transaction=True)
 def test_eight_writers_lose_nothing_while_switches_flip_through_every_combination(
     tmp_path: Path, record_property
@@ -81,6 +82,7 @@ def test_eight_writers_lose_nothing_while_switches_flip_through_every_combinatio
     assert shown(conversation_id) == Counter(acknowledged), f"seed {seed}"
 
 
+@pytest.mark.long
 @pytest.mark.django_db(transaction=True)
 @override_settings(CONVERSATIONS={"LEGACY": "memory_chunks"})
 def test_two_old_writers_beside_them_lose_nothing_from_dual_write_on(

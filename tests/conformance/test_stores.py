@@ -109,6 +109,7 @@ def test_what_was_saved_is_loaded(store: StateStore) -> None:
     assert stored.owner == str(user.pk)
 
 
+@pytest.mark.long
 @given(state=states())
 @settings(max_examples=examples(200))
 def test_any_state_comes_back_exactly(store: StateStore, state: AgentState) -> None:

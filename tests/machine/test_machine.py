@@ -14,6 +14,7 @@ from tests.scale import examples
 STEPS = 30
 
 
+@pytest.mark.long
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("old", [OldChunks(), OldSession()], ids=["chunks", "jsonfield"])
 def test_no_acknowledged_write_is_ever_invisible(old: OldChunks | OldSession) -> None:

@@ -109,6 +109,7 @@ SAFEGUARDS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     profile() not in ("full", "long"), reason="takes minutes: full and long runs try it"
 )
