@@ -105,8 +105,14 @@ _MESSAGE_KEYS = (
     "tool_call_id",
     "tool_calls",
 )
-# The columns of a message, in the order of `decode_message_row`.
+# The columns of a message, in the order of `decode_messages`.
 MESSAGE_COLUMNS = (*_MESSAGE_KEYS, "extra")
+_WIDTH = len(MESSAGE_COLUMNS)
+_CALLS, _EXTRA = MESSAGE_COLUMNS.index("tool_calls"), MESSAGE_COLUMNS.index("extra")
+# What follows role and content, where they are all.
+_NOTHING_ELSE = (None, None, None, None, None, "")
+# Messages whose JSON is parsed at once: it stands in memory twice meanwhile.
+_BATCH = 256
 _ITEM_KEYS = ("content", *_ITEM_FITS)
 
 
@@ -169,13 +175,14 @@ def _implied_keys(
 
 def _decode(
     columns: Mapping[str, Any],
-    extra: str,
+    notes: Mapping[str, Any] | None,
     keys: tuple[str, ...],
     names: Mapping[str, str],
 ) -> Any:
-    if not extra:
-        return _plain(columns, keys, names)
-    notes = json.loads(extra)
+    """Return the value of columns; `notes` and `tool_calls` are parsed already."""
+    if notes is None:
+        found = ((key, columns[names.get(key, key)]) for key in keys)
+        return {key: value for key, value in found if value is not None}
     if "raw" in notes:
         return notes["raw"]
     values = notes.get("values", {})
@@ -188,21 +195,7 @@ def _decode(
         inner = columns[names.get(key, key)]
         if key == "content" and inner is not None and notes.get("escaped"):
             inner = unescape(inner)
-        elif key == "tool_calls" and inner is not None:
-            inner = json.loads(inner)
         decoded[key] = inner
-    return decoded
-
-
-def _plain(
-    columns: Mapping[str, Any], keys: tuple[str, ...], names: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return a mapping that its columns hold whole: most are."""
-    decoded = {}
-    for key in keys:
-        value = columns[names.get(key, key)]
-        if value is not None:
-            decoded[key] = json.loads(value) if key == "tool_calls" else value
     return decoded
 
 
@@ -227,17 +220,33 @@ def encode_message(message: Any, *, now: datetime) -> dict[str, Any]:
 
 def decode_message(columns: Mapping[str, Any]) -> Any:
     """Return the message that `encode_message` was given."""
-    return _decode(columns, columns["extra"], _MESSAGE_KEYS, {})
+    return decode_messages([tuple(columns[name] for name in MESSAGE_COLUMNS)])[0]
 
 
-def decode_message_row(row: Sequence[Any]) -> Any:
-    """Return the message of a row's columns, in the order of `MESSAGE_COLUMNS`.
+def decode_messages(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Return the messages of rows that begin with `MESSAGE_COLUMNS`.
 
-    Most messages are a role and a text; for them this takes a tenth of the general way.
+    All JSON texts of a batch are parsed at once, because the call costs more than most of
+    them; and most messages are a role and a text, which takes a tenth of the general way.
     """
-    if row[:2].count(None) == 0 and row[2:7].count(None) == 5 and not row[7]:
-        return {"role": row[0], "content": row[1]}
-    return decode_message(dict(zip(MESSAGE_COLUMNS, row, strict=True)))
+    decoded: list[Any] = []
+    for start in range(0, len(rows), _BATCH):
+        batch = rows[start : start + _BATCH]
+        texts = [text for row in batch for text in (row[_CALLS], row[_EXTRA]) if text]
+        parsed = iter(json.loads(f"[{','.join(texts)}]"))
+        for row in batch:
+            role, content = row[0], row[1]
+            if role is not None and content is not None and row[2:_WIDTH] == _NOTHING_ELSE:
+                decoded.append({"role": role, "content": content})
+                continue
+            columns = dict(zip(MESSAGE_COLUMNS, row, strict=False))
+            if columns["tool_success"] is not None:
+                # SQLite gives 0 or 1.
+                columns["tool_success"] = bool(columns["tool_success"])
+            columns["tool_calls"] = next(parsed) if columns["tool_calls"] else None
+            notes = next(parsed) if columns["extra"] else None
+            decoded.append(_decode(columns, notes, _MESSAGE_KEYS, {}))
+    return decoded
 
 
 def encode_item(item: Any, *, now: datetime) -> dict[str, Any]:
@@ -252,7 +261,8 @@ def encode_item(item: Any, *, now: datetime) -> dict[str, Any]:
 
 def decode_item(columns: Mapping[str, Any]) -> Any:
     """Return the context item that `encode_item` was given."""
-    return _decode(columns, columns["extra"], _ITEM_KEYS, _ITEM_COLUMNS)
+    notes = json.loads(columns["extra"]) if columns["extra"] else None
+    return _decode(columns, notes, _ITEM_KEYS, _ITEM_COLUMNS)
 
 
 def encode_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,32 +9,32 @@ from django.db import connections, transaction
 
 from conversations import conf
 from conversations.models import ConversationState, ConversationTombstone
+from conversations.stores.normalized import found_row
+
+# What refers to the row by a foreign key may still be inserted.
+_FOR_UPDATE = "FOR NO KEY UPDATE OF conversation_states"
 
 
-def lock(conversation_id: str, *, probe: Any = None) -> ConversationState | None:
+def lock(conversation_id: str, *, probe: str | None = None) -> ConversationState | None:
     """Lock a conversation until the transaction ends. Returns: its row, or None without one.
 
-    `probe` is an expression over the row; its value becomes the row's attribute `probed`.
+    `probe` is an SQL expression over the row; its value becomes the row's attribute `probed`.
 
     PostgreSQL: the row's lock where there is a row. Where there is none, an advisory lock of
     the id, and then the row is looked for again, in a later statement. SQLite: the database's
     write lock, taken first, because a lock cannot be upgraded while others write.
     """
     connection = connections[conf.alias()]
-    rows = ConversationState.rows.using(conf.alias()).filter(conversation_id=conversation_id)
-    if probe is not None:
-        rows = rows.annotate(probed=probe)
     if connection.vendor == "sqlite":
         if getattr(connection, "transaction_mode", None) != "IMMEDIATE":
             # Even an UPDATE that matches nothing takes the write lock, and waits for it.
             with connection.cursor() as cursor:
                 cursor.execute("UPDATE conversation_states SET revision = revision WHERE 0")
-        return next(iter(rows), None)
-    locked = rows.select_for_update(no_key=True, of=("self",))
-    row = next(iter(locked), None)
+        return found_row(conversation_id, probe=probe)
+    row = found_row(conversation_id, probe=probe, clause=_FOR_UPDATE)
     if row is None:
         lock_id(conversation_id)
-        row = next(iter(locked), None)
+        row = found_row(conversation_id, probe=probe, clause=_FOR_UPDATE)
     return row
 
 

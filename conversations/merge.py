@@ -63,6 +63,24 @@ def entries_of(values: Sequence[Any], *, numbered: bool = False) -> list[Entry]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The elements that a load gives: their identities, their digests joined, their values."""
+
+    identities: list[int]
+    digests: bytes
+    values: list[Any]
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Given:
+        """Return what a load gives of these entries."""
+        return cls(
+            [entry.identity or 0 for entry in entries],
+            b"".join([entry.digest for entry in entries]),
+            [entry.value for entry in entries],
+        )
+
+
 def opcodes(before: Sequence[bytes], after: Sequence[bytes]) -> Iterator[Opcode]:
     """Yield the differences between two sequences of digests, as difflib does, without "equal".
 

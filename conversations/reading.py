@@ -19,14 +19,14 @@ from conversations.documents import HISTORY, Document
 from conversations.exceptions import StorageUnavailable, UnreadableState
 from conversations.foreign import merge
 from conversations.locking import deleted, lock, lost, probed
-from conversations.merge import Entry, entries_of
+from conversations.merge import Entry, Given, entries_of
 from conversations.models import ConversationState
 from conversations.operations import attempt, translated
 from conversations.owners import check_owner
 from conversations.routing import plan_for, read_order
 from conversations.state import Baseline, LoadInfo
 from conversations.stores.base import LegacyStore, Stored
-from conversations.stores.normalized import NormalizedStore, limited_items, owner_of
+from conversations.stores.normalized import NormalizedStore, found_row, limited_items, owner_of
 from conversations.stores.registry import legacy_store
 from conversations.truth import Numbers, Truth, verdict
 from flags.phases import Plan, StoreName
@@ -132,12 +132,7 @@ class _Read:
         return row, truth, False
 
     def _asked(self, *, legacy: LegacyStore | None) -> tuple[ConversationState | None, Truth]:
-        rows = ConversationState.rows.using(conf.alias()).filter(
-            conversation_id=self.conversation_id
-        )
-        if legacy is not None:
-            rows = rows.annotate(probed=legacy.probe())
-        row = next(iter(rows), None)
+        row = found_row(self.conversation_id, probe=legacy.probe() if legacy else None)
         if row is None:
             return None, Truth.LEGACY
         numbers = Numbers(row.revision, row.legacy_revision)
@@ -217,11 +212,11 @@ class _Read:
 
     def _from_tables(self, row: ConversationState, *, stale: bool) -> Loaded:
         chosen = self.selection
-        messages = self.tables.messages(row, revision=row.revision, last=chosen.max_messages)
+        messages = self.tables.given_messages(row, revision=row.revision, last=chosen.max_messages)
         expected = row.message_count
         if chosen.max_messages is not None:
             expected = min(expected, chosen.max_messages)
-        if len(messages) != expected:
+        if len(messages.values) != expected:
             raise _Raced
         items: list[Entry] = []
         if row.context_item_count:
@@ -236,11 +231,11 @@ class _Read:
         return loaded(
             fields=self.tables.fields(row),
             messages=messages,
-            items=items,
+            items=Given.of(items),
             store=StoreName.NORMALIZED,
             revision=row.revision,
             version=bytes(row.messages_digest).hex(),
-            hidden=(row.message_count - len(messages), row.context_item_count - len(items)),
+            hidden=(row.message_count - len(messages.values), row.context_item_count - len(items)),
             stale=stale,
         )
 
@@ -256,8 +251,8 @@ class _Read:
         kept = limited_items(kept, chosen.max_items)
         return loaded(
             fields=document.fields,
-            messages=given,
-            items=kept,
+            messages=Given.of(given),
+            items=Given.of(kept),
             store=StoreName.LEGACY,
             revision=revision,
             version=stored.version,
@@ -269,8 +264,8 @@ class _Read:
 def loaded(
     *,
     fields: dict[str, object],
-    messages: list[Entry],
-    items: list[Entry],
+    messages: Given,
+    items: Given,
     store: StoreName,
     revision: int,
     version: str,
@@ -283,18 +278,16 @@ def loaded(
         store=store.value,
         revision=revision,
         version=version,
-        sequences=[entry.identity or 0 for entry in messages],
-        message_digests=b"".join(entry.digest for entry in messages),
-        item_ids=[entry.identity or 0 for entry in items],
-        item_digests=b"".join(entry.digest for entry in items),
+        sequences=messages.identities,
+        message_digests=messages.digests,
+        item_ids=items.identities,
+        item_digests=items.digests,
         field_digests={name: digest_of(value) for name, value in fields.items()},
         history_length=len(history) if isinstance(history, list) else 0,
         hidden_messages=hidden[0],
         hidden_items=hidden[1],
     )
-    document = Document(
-        dict(fields), [entry.value for entry in messages], [entry.value for entry in items]
-    )
+    document = Document(dict(fields), messages.values, items.values)
     return Loaded(document, baseline, LoadInfo(store.value, revision, stale, *hidden))
 
 

@@ -50,9 +50,9 @@ STEPS = [
 ]
 
 
-def few(count: int = 3, *, most_turns: int = 20) -> list[Conversation]:
+def few(count: int = 3) -> list[Conversation]:
     return conversations_of(
-        islice(synthetic.conversations(), count), prefix="demo-1-", most_turns=most_turns
+        islice(synthetic.conversations(), count), prefix="demo-1-", most_turns=20
     )
 
 
@@ -186,7 +186,8 @@ def test_bytes_are_measured_also_by_an_sqlite_without_dbstat(
 
 def test_the_comparison_measures_every_way_and_leaves_nothing_behind() -> None:
     # Long enough that the empty pages of a table's indexes do not decide about its bytes.
-    conversations = few(9, most_turns=60)[-1:]
+    (long,) = islice(synthetic.conversations(9), 7, 8)
+    conversations = conversations_of([long], prefix="demo-1-", most_turns=200)
     flip(Phase.LEGACY)
     comparison = Comparison(conversations)
     measures = {measure.name: measure for measure in comparison.run()}

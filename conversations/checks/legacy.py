@@ -94,7 +94,17 @@ def _names(legacy: Mapping[str, Any]) -> Iterator[CheckMessage]:
             hint="Name the JSONField or TextField that holds the state as JSON.",
             id="conversations.E003",
         )
-    if "conversation_id" in found and not _is_unique(found["conversation_id"]):
+    if "conversation_id" in found and not isinstance(
+        found["conversation_id"], CharField | TextField
+    ):
+        yield Error(
+            f'CONVERSATIONS["LEGACY"]["conversation_id"] names a column of {model._meta.label} that'
+            f" is no text, a {type(found['conversation_id']).__name__}: PostgreSQL compares no"
+            " other with our ids.",
+            hint="Name a CharField, or add one that holds the id as text.",
+            id="conversations.E003",
+        )
+    elif "conversation_id" in found and not _is_unique(found["conversation_id"]):
         yield Error(
             f"{model._meta.label}.{legacy['conversation_id']} is not unique: two saves at once"
             " would leave two rows of one conversation.",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
-from django.db.models import Expression, Q
+from django.db.models import Q
 
 from conversations.documents import Document
 
@@ -137,10 +137,10 @@ class LegacyStore(StateStore, Protocol):
     def exact(self) -> bool:
         """Whether JSON comes back exactly. A jsonb column reorders keys and changes numbers."""
 
-    def probe(self) -> Expression | Any:
-        """Return an expression over ConversationState whose value `judge` reads.
+    def probe(self) -> str:
+        """Return the SQL of a scalar expression over conversation_states, for `judge`.
 
-        It is the token, inside the query that reads the conversation's row.
+        It is the token, inside the statement that reads the conversation's row.
         """
 
     def judge(self, probed: Any, known: str) -> str:

@@ -15,17 +15,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.models import (
-    BooleanField,
-    Exists,
-    F,
-    Max,
-    Min,
-    OuterRef,
-    Q,
-    QuerySet,
-)
-from django.db.models.expressions import RawSQL
+from django.db.models import Exists, F, Max, Min, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from conversations import conf
@@ -204,13 +194,9 @@ class ChunkStore:
         floor = _floor(known)
         return self.judge(self._unmarked(conversation_id, floor).exists(), known)
 
-    def probe(self) -> Any:
-        """Whether others have written above the floor that the row remembers.
-
-        Spelled in SQL: it is part of every load and save, and compiling these three nested
-        queries takes Django longer than the database takes to answer them.
-        """
-        return RawSQL(_FOREIGN_BLOB, [], output_field=BooleanField())
+    def probe(self) -> str:
+        """Whether others have written above the floor that the row remembers."""
+        return _FOREIGN_BLOB
 
     def judge(self, probed: Any, known: str) -> str:
         """Return `known` when nobody else has written, else something different."""

@@ -19,12 +19,12 @@ from django.db import connections
 from django.db.models import (
     DateTimeField,
     F,
+    Field,
+    Func,
     IntegerField,
     JSONField,
     Model,
-    OuterRef,
     QuerySet,
-    Subquery,
     UUIDField,
 )
 from django.utils import timezone
@@ -52,6 +52,7 @@ class JSONFieldStore:
         self.owner_name = self.model._meta.get_field(mapping["owner"]).attname
         self.state_name = mapping["state"]
         self.version_name = mapping.get("version")
+        self.token_name: str = mapping.get("version") or mapping["state"]
         self.updated_name = mapping.get("updated_at")
         self.to_state = self._function(mapping.get("to_state"))
         self.from_state = self._function(mapping.get("from_state"))
@@ -74,12 +75,11 @@ class JSONFieldStore:
         return self.model._base_manager.using(conf.alias())
 
     def _row(self, conversation_id: Any) -> QuerySet[Any]:
-        return self._rows().filter(**{self.id_name: conversation_id})
-
-    def _token_of(self, row: Any) -> str:
-        if row is None:
-            return ABSENT
-        return self.judge(getattr(row, self.version_name or self.state_name), "")
+        """Return the row, with what its token is made of as the database gives it."""
+        # A Func with a bare Field converts nothing, like the probe.
+        raw = Func(F(self.token_name), template="%(expressions)s", output_field=Field())
+        rows: QuerySet[Any] = self._rows().annotate(store_token=raw)
+        return rows.filter(**{self.id_name: conversation_id})
 
     def _parsed(self, raw: Any) -> Document:
         try:
@@ -97,7 +97,7 @@ class JSONFieldStore:
         return Stored(
             self._parsed(getattr(row, self.state_name)),
             owner=None if owner is None else str(owner),
-            version=self._token_of(row),
+            version=self.judge(row.store_token, ""),
             updated_at=getattr(row, self.updated_name) if self.updated_name else None,
             reference=str(row.pk),
         )
@@ -201,16 +201,20 @@ class JSONFieldStore:
 
         One row is all there is: a write that came between this and ours would be lost.
         """
-        column = self.version_name or self.state_name
         rows = self._row(conversation_id)
         if connections[conf.alias()].in_atomic_block and self._vendor == "postgresql":
             rows = rows.select_for_update(of=("self",), no_key=True)
-        row = next(iter(rows.values_list(column)), None)
+        row = next(iter(rows.values_list("store_token")), None)
         return ABSENT if row is None else self.judge(row[0], known)
 
-    def probe(self) -> Any:
-        row = self._row(OuterRef("conversation_id"))
-        return Subquery(row.values(self.version_name or self.state_name)[:1])
+    def probe(self) -> str:
+        quoted = connections[conf.alias()].ops.quote_name
+        columns = {field.name: str(field.column) for field in self.model._meta.concrete_fields}
+        token, name = quoted(columns[self.token_name]), quoted(columns[self.id_name])
+        return (
+            f"(SELECT host.{token} FROM {quoted(self.model._meta.db_table)} host"
+            f" WHERE host.{name} = conversation_states.conversation_id)"
+        )
 
     def judge(self, probed: Any, known: str) -> str:
         """Return the version, or the digest of the stored value; "-" where there is no row."""
@@ -223,7 +227,7 @@ class JSONFieldStore:
 
     def foreign(self, conversation_id: str, known: str, seen: str) -> Sequence[Foreign]:
         row = self._row(conversation_id).first()
-        if row is None or self._token_of(row) == known:
+        if row is None or self.judge(row.store_token, "") == known:
             return []
         owner = getattr(row, self.owner_name)
         owner = None if owner is None else str(owner)

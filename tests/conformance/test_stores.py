@@ -11,12 +11,13 @@ from hypothesis import given, settings
 
 from conversations.documents import Document
 from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
+from conversations.locking import probed
 from conversations.models import ConversationState
 from conversations.state import AgentState
 from conversations.stores.base import NEVER, LegacyStore, StateStore
 from conversations.stores.chunks import ChunkStore
 from conversations.stores.jsonfield import JSONFieldStore
-from conversations.stores.normalized import NormalizedStore
+from conversations.stores.normalized import NormalizedStore, found_row
 from memory.models import MemoryChunk
 from tests.blobs.models import AssistantSession, TextSession
 from tests.factories import UserFactory, messages
@@ -213,12 +214,12 @@ def test_the_token_changes_when_somebody_else_writes(legacy: LegacyStore) -> Non
 def test_a_probe_inside_another_query_says_what_the_token_says(legacy: LegacyStore) -> None:
     token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
     NormalizedStore().save("c", document("a"))
-    rows = ConversationState.rows.filter(conversation_id="c")
-    rows.update(legacy_token=token)
+    ConversationState.rows.filter(conversation_id="c").update(legacy_token=token)
 
     def judged() -> str:
-        found = rows.annotate(probed=legacy.probe()).get()
-        return legacy.judge(found.probed, token)
+        row = found_row("c", probe=legacy.probe())
+        assert row is not None
+        return legacy.judge(probed(row), token)
 
     assert judged() == token
     written_by_others(legacy, "a", "theirs")

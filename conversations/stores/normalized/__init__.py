@@ -6,7 +6,14 @@ drops or edits is superseded, never removed. All writes of one change carry one 
 
 from conversations.stores.normalized.items import ITEM_COLUMNS, ItemRows, limited_items
 from conversations.stores.normalized.messages import MessageRows
-from conversations.stores.normalized.rows import Change, new_row, owned, owner_of, replaced
+from conversations.stores.normalized.rows import (
+    Change,
+    found_row,
+    new_row,
+    owned,
+    owner_of,
+    replaced,
+)
 from conversations.stores.normalized.store import NormalizedStore
 
 __all__ = [
@@ -15,6 +22,7 @@ __all__ = [
     "ItemRows",
     "MessageRows",
     "NormalizedStore",
+    "found_row",
     "limited_items",
     "new_row",
     "owned",

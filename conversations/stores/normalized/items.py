@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db import connections
 
 from conversations import conf
 from conversations.codec import decode_item, encode_item
@@ -24,17 +25,20 @@ ITEM_COLUMNS = (
     "preference_type",
     "extra",
 )
+# See `found_row` for why it is spelled in SQL.
+_CURRENT = f"""
+    SELECT item.id, item.position, item.digest, item.added_in, state.context_items_revision,
+        EXISTS (SELECT 1 FROM memory_metadata described WHERE described.context_item_id = item.id),
+        {", ".join(f"item.{name}" for name in ITEM_COLUMNS)}
+    FROM memory_context_items item
+    JOIN conversation_states state ON state.id = item.conversation_id
+    WHERE item.conversation_id = %s AND item.superseded_in IS NULL"""
 # Positions leave room, so that an insertion rarely moves what follows.
 POSITION_GAP = 1024
 
 
 class ItemRows:
     """The part of NormalizedStore that reads and writes context items."""
-
-    def _items(self, row: ConversationState) -> QuerySet[MemoryContextItem]:
-        return MemoryContextItem.objects.using(conf.alias()).filter(
-            conversation_id=row.pk, superseded_in__isnull=True
-        )
 
     def items(
         self, row: ConversationState, *, threshold: float | None = None, last: int | None = None
@@ -44,22 +48,15 @@ class ItemRows:
         `threshold` leaves out items of a known lower quality; `last` keeps that many of the
         best, in order (unknown quality counts as best).
         """
-        query = self._items(row)
+        sql = _CURRENT
+        parameters: list[Any] = [row.pk]
         if threshold is not None:
-            query = query.filter(
-                Q(relevance_score__isnull=True) | Q(relevance_score__gte=threshold)
-            )
+            sql += " AND (item.relevance_score IS NULL OR item.relevance_score >= %s)"
+            parameters.append(threshold)
+        with connections[conf.alias()].cursor() as cursor:
+            cursor.execute(f"{sql} ORDER BY item.position", parameters)
+            rows = cursor.fetchall()
         found, changed = [], row.context_items_revision
-        described = MemoryMetadata.objects.filter(context_item_id=OuterRef("pk"))
-        rows = query.order_by("position").values_list(
-            "id",
-            "position",
-            "digest",
-            "added_in",
-            "conversation__context_items_revision",
-            Exists(described),
-            *ITEM_COLUMNS,
-        )
         for pk, position, digest, added_in, revision, has_metadata, *columns in rows:
             changed = revision
             value = decode_item(dict(zip(ITEM_COLUMNS, columns, strict=True)))
@@ -70,7 +67,7 @@ class ItemRows:
                     identity=position,
                     row=pk,
                     added_in=added_in,
-                    has_metadata=has_metadata,
+                    has_metadata=bool(has_metadata),
                 )
             )
         found = [entry for entry in found if selected(entry.value, threshold=threshold)]

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from django.db import connections
 from django.db.models import Q, QuerySet
 
 from conversations import conf
-from conversations.codec import MESSAGE_COLUMNS, decode_message_row, encode_message
+from conversations.codec import MESSAGE_COLUMNS, decode_messages, encode_message
 from conversations.digests import digest_of
-from conversations.merge import UNREAD, Entry
+from conversations.merge import UNREAD, Entry, Given
 from conversations.models import ConversationMessage, ConversationState
 
 _VERSION_COLUMNS = (
@@ -24,6 +25,8 @@ _VERSION_COLUMNS = (
     "added_in",
     "superseded_in",
 )
+_AS_OF = "added_in <= %s AND (superseded_in IS NULL OR superseded_in > %s)"
+_WIDTH = len(MESSAGE_COLUMNS)
 
 
 class MessageRows:
@@ -32,45 +35,49 @@ class MessageRows:
     def _messages(self, row: ConversationState) -> QuerySet[ConversationMessage]:
         return ConversationMessage.rows.using(conf.alias()).filter(conversation_id=row.pk)
 
-    def messages(
-        self,
-        row: ConversationState,
-        *,
-        revision: int | None = None,
-        last: int | None = None,
-        values: bool = True,
-    ) -> list[Entry]:
-        """Return the current messages in order; only the `last` if asked.
+    def given_messages(
+        self, row: ConversationState, *, revision: int, last: int | None = None
+    ) -> Given:
+        """Return the messages that were current at a revision, in order; only the `last` if asked.
 
-        With `revision`: those that were current then. Without `values`: only what a
-        comparison needs.
+        This is what a load needs, and nothing more.
         """
-        columns = (*_VERSION_COLUMNS, *(MESSAGE_COLUMNS if values else ()))
-        query = self._messages(row)
-        if revision is None:
-            query = query.filter(superseded_in__isnull=True)
+        columns, parameters = ("sequence", "digest"), (revision, revision)
+        if last is None:
+            found = _read(row, columns, f"{_AS_OF} ORDER BY sequence", parameters)
         else:
-            query = query.filter(added_in__lte=revision).filter(
-                Q(superseded_in__isnull=True) | Q(superseded_in__gt=revision)
-            )
-        query = query.order_by("sequence" if last is None else "-sequence")[:last]
-        found = [
-            _entry(version[: len(_VERSION_COLUMNS)], version[len(_VERSION_COLUMNS) :])
-            for version in query.values_list(*columns)
-        ]
-        return found if last is None else found[::-1]
+            where = f"{_AS_OF} ORDER BY sequence DESC LIMIT %s"
+            found = _read(row, columns, where, [*parameters, last])[::-1]
+        return Given(
+            [version[_WIDTH] for version in found],
+            b"".join([version[_WIDTH + 1] for version in found]),
+            decode_messages(found),
+        )
+
+    def messages(
+        self, row: ConversationState, *, revision: int | None = None, values: bool = True
+    ) -> list[Entry]:
+        """Return the messages current now, or at a revision, in order.
+
+        Without `values`: only what a comparison needs.
+        """
+        where = "superseded_in IS NULL"
+        parameters: Sequence[int] = ()
+        if revision is not None:
+            where, parameters = _AS_OF, (revision, revision)
+        where = f"{where} ORDER BY sequence"
+        found = _read(row, _VERSION_COLUMNS, where, parameters, values=values)
+        return _entries(found, values=values)
 
     def versions(self, row: ConversationState, *, values: bool = False) -> list[Entry]:
         """Return every version of every message, current or not, by sequence and age."""
-        columns = (*_VERSION_COLUMNS, *(MESSAGE_COLUMNS if values else ()))
-        query = self._messages(row).order_by("sequence", "added_in").values_list(*columns)
-        width = len(_VERSION_COLUMNS)
-        return [_entry(found[:width], found[width:]) for found in query]
+        where = "TRUE ORDER BY sequence, added_in"
+        return _entries(_read(row, _VERSION_COLUMNS, where, values=values), values=values)
 
     def keyed(self, row: ConversationState, keys: Sequence[str]) -> list[Entry]:
         """Return every version, current or not, of the messages that have these keys."""
         query = self._messages(row).filter(key__in=keys).order_by("sequence", "added_in")
-        return [_entry(found, ()) for found in query.values_list(*_VERSION_COLUMNS)]
+        return [_entry(found) for found in query.values_list(*_VERSION_COLUMNS)]
 
     def _insert_messages(
         self, row: ConversationState, entries: Iterable[Entry], *, revision: int, now: datetime
@@ -124,20 +131,47 @@ class MessageRows:
     def page(self, row: ConversationState, query: Q, *, limit: int, backwards: bool) -> list[Entry]:
         """Return up to `limit` versions in ascending order: the last ones, or the first."""
         order = ("-sequence", "-added_in") if backwards else ("sequence", "added_in")
-        width = len(_VERSION_COLUMNS)
         rows = self._messages(row).filter(query).order_by(*order)
-        found = [
-            _entry(version[:width], version[width:])
-            for version in rows.values_list(*_VERSION_COLUMNS, *MESSAGE_COLUMNS)[:limit]
-        ]
+        columns = (*MESSAGE_COLUMNS, *_VERSION_COLUMNS)
+        found = _entries(list(rows.values_list(*columns)[:limit]), values=True)
         return found[::-1] if backwards else found
 
 
-def _entry(version: Sequence[Any], columns: Sequence[Any]) -> Entry:
+def _read(
+    row: ConversationState,
+    columns: Sequence[str],
+    where: str,
+    parameters: Sequence[Any] = (),
+    *,
+    values: bool = True,
+) -> list[Any]:
+    """Return columns of a conversation's messages, behind those of the codec if `values`.
+
+    See `found_row` for why it is spelled in SQL.
+    """
+    selected = ", ".join((*MESSAGE_COLUMNS, *columns) if values else columns)
+    sql = f"SELECT {selected} FROM conversation_messages WHERE conversation_id = %s AND {where}"
+    with connections[conf.alias()].cursor() as cursor:
+        cursor.execute(sql, [row.pk, *parameters])
+        found: list[Any] = cursor.fetchall()
+    return found
+
+
+def _entries(found: Sequence[tuple[Any, ...]], *, values: bool) -> list[Entry]:
+    """Return the entries of rows that hold the columns of a version, behind its message's."""
+    if not values:
+        return [_entry(version) for version in found]
+    return [
+        _entry(version[_WIDTH:], message)
+        for version, message in zip(found, decode_messages(found), strict=True)
+    ]
+
+
+def _entry(version: Sequence[Any], message: Any = UNREAD) -> Entry:
     pk, sequence, digest, key, key_digest, supersedes, added_in, superseded_in = version
     return Entry(
         bytes(digest),
-        decode_message_row(columns) if columns else UNREAD,
+        message,
         sequence,
         pk,
         key,

@@ -9,11 +9,31 @@ from typing import Any
 
 from django.db.models import Q, QuerySet
 
+from conversations import conf
 from conversations.codec import encode_fields
 from conversations.digests import EMPTY
 from conversations.documents import Document
 from conversations.merge import Entry, rebase
 from conversations.models import ConversationState
+
+_COLUMNS = ", ".join(f'conversation_states."{f.column}"' for f in ConversationState._meta.fields)
+
+
+def found_row(
+    conversation_id: str, *, probe: str | None = None, clause: str = ""
+) -> ConversationState | None:
+    """Return the row of a conversation, or None.
+
+    `probe` is an SQL expression over it, see `LegacyStore.probe`; its value becomes the row's
+    attribute `probed`. `clause` ends the statement, to lock the row.
+
+    This and the other statements of every load and save are spelled in SQL: compiling them
+    takes Django several times as long as a database takes to answer them.
+    """
+    probed = f", {probe} AS probed" if probe else ""
+    sql = f"SELECT {_COLUMNS}{probed} FROM conversation_states WHERE conversation_id = %s {clause}"
+    rows = ConversationState.rows.raw(sql, [conversation_id], using=conf.alias())
+    return next(iter(rows), None)
 
 
 @dataclass(slots=True)

@@ -23,7 +23,14 @@ from conversations.models import (
 from conversations.stores.base import Stored, Summary
 from conversations.stores.normalized.items import ItemRows
 from conversations.stores.normalized.messages import MessageRows
-from conversations.stores.normalized.rows import Change, new_row, owned, owner_of, replaced
+from conversations.stores.normalized.rows import (
+    Change,
+    found_row,
+    new_row,
+    owned,
+    owner_of,
+    replaced,
+)
 from flags.phases import StoreName
 from memory.models import MemoryContextItem, MemoryMetadata
 
@@ -122,15 +129,8 @@ class NormalizedStore(MessageRows, ItemRows):
 
     # The protocol
 
-    def _row(self, conversation_id: str) -> ConversationState | None:
-        return (
-            ConversationState.rows.using(conf.alias())
-            .filter(conversation_id=conversation_id)
-            .first()
-        )
-
     def load(self, conversation_id: str) -> Stored | None:
-        row = self._row(conversation_id)
+        row = found_row(conversation_id)
         if row is None:
             return None
         return Stored(
@@ -151,7 +151,7 @@ class NormalizedStore(MessageRows, ItemRows):
         known: str = "",
     ) -> str:
         now = timezone.now()
-        row = self._row(conversation_id) or new_row(conversation_id, now=now, user_id=owner)
+        row = found_row(conversation_id) or new_row(conversation_id, now=now, user_id=owner)
         self.take(row, document, revision=revision or row.revision + 1, now=now)
         return ""
 
@@ -163,7 +163,7 @@ class NormalizedStore(MessageRows, ItemRows):
         revision: int = 0,
         known: str = "",
     ) -> str:
-        row = self._row(conversation_id)
+        row = found_row(conversation_id)
         if row is None:
             raise ConversationNotFound
         self.write(
@@ -176,7 +176,7 @@ class NormalizedStore(MessageRows, ItemRows):
 
     def delete(self, conversation_id: str) -> bool:
         """Remove a conversation bottom-up, in statements rather than row by row."""
-        row = self._row(conversation_id)
+        row = found_row(conversation_id)
         if row is None:
             return False
         alias = conf.alias()
