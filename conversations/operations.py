@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from django.db import Error, connections, transaction
+from django.db import Error, IntegrityError, connections, transaction
 from django.utils import timezone
 
 from conversations import conf, redactions
@@ -284,6 +284,7 @@ class _Write:
             return False
         try:
             with attempt():
+                self._check_owner_for_legacy(row)
                 token = self.legacy.save(
                     self.conversation_id,
                     changed_document(view, change),
@@ -305,6 +306,14 @@ class _Write:
             return False
         change.columns |= {"legacy_revision": revision, "legacy_token": token}
         return True
+
+    def _check_owner_for_legacy(self, row: ConversationState) -> None:
+        """Raise IntegrityError now where a deferred foreign key would at the end."""
+        assert self.legacy is not None
+        owner = row.legacy_user_id
+        if owner is None or user_exists(owner) or self.legacy.takes_any_owner():
+            return
+        raise IntegrityError("the owner that legacy names is no user")
 
     # Writing legacy alone
 

@@ -109,6 +109,23 @@ def test_a_conversation_that_old_code_wrote_has_the_owner_it_named(phase: Phase)
     assert texts(load_state("c", user_id=owner)) == ["a", "b"]
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("phase", [Phase.DUAL_WRITE, Phase.NEW_READS, Phase.NEW_PRIMARY])
+def test_an_owner_whom_legacys_foreign_key_refuses_fails_no_save(phase: Phase) -> None:
+    """The foreign key is checked when the transaction ends: too late to leave legacy out."""
+    with forced_phase(Phase.NEW_ONLY):
+        save_state("c", state("a"))
+    ConversationState.rows.update(legacy_user_id="424242")
+    with forced_phase(phase):
+        result = append_messages("c", messages("b"))
+        assert result["stores"] == ["normalized"]
+        assert result["committed"]
+        assert texts(load_state("c")) == ["a", "b"]
+    UserFactory(pk=424242)
+    with forced_phase(phase):
+        assert append_messages("c", messages("c"))["stores"] == ["normalized", "legacy"]
+
+
 def test_a_conversation_without_owner_is_readable_only_without_user(phase: Phase) -> None:
     user = UserFactory()
     save_state("c", state("a"))

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
-from django.db.models import Q
+from django.db import connections
+from django.db.models import Model, Q
 
+from conversations import conf
 from conversations.documents import Document
 
 
@@ -64,6 +66,14 @@ def listed_behind(before: tuple[datetime, str], *, time: str, name: str) -> Q:
     if moment == NEVER:
         return untimed & lower
     return Q(**{f"{time}__lt": moment}) | Q(**{time: moment}) & lower | untimed
+
+
+def has_foreign_key(model: type[Model], column: str) -> bool:
+    """Whether the database enforces a foreign key on a column, whatever the model says."""
+    connection = connections[conf.alias()]
+    with connection.cursor() as cursor:
+        found = connection.introspection.get_constraints(cursor, model._meta.db_table)
+    return any(each["foreign_key"] and column in each["columns"] for each in found.values())
 
 
 @runtime_checkable
@@ -178,6 +188,9 @@ class LegacyStore(StateStore, Protocol):
 
     def owner(self, conversation_id: str) -> tuple[bool, str | None]:
         """Return whether the store holds a conversation, and its owner, without reading it."""
+
+    def takes_any_owner(self) -> bool:
+        """Whether an owner who is no user can be stored: whether no foreign key forbids it."""
 
     def claim(self, conversation_id: str, owner: str) -> None:
         """Make `owner` the owner of what the store holds."""

@@ -21,7 +21,7 @@ from django.utils import timezone
 from conversations import conf
 from conversations.documents import Document, check_types
 from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
-from conversations.stores.base import Foreign, Stored, Summary, listed_behind
+from conversations.stores.base import Foreign, Stored, Summary, has_foreign_key, listed_behind
 from flags.phases import StoreName
 from memory.models import MemoryChunk, MemoryMetadata
 
@@ -279,6 +279,9 @@ class ChunkStore:
     def owner(self, conversation_id: str) -> tuple[bool, str | None]:
         found = self._newest(conversation_id).values_list("user_id").first()
         return found is not None, None if not found or found[0] is None else str(found[0])
+
+    def takes_any_owner(self) -> bool:
+        return not has_foreign_key(MemoryChunk, "user_id")
 
     def claim(self, conversation_id: str, owner: str) -> None:
         """Give the conversation's state blobs to a user."""

@@ -35,7 +35,14 @@ from conversations.codec import storable
 from conversations.digests import digest_of
 from conversations.documents import Document, check_types
 from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
-from conversations.stores.base import NEVER, Foreign, Stored, Summary, listed_behind
+from conversations.stores.base import (
+    NEVER,
+    Foreign,
+    Stored,
+    Summary,
+    has_foreign_key,
+    listed_behind,
+)
 from flags.phases import StoreName
 
 ABSENT = "-"
@@ -71,6 +78,10 @@ class JSONFieldStore:
     def _vendor(self) -> str:
         return str(connections[conf.alias()].vendor)
 
+    def _column(self, name: str) -> str:
+        field: Any = self.model._meta.get_field(name)
+        return str(field.column)
+
     def _rows(self) -> QuerySet[Any]:
         return self.model._base_manager.using(conf.alias())
 
@@ -86,7 +97,8 @@ class JSONFieldStore:
             data = raw if self.json_column else json.loads(raw)
             data = self.to_state(data)
         except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
-            raise InvalidState(f"is no state ({error})", path="blob") from error
+            # Not its text: the host's function may quote what it was given.
+            raise InvalidState(f"is no state ({type(error).__name__})", path="blob") from error
         if not isinstance(data, dict):
             raise InvalidState(f"is a {type(data).__name__}, not an object", path="blob")
         check_types(data)
@@ -209,8 +221,7 @@ class JSONFieldStore:
 
     def probe(self) -> str:
         quoted = connections[conf.alias()].ops.quote_name
-        columns = {field.name: str(field.column) for field in self.model._meta.concrete_fields}
-        token, name = quoted(columns[self.token_name]), quoted(columns[self.id_name])
+        token, name = quoted(self._column(self.token_name)), quoted(self._column(self.id_name))
         return (
             f"(SELECT host.{token} FROM {quoted(self.model._meta.db_table)} host"
             f" WHERE host.{name} = conversation_states.conversation_id)"
@@ -257,6 +268,9 @@ class JSONFieldStore:
     def owner(self, conversation_id: str) -> tuple[bool, str | None]:
         found = self._row(conversation_id).values_list(self.owner_name).first()
         return found is not None, None if not found or found[0] is None else str(found[0])
+
+    def takes_any_owner(self) -> bool:
+        return not has_foreign_key(self.model, self._column(self.owner_name))
 
     def claim(self, conversation_id: str, owner: str) -> None:
         self._row(conversation_id).update(**{self.owner_name: owner})
