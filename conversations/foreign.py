@@ -94,28 +94,31 @@ def _take(
     by_row = {entry.row: entry for entry in versions}
     current = [by_row[entry.row] for entry in tables.messages(row, values=False)]
     theirs = entries_of(document.messages)
+    fields = tables.fields(row)
+    items = tables.items(row)[0] if row.context_item_count else []
+    their_items, their_fields = entries_of(document.items), document.fields
     if not legacy.exact:
         _restore_exact(theirs, versions)
+        _restore_exact(their_items, items)
+        their_fields = _exact_fields(their_fields, fields)
     merged = merge_foreign(versions=versions, current=current, theirs=theirs)
     change = Change()
     if merged.added:
         change.messages = (current, merged.entries)
     ahead = row.revision > row.legacy_revision
-    fields = tables.fields(row)
-    items = tables.items(row)[0] if row.context_item_count else []
-    same_fields = digest_of(list(fields.items())) == digest_of(list(document.fields.items()))
-    same_items = [e.digest for e in items] == [digest_of(item) for item in document.items]
+    same_fields = digest_of(list(fields.items())) == digest_of(list(their_fields.items()))
+    same_items = [e.digest for e in items] == [e.digest for e in their_items]
     kept: dict[str, Any] = {}
     if not same_fields:
         if ahead:
-            kept["fields"] = document.fields
+            kept["fields"] = their_fields
         else:
-            change.fields = document.fields
+            change.fields = their_fields
     if not same_items:
         if ahead:
-            kept["items"] = document.items
+            kept["items"] = [entry.value for entry in their_items]
         else:
-            change.items = (items, replaced(items, entries_of(document.items)))
+            change.items = (items, replaced(items, their_items))
     if merged.omitted or kept:
         detail = {"added": merged.added, "omitted": merged.omitted, **kept}
         reason = "the tables were ahead" if kept else "old code left messages out"
@@ -128,12 +131,23 @@ def _take(
 
 
 def _restore_exact(theirs: list[Entry], versions: list[Entry]) -> None:
-    """Undo what a JSON column did to messages that we know: key order, 1.0, -0.0."""
+    """Undo what a JSON column did to elements that we know: key order, 1.0, -0.0."""
     exact = {loose_digest(entry.value): entry for entry in versions}
     for entry in theirs:
         known = exact.get(loose_digest(entry.value))
         if known is not None:
             entry.digest, entry.value = known.digest, known.value
+
+
+def _exact_fields(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Undo what a JSON column did to fields that we know, and to their order."""
+    known = {
+        name: value
+        for name, value in ours.items()
+        if name in theirs and loose_digest(theirs[name]) == loose_digest(value)
+    }
+    ordered = [name for name in ours if name in theirs] + [n for n in theirs if n not in ours]
+    return {name: known.get(name, theirs[name]) for name in ordered}
 
 
 def loose_digest(value: Any) -> bytes:
