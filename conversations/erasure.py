@@ -122,9 +122,8 @@ def _erase_in(
             legacy.renumber(row.conversation_id, old=row.legacy_revision, new=revision)
             columns["legacy_revision"] = revision
     current = [entry for entry in versions if entry.superseded_in is None]
-    tables.write(
-        row, Change(messages=(current, current), columns=columns), revision=revision, now=now
-    )
+    change = Change(messages=(current, current), columns=columns)
+    tables.write(row, change, revision=revision, now=row.updated_at)
     return len(hit)
 
 

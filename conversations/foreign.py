@@ -13,7 +13,7 @@ from conversations import conf, redactions
 from conversations.digests import digest_of
 from conversations.merge import Entry, entries_of, merge_foreign
 from conversations.models import ConversationConflict, ConversationState
-from conversations.stores.base import Foreign, LegacyStore
+from conversations.stores.base import Foreign, LegacyStore, Stored
 from conversations.stores.normalized import Change, NormalizedStore, owner_of, replaced
 
 logger = logging.getLogger("conversations")
@@ -32,7 +32,8 @@ def merge(
         # other's, take it in first, so that nothing of it depends on what old code read.
         own = legacy.held(row.conversation_id, revision=row.legacy_revision, known=row.legacy_token)
         if own is not None:
-            tables.take(row, own.document, revision=row.legacy_revision, now=now)
+            written = active_at(own, row, now)
+            tables.take(row, own.document, revision=row.legacy_revision, now=written)
     seen = legacy.survey(row.conversation_id, row.legacy_token)
     quarantined: list[str] = []
     taken = equal = False
@@ -62,7 +63,15 @@ def merge(
     if equal:
         revision = max(row.revision, row.legacy_revision)
         columns["legacy_revision"] = revision
-    tables.write(row, Change(columns=columns), revision=revision, now=now)
+    tables.write(row, Change(columns=columns), revision=revision, now=row.updated_at)
+
+
+def active_at(stored: Stored, row: ConversationState, now: datetime) -> datetime:
+    """Return when the conversation was last active: taking a blob in is no activity.
+
+    A blob of the future was written by another clock.
+    """
+    return max(row.updated_at, min(stored.updated_at or now, now))
 
 
 def _problem(blob: Foreign, row: ConversationState) -> str:
@@ -125,7 +134,7 @@ def _take(
         _record(row, ConversationConflict.Kind.MERGED, reason, blob, detail, now)
     if not change.nothing:
         revision = max(row.revision, row.legacy_revision) + 1
-        tables.write(row, change, revision=revision, now=now)
+        tables.write(row, change, revision=revision, now=active_at(blob.stored, row, now))
     digests = [entry.digest for entry in merged.entries]
     return changed is None and not kept and digests == [entry.digest for entry in theirs]
 

@@ -185,6 +185,9 @@ class ConversationMessage(models.Model):
     )
     added_in = models.BigIntegerField()
     superseded_in = models.BigIntegerField(null=True, blank=True)
+    superseded_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it was superseded here, for the retention rule."
+    )
     timestamp = models.DateTimeField(null=True, blank=True)
 
     objects = ReadingManager()

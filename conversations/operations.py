@@ -29,7 +29,7 @@ from conversations.exceptions import (
     StorageUnavailable,
     UnreadableState,
 )
-from conversations.foreign import merge, record_overwritten
+from conversations.foreign import active_at, merge, record_overwritten
 from conversations.locking import deleted, lock, lock_id, lost, probed
 from conversations.models import ConversationState
 from conversations.owners import check_owner, user_exists
@@ -261,7 +261,11 @@ class _Write:
 
     def _new_row(self) -> ConversationState:
         owner = self.owner if self.stored is None else self.stored.owner
-        row = new_row(self.conversation_id, now=self.now, **owner_columns(owner))
+        # Taking in is no activity of the user: it has the time of what is taken in.
+        written = self.now
+        if self.stored is not None:
+            written = min(self.stored.updated_at or self.now, self.now)
+        row = new_row(self.conversation_id, now=written, **owner_columns(owner))
         row.forked_from_id = getattr(self.operation, "forked_from", None)
         if self.legacy is not None:
             revision = 0 if self.stored is None else 1
@@ -270,9 +274,7 @@ class _Write:
                 self.conversation_id, revision=revision, known="", seen=self.seen
             )
         if self.stored is not None:
-            if self.stored.updated_at is not None:
-                row.created_at = min(row.created_at, self.stored.updated_at)
-            self.tables.take(row, self.stored.document, revision=1, now=self.now)
+            self.tables.take(row, self.stored.document, revision=1, now=written)
         return row
 
     def _write_legacy_leg(
@@ -413,7 +415,7 @@ def take_legacy(
             row.legacy_revision,
             row.revision,
         )
-        tables.write(row, Change(), revision=row.legacy_revision + 1, now=now)
+        tables.write(row, Change(), revision=row.legacy_revision + 1, now=row.updated_at)
         return
     if stored.owner is not None and stored.owner != owner_of(row):
         raise UnreadableState(f"legacy {stored.reference} belongs to another owner.")
@@ -421,4 +423,5 @@ def take_legacy(
     known = redactions.of(row)
     if known:
         document = redactions.applied_to(document, known) or document
-    tables.take(row, document, revision=row.legacy_revision, now=now)
+    written = active_at(stored, row, now)
+    tables.take(row, document, revision=row.legacy_revision, now=written)

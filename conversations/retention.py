@@ -13,18 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Exists, F, Max, Min, OuterRef, Q, QuerySet, Window
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Window
 from django.db.models.functions import RowNumber
 from django.utils import timezone
 
 from conversations import conf
 from conversations.batches import BATCH, failure, in_batches
 from conversations.locking import lock
-from conversations.models import (
-    ConversationConflict,
-    ConversationMessage,
-    ConversationState,
-)
+from conversations.models import ConversationMessage, ConversationState
 from conversations.operations import translated
 from memory.models import MemoryMetadata
 
@@ -90,30 +86,9 @@ def _to_remove(row: ConversationState, now: datetime) -> QuerySet[ConversationMe
     )
     counted = superseded.annotate(place=newest_first)
     surplus = counted.filter(place__gt=conf.get("KEEP_VERSIONS"))
-    old = Q(superseded_in__lte=_superseded_before(row, now - conf.get("KEEP_SUPERSEDED")))
+    old = Q(superseded_at__lt=now - conf.get("KEEP_SUPERSEDED"))
     base = Q(added_in__lte=row.legacy_revision, superseded_in__gt=row.legacy_revision)
     return superseded.filter(old | Q(pk__in=surplus.values("pk"))).exclude(base).order_by("pk")
-
-
-def _superseded_before(row: ConversationState, moment: datetime) -> int:
-    """Return a revision by which everything was written before `moment`; 0 if none is known.
-
-    No row says when it was superseded, but revisions rise with time, and a message that
-    states no time of its own carries that of its revision. One that was added again behind
-    an insertion kept its time: it proves nothing. An import that replaces gives the row and
-    its messages the times of its file, and leaves a record of when it did: where one is
-    younger than `moment`, only the messages of earlier revisions are believed.
-    """
-    records = ConversationConflict.rows.using(conf.alias())
-    lately = records.filter(conversation_id=row.pk, created_at__gte=moment)
-    first = lately.aggregate(first=Min("revision"))["first"]
-    if first is None and row.updated_at < moment:
-        return max(row.revision, row.legacy_revision)
-    timed = _messages(row).filter(supersedes__isnull=True, timestamp__lt=moment)
-    timed = timed.exclude(extra__contains='"timestamp"')
-    if first is not None:
-        timed = timed.filter(added_in__lt=first)
-    return timed.aggregate(newest=Max("added_in"))["newest"] or 0
 
 
 def _messages(row: ConversationState) -> QuerySet[ConversationMessage]:

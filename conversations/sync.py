@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
 from django.db import transaction
 
 from conversations import conf
 from conversations.batches import conversation_ids, failure
-from conversations.exceptions import ConversationNotFound, UnreadableState
+from conversations.exceptions import ConversationNotFound
 from conversations.forking import touch
 from conversations.locking import deleted, lock
 from conversations.models import ConversationState
@@ -117,7 +116,7 @@ def _sync_one(
         return Action.UNCHANGED
     if not dry_run:
         if truth in (Truth.MERGE, Truth.LEGACY):
-            row = _bring_tables_to_truth(legacy, row)
+            row = _take_in(conversation_id)
         if target == Target.LEGACY:
             _write_legacy(legacy, row)
     return _ACTIONS[truth]
@@ -142,36 +141,16 @@ def _without_row(
     if not held:
         raise ConversationNotFound
     if target == Target.TABLES and not dry_run:
-        _take_in(legacy, conversation_id)
+        _take_in(conversation_id)
     return Action.TAKEN_IN if target == Target.TABLES else Action.UNCHANGED
 
 
-def _take_in(legacy: LegacyStore, conversation_id: str) -> ConversationState:
+def _take_in(conversation_id: str) -> ConversationState:
     """Bring the tables to the truth, as a write in new_only does before anything else."""
     with forced_phase(Phase.NEW_ONLY):
         row = write(conversation_id, touch(), owner=None).row
     assert row is not None
-    # A sync is no activity of the user: lists of conversations keep their order.
-    moment = _last_written(legacy, conversation_id)
-    if moment is not None:
-        _update(row, updated_at=moment)
     return row
-
-
-def _bring_tables_to_truth(legacy: LegacyStore, row: ConversationState) -> ConversationState:
-    before = row.updated_at
-    row = _take_in(legacy, row.conversation_id)
-    if row.updated_at < before:
-        _update(row, updated_at=before)
-    return row
-
-
-def _last_written(legacy: LegacyStore, conversation_id: str) -> datetime | None:
-    try:
-        stored = legacy.load(conversation_id)
-    except UnreadableState:
-        return None
-    return None if stored is None else stored.updated_at
 
 
 def _write_legacy(legacy: LegacyStore, row: ConversationState) -> None:

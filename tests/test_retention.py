@@ -133,8 +133,7 @@ def test_what_an_import_replaced_stays_although_its_file_is_old() -> None:
 def test_age_is_known_in_a_conversation_that_goes_on() -> None:
     streamed("a", "ab")
     append_messages("c", [said("later")])
-    long_ago = timezone.now() - LATER
-    ConversationMessage.rows.filter(content="later").update(timestamp=long_ago)
+    ConversationMessage.rows.filter(content="a").update(superseded_at=timezone.now() - LATER)
     append_messages("c", [said("now")])
     assert list(prune()) == [Pruned("c", 1)]
     assert versions() == [(1, "ab"), (2, "later"), (3, "now")]

@@ -21,6 +21,7 @@ from conversations.storage import (
     get_conversation_timestamp,
     list_conversations,
     load_state,
+    redact_message,
     remove_messages,
     save_state,
 )
@@ -87,6 +88,19 @@ def test_a_sync_does_not_change_the_order_of_a_users_conversations() -> None:
     list(sync("tables", ["c", "a", "b"]))
     after = [one.conversation_id for one in list_conversations(user).conversations]
     assert before == after == ["c", "b", "a"]
+
+
+def test_what_a_load_takes_in_or_a_redaction_rewrites_is_no_activity() -> None:
+    written_by_old_code("taken in", "a", at=LONG_AGO)
+    with forced_phase(Phase.NEW_ONLY):
+        save_state("merged", AgentState(conversation_history=said("a")))
+        ConversationState.rows.update(updated_at=LONG_AGO)
+        written_by_old_code("merged", "a", "b", at=LONG_AGO + timedelta(days=1))
+        assert texts("merged") == ["a", "b"]
+        redact_message("merged", 1)
+        redact_message("taken in", 1)
+    assert get_conversation_timestamp(None, "merged") == LONG_AGO + timedelta(days=1)
+    assert get_conversation_timestamp(None, "taken in") == LONG_AGO
 
 
 def test_old_codes_late_write_is_merged() -> None:

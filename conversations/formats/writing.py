@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,6 @@ from conversations.formats.records import Record
 from conversations.formats.snapshots import states_time
 from conversations.merge import Entry, entries_of
 from conversations.models import (
-    ConversationConflict,
     ConversationMessage,
     ConversationState,
 )
@@ -87,27 +85,8 @@ def overwrite(record: Record) -> None:
     row.created_at = record.created_at or row.created_at
     row.save(using=conf.alias(), update_fields=["next_sequence", "created_at"])
     revision = Numbers(row.revision, row.legacy_revision).next
-    kept = {entry.row for entry in entries}
-    superseded = sum(entry.row not in kept for entry in current)
     tables.write(row, change, revision=revision, now=record.updated_at or timezone.now())
     _set_times(record, [entry for entry in entries if entry.added_in == revision])
-    if superseded:
-        _record_replaced(row, superseded)
-
-
-def _record_replaced(row: ConversationState, superseded: int) -> None:
-    """Note when an import superseded messages: every other time of it is that of the file.
-
-    Retention counts from this moment, so that what was replaced by mistake can be restored.
-    """
-    ConversationConflict.rows.using(conf.alias()).create(
-        conversation_id=row.pk,
-        kind=ConversationConflict.Kind.OVERWRITTEN,
-        reason="an import replaced it",
-        revision=row.revision,
-        detail=json.dumps({"superseded": superseded}),
-        created_at=timezone.now(),
-    )
 
 
 def _taking_over(

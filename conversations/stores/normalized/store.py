@@ -61,9 +61,11 @@ class NormalizedStore(MessageRows, ItemRows):
         revision: int,
         now: datetime,
     ) -> None:
-        """Apply a change as `revision`, and bring `row` up to date; insert it if it is new."""
-        columns = dict(change.columns)
-        columns |= {"revision": revision, "updated_at": now}
+        """Apply a change as `revision`, and bring `row` up to date; insert it if it is new.
+
+        `now` is the time of the change, and of messages that state none.
+        """
+        columns: dict[str, Any] = {"updated_at": now, **change.columns, "revision": revision}
         superseded: list[int] = []
         if change.messages is not None:
             before, after = change.messages
@@ -93,7 +95,9 @@ class NormalizedStore(MessageRows, ItemRows):
         columns["state_digest"] = digest
         self._write_row(row, columns)
         if superseded:
-            self._messages(row).filter(pk__in=superseded).update(superseded_in=revision)
+            self._messages(row).filter(pk__in=superseded).update(
+                superseded_in=revision, superseded_at=timezone.now()
+            )
         if inserted:
             self._insert_messages(row, inserted, revision=revision, now=now)
         if change.items is not None:
