@@ -8,7 +8,6 @@ import pickle
 from typing import Any
 
 import pytest
-from django.test import override_settings
 
 from conversations.exceptions import ConversationNotFound, InvalidState, KeyReused
 from conversations.models import ConversationConflict, ConversationMessage
@@ -25,7 +24,6 @@ from conversations.storage import (
 )
 from flags.phases import Phase
 from flags.switches import forced_phase
-from tests.blobs.models import AssistantSession
 from tests.factories import message, messages, state, texts
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -424,34 +422,3 @@ def test_only_save_and_append_with_create_make_a_conversation(phase: Phase) -> N
     append_messages("c", messages("1"), create=True)
     append_messages("c", messages("2"), create=True)
     assert said() == ["1", "2"]
-
-
-JSON_COLUMN = {
-    "model": "blobs.AssistantSession",
-    "conversation_id": "session_key",
-    "owner": "owner",
-    "state": "data",
-    "version": "version",
-}
-
-
-@override_settings(CONVERSATIONS={"LEGACY": JSON_COLUMN})
-def test_what_a_json_column_changed_is_no_edit_of_old_code() -> None:
-    """PostgreSQL's jsonb reorders keys, and knows no 1.0 and no -0.0."""
-    odd = {"z": 1.0, "content": "a", "b": [1e23, -0.0], "a": None}
-    saved = AgentState(
-        memory_context=[odd],
-        conversation_history=[odd],
-        last_tool_result=odd,
-        extra={"zz": odd, "a": odd},
-    )
-    with forced_phase(Phase.DUAL_WRITE):
-        save_state("c", saved)
-        session = AssistantSession.objects.get()
-        session.data["conversation_history"].append(message("b"))
-        session.version += 1
-        session.save()
-    saved.conversation_history.append(message("b"))
-    with forced_phase(Phase.NEW_READS):
-        assert json.dumps(load_state("c").to_dict()) == json.dumps(saved.to_dict())
-    assert ConversationMessage.rows.count() == 2

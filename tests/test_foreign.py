@@ -1,0 +1,94 @@
+"""What old code wrote is taken in, and never replaces good data by what is none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import override_settings
+
+from conversations.exceptions import UnreadableState
+from conversations.models import ConversationMessage, ConversationState
+from conversations.state import AgentState
+from conversations.storage import append_messages, load_state, save_state
+from flags.phases import Phase
+from flags.switches import forced_phase
+from memory.models import MemoryChunk, MemoryMetadata
+from tests.blobs.models import AssistantSession
+from tests.factories import UserFactory, message, messages, state, texts
+from tests.legacy_schema import old_save
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_an_unreadable_blob_is_an_error_and_is_never_overwritten() -> None:
+    old_save(connection, "c", None, state("a").to_dict())
+    MemoryChunk.objects.update(content="{")
+    for phase in Phase:
+        with forced_phase(phase):
+            with pytest.raises(UnreadableState):
+                load_state("c")
+            with pytest.raises(UnreadableState):
+                append_messages("c", messages("b"))
+    assert MemoryChunk.objects.get().content == "{"
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"conversation_history": 5}', None, '{"user_input": null}']
+)
+def test_an_unreadable_blob_of_old_code_never_replaces_good_data(content: Any) -> None:
+    with forced_phase(Phase.DUAL_WRITE):
+        save_state("c", state("a"))
+        chunk = old_save(connection, "c", None, state().to_dict())
+        MemoryChunk.objects.filter(pk=chunk).update(content=content)
+        assert texts(load_state("c")) == ["a"]
+        append_messages("c", messages("b"))
+        assert texts(load_state("c")) == ["a", "b"]
+    row = ConversationState.objects.get()
+    assert [conflict.kind for conflict in row.conflicts.all()] == ["quarantined"]
+    marks = MemoryMetadata.objects.filter(chunk_id=chunk, key="store.quarantined")
+    assert marks.exists()
+
+
+def test_an_empty_or_foreign_blob_never_replaces_good_data() -> None:
+    other = UserFactory()
+    with forced_phase(Phase.NEW_READS):
+        save_state("c", state("a"), UserFactory())
+        old_save(connection, "c", other.pk, state("stolen").to_dict())
+        old_save(connection, "c", None, AgentState().to_dict())
+        assert texts(load_state("c")) == ["a"]
+    reasons = {conflict.reason for conflict in ConversationState.objects.get().conflicts.all()}
+    assert reasons == {"written for another owner", "an empty state"}
+
+
+JSON_COLUMN = {
+    "model": "blobs.AssistantSession",
+    "conversation_id": "session_key",
+    "owner": "owner",
+    "state": "data",
+    "version": "version",
+}
+
+
+@override_settings(CONVERSATIONS={"LEGACY": JSON_COLUMN})
+def test_what_a_json_column_changed_is_no_edit_of_old_code() -> None:
+    """PostgreSQL's jsonb reorders keys, and knows no 1.0 and no -0.0."""
+    odd = {"z": 1.0, "content": "a", "b": [1e23, -0.0], "a": None}
+    saved = AgentState(
+        memory_context=[odd],
+        conversation_history=[odd],
+        last_tool_result=odd,
+        extra={"zz": odd, "a": odd},
+    )
+    with forced_phase(Phase.DUAL_WRITE):
+        save_state("c", saved)
+        session = AssistantSession.objects.get()
+        session.data["conversation_history"].append(message("b"))
+        session.version += 1
+        session.save()
+    saved.conversation_history.append(message("b"))
+    with forced_phase(Phase.NEW_READS):
+        assert json.dumps(load_state("c").to_dict()) == json.dumps(saved.to_dict())
+    assert ConversationMessage.rows.count() == 2

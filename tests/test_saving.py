@@ -1,0 +1,128 @@
+"""What a save answers, and what it changes of the fields."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from conversations import aio, storage
+from conversations.exceptions import ConversationNotFound, InvalidState
+from flags.phases import Phase
+from tests.factories import UserFactory, messages, state, texts
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_save_says_where_it_went(phase: Phase) -> None:
+    result = storage.save_state("c", state("a"))
+    expected = {
+        Phase.LEGACY: ["legacy"],
+        Phase.NEW_ONLY: ["normalized"],
+    }.get(phase, ["normalized", "legacy"])
+    assert result == {
+        "success": True,
+        "conversation_id": "c",
+        "revision": 0 if phase == Phase.LEGACY else 1,
+        "stores": expected,
+        "fallback": False,
+        "committed": True,
+    }
+
+
+def test_what_others_changed_in_the_fields_stays(phase: Phase) -> None:
+    storage.save_state("c", state(user_input="a", extra={"gone": 1, "kept": 1}))
+    first, second = storage.load_state("c"), storage.load_state("c")
+    first.user_input = "b"
+    first.extra["new"] = 1
+    second.step_count = 2
+    del second.extra["gone"]
+    storage.save_state("c", first)
+    storage.save_state("c", second)
+    found = storage.load_state("c")
+    assert (found.user_input, found.step_count) == ("b", 2)
+    assert found.extra == {"kept": 1, "new": 1}
+
+
+def test_a_partial_update_changes_what_it_names(phase: Phase) -> None:
+    storage.save_state("c", state("a", user_input="x", focus=["old"], memory_context=["i"]))
+    storage.update_state_partial(
+        "c",
+        {
+            "focus_areas": ["new"],
+            "step_count": 3,
+            "last_tool_result": {"ok": True},
+            "new_messages": messages("b"),
+            "new_context_items": ["j"],
+        },
+    )
+    assert storage.load_state("c") == state(
+        "a",
+        "b",
+        user_input="x",
+        focus=["new"],
+        step_count=3,
+        last_tool_result={"ok": True},
+        memory_context=["i", "j"],
+    )
+    with pytest.raises(ConversationNotFound):
+        storage.update_state_partial("missing", {"step_count": 1})
+    with pytest.raises(InvalidState, match=r"updates\.steps"):
+        storage.update_state_partial("c", {"steps": 1})
+
+
+def test_a_users_conversations_are_listed_by_latest_activity(phase: Phase) -> None:
+    user = UserFactory()
+    made = [storage.create_new_conversation(user) for _ in range(5)]
+    storage.append_messages(made[1], messages("a"), user_id=user)
+    newest_first = [made[1], made[4], made[3], made[2], made[0]]
+    page = storage.list_conversations(user, limit=2)
+    found = [summary.conversation_id for summary in page]
+    while page.next:
+        page = storage.list_conversations(user, before=page.next, limit=2)
+        assert len(page) in (1, 2)
+        found += [summary.conversation_id for summary in page]
+    assert found == newest_first
+    assert storage.get_conversation_id(user) == made[1]
+    moment = storage.get_conversation_timestamp(user, made[1])
+    assert storage.should_resume_conversation(moment)
+    assert storage.get_conversation_id(UserFactory()) is None
+    assert storage.get_conversation_timestamp(user, "c") is None
+
+
+def test_a_state_class_without_a_baseline_hands_it_over_in_its_mapping(phase: Phase) -> None:
+    class Bare:
+        __slots__ = ("data", "load_info")
+
+        def to_dict(self) -> Any:
+            return self.data
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in self.__slots__:
+                object.__setattr__(self, name, value)
+
+    storage.save_state("c", state("a", "b"))
+    bare = Bare()
+    bare.data = storage.load_state("c", max_messages=1).to_dict()
+    bare.data["conversation_history"] = messages("b", "c")
+    storage.save_state("c", bare)
+    assert texts(storage.load_state("c")) == ["a", "b", "c"]
+
+
+def test_the_coroutines_do_what_the_functions_do(phase: Phase) -> None:
+    async def talk() -> Any:
+        await aio.save_state("c", state("a"))
+        loaded = await storage.aload_state("c")
+        loaded.conversation_history += messages("b")
+        await aio.save_state("c", loaded)
+        await asyncio.gather(*(aio.append_messages("c", messages(n)) for n in range(5)))
+        found = await aio.load_state("c")
+        await sync_to_async(connections.close_all)()
+        return found
+
+    found = texts(asyncio.run(talk()))
+    assert found[:2] == ["a", "b"]
+    assert sorted(found[2:]) == [0, 1, 2, 3, 4]
