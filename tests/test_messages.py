@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from conversations.storage import (
     replace_message,
     restore_message,
     save_state,
+    should_resume_conversation,
 )
 from flags.phases import Phase
 from flags.switches import forced_phase
@@ -434,3 +436,19 @@ def test_a_cursor_that_no_page_gave_is_refused(cursor: Any) -> None:
 def test_a_page_of_conversations_has_a_size(limit: Any) -> None:
     with pytest.raises(InvalidState, match="limit: must be"):
         list_conversations(None, limit=limit)
+
+
+def test_a_team_without_legacy_lists_what_the_tables_hold(settings: Any) -> None:
+    settings.CONVERSATIONS = {}
+    user = UserFactory()
+    save_state("c", state("a"), user)
+    assert [found.conversation_id for found in list_conversations(user)] == ["c"]
+
+
+def test_a_conversation_is_resumed_within_its_time() -> None:
+    now = datetime.now(UTC)
+    within, long_ago = now - timedelta(minutes=1), now - timedelta(days=400)
+    assert should_resume_conversation(within)
+    assert should_resume_conversation(within.replace(tzinfo=None))
+    assert not should_resume_conversation(long_ago)
+    assert not should_resume_conversation(None)

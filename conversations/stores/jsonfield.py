@@ -27,6 +27,7 @@ from django.db.models import (
     QuerySet,
     UUIDField,
 )
+from django.db.models.expressions import Combinable
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
@@ -153,7 +154,8 @@ class JSONFieldStore:
         if self.updated_name:
             values[self.updated_name] = timezone.now()
         if not self._row(conversation_id).update(**values):
-            if self.version_name and not isinstance(values[self.version_name], datetime | str):
+            if self.version_name and isinstance(values[self.version_name], Combinable):
+                # There is nothing yet to count on from.
                 values[self.version_name] = 1
             self._rows().create(**{self.id_name: conversation_id, self.owner_name: owner}, **values)
         return self.token(conversation_id)

@@ -25,3 +25,18 @@ class TextSession(models.Model):
 
     def __str__(self) -> str:
         return self.session_key
+
+
+class VersionedSession(models.Model):
+    """One conversation as text, with whatever a host may keep to see that it changed."""
+
+    session_key = models.CharField(max_length=255, unique=True)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE)
+    payload = models.TextField()
+    counter = models.PositiveIntegerField(default=0)
+    changed_at = models.DateTimeField(null=True)
+    stamp = models.UUIDField(null=True)
+    etag = models.CharField(max_length=64, default="")
+
+    def __str__(self) -> str:
+        return self.session_key

@@ -40,6 +40,7 @@ STORES: dict[str, Any] = {
     "json": lambda: JSONFieldStore(JSON),
     "tables": NormalizedStore,
 }
+VERSIONED = TEXT | {"model": "blobs.VersionedSession", "updated_at": "changed_at"}
 LEGACY_STORES = [name for name in STORES if name != "tables"]
 
 
@@ -356,3 +357,46 @@ def test_a_host_may_keep_another_shape_of_json() -> None:
     AssistantSession.objects.update(data={"other": 1})
     with pytest.raises(UnreadableState, match="holds no state"):
         store.load("c")
+
+
+# What only some stores have
+
+
+@pytest.mark.parametrize("version", ["counter", "changed_at", "stamp", "etag"])
+def test_a_version_of_any_type_changes_with_every_save_and_is_what_the_probe_says(
+    version: str,
+) -> None:
+    store = JSONFieldStore(VERSIONED | {"version": version})
+    NormalizedStore().save("c", document("a"))
+    tokens = []
+    for line in ("a", "b", "b"):
+        tokens.append(store.save("c", document(line)))
+        row = found_row("c", probe=store.probe())
+        assert row is not None
+        stored = store.load("c")
+        assert stored is not None
+        assert tokens[-1] == store.token("c") == store.judge(probed(row), "") == stored.version
+    assert len(set(tokens)) == 3
+
+
+def test_a_hosts_times_order_its_list() -> None:
+    store = JSONFieldStore(VERSIONED)
+    for name in ("a", "c", "b"):
+        store.save(name, document(name))
+    found = store.list(limit=2)
+    assert [summary.conversation_id for summary in found] == ["b", "c"]
+    last = found[-1]
+    assert last.updated_at is not None
+    behind = store.list(before=(last.updated_at, last.conversation_id))
+    assert [summary.conversation_id for summary in behind] == ["a"]
+
+
+def test_a_chunk_that_is_held_and_cannot_be_read_is_an_error_not_a_gap() -> None:
+    store = ChunkStore()
+    token = store.save("c", document("a"), revision=3)
+    assert store.held("c", revision=2, known=token) is None
+    MemoryChunk.objects.update(content="{")
+    with pytest.raises(UnreadableState, match="legacy chunk"):
+        store.held("c", revision=3, known=token)
+    with pytest.raises(UnreadableState, match="legacy chunk"):
+        store.rewrite("c", lambda document: document)
