@@ -19,6 +19,7 @@ from conversations.models import ConversationState
 from conversations.storage import states
 from conversations.stores.chunks import ChunkStore
 from conversations.stores.jsonfield import JSONFieldStore
+from conversations.stores.normalized import found_row
 from tests.machine.machine import Rollout
 from tests.machine.oldcode import OldChunks, OldSession
 from tests.scale import profile
@@ -32,11 +33,7 @@ STEPS = 30
 def without_lock(patch: Patch) -> None:
     """Neither a row lock nor an advisory lock; SQLite's transactions begin as readers."""
 
-    def unlocked(conversation_id: str, *, probe: Any = None) -> ConversationState | None:
-        rows = ConversationState.rows.filter(conversation_id=conversation_id)
-        return (rows if probe is None else rows.annotate(probed=probe)).first()
-
-    patch.setattr(operations, "lock", unlocked)
+    patch.setattr(operations, "lock", found_row)
     patch.setattr(
         SQLite,
         "_start_transaction_under_autocommit",
