@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
+from django.utils.encoding import force_bytes
 
 from conversations import conf
 from conversations.documents import Document
@@ -18,16 +19,18 @@ Redactions = Mapping[bytes, str]
 REDACTED = "[redacted]"
 
 
-def text_hash(message: Any) -> bytes:
+def text_hash(message: Any, secret: str | bytes | None = None) -> bytes:
     """Return the keyed hash by which a redacted message is recognised: its role and content.
 
-    What is not a mapping, or has no content, is recognised by the whole message.
+    What is not a mapping, or has no content, is recognised by the whole message. `secret` is
+    SECRET_KEY unless it is given.
     """
     if isinstance(message, dict) and message.get("content"):
         subject = [message.get("role"), message["content"]]
     else:
         subject = [None, message]
-    key = sha256(b"conversations.redaction" + settings.SECRET_KEY.encode()).digest()
+    secret = settings.SECRET_KEY if secret is None else secret
+    key = sha256(b"conversations.redaction" + force_bytes(secret)).digest()
     return hmac.digest(key, json.dumps(subject).encode("ascii"), "sha256")
 
 
@@ -65,8 +68,11 @@ def applied(message: Any, redactions: Redactions) -> Any:
     """Return a message, in its redacted form when its text was redacted."""
     if not redactions:
         return message
-    replacement = redactions.get(text_hash(message))
-    return message if replacement is None else redacted_form(message, replacement)
+    for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
+        replacement = redactions.get(text_hash(message, secret))
+        if replacement is not None:
+            return redacted_form(message, replacement)
+    return message
 
 
 def applied_to(document: Document, redactions: Redactions) -> Document | None:

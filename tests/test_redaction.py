@@ -108,6 +108,15 @@ def test_whoever_writes_it_again_stores_the_redacted_form(phase: Phase, later: P
     assert everywhere() == []
 
 
+def test_a_redacted_text_is_recognised_after_the_key_was_rotated(settings: Any) -> None:
+    save_state("c", state(SECRET))
+    redact_message("c", 1)
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = b"another"
+    append_messages("c", messages(SECRET))
+    assert texts(load_state("c")) == [REDACTED, REDACTED]
+
+
 @pytest.mark.parametrize("later", [p for p in Phase if p != Phase.LEGACY])
 def test_old_code_that_writes_it_again_does_not_bring_it_back(phase: Phase, later: Phase) -> None:
     with forced_phase(Phase.NEW_PRIMARY):
