@@ -11,7 +11,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -80,8 +80,10 @@ def attempt() -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def write(conversation_id: str, operation: Operation, *, owner: str | None) -> Outcome:
-    """Carry out one operation, in the stores of the phase, from the truth.
+def write(
+    conversation_id: str, operation: Operation, *, owner: str | None, plan: Plan | None = None
+) -> Outcome:
+    """Carry out one operation, in the stores of the phase (or of `plan`), from the truth.
 
     Raises: ConversationNotFound, ConversationDeleted, StorageUnavailable, and what the
     operation raises.
@@ -90,7 +92,8 @@ def write(conversation_id: str, operation: Operation, *, owner: str | None) -> O
         for ask_legacy in (True, False):
             try:
                 with transaction.atomic(using=conf.alias()):
-                    return _Write(conversation_id, operation, owner).run(ask_legacy=ask_legacy)
+                    attempted = _Write(conversation_id, operation, owner, plan)
+                    return attempted.run(ask_legacy=ask_legacy)
             except LegacyDown:
                 continue
     raise AssertionError("unreachable")
@@ -103,6 +106,7 @@ class _Write:
     conversation_id: str
     operation: Operation
     owner: str | None
+    chosen: InitVar[Plan | None]
     legacy: LegacyStore | None = field(default_factory=legacy_store)
     tables: NormalizedStore = field(default_factory=NormalizedStore)
     now: datetime = field(default_factory=timezone.now)
@@ -114,8 +118,8 @@ class _Write:
     legacy_down: bool = False
     plan: Plan = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.plan = plan_for(has_legacy=self.legacy is not None)
+    def __post_init__(self, chosen: Plan | None) -> None:
+        self.plan = chosen or plan_for(has_legacy=self.legacy is not None)
 
     def run(self, *, ask_legacy: bool) -> Outcome:
         blind = self.legacy is not None and may_write_legacy_blindly(self.plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -11,12 +12,25 @@ from conversations import conf
 from conversations.exceptions import ConversationNotFound, InvalidOwner
 
 
+class AnyOwner(Enum):
+    """Who sees every conversation, whoever owns it, also where `REQUIRE_OWNER` is set."""
+
+    ANY_OWNER = "any owner"
+
+
+ANY_OWNER = AnyOwner.ANY_OWNER
+
+
 def owner_key(user_id: Any, *, required: bool | None = None) -> str | None:
     """Return the primary key of a user as text, or None for no user.
 
     Raises: InvalidOwner when this can be no user's key, or when one is required. A user who is
     not saved, such as an anonymous visitor, is not the same as none: none sees everything.
     """
+    if user_id is ANY_OWNER:
+        if required:
+            raise InvalidOwner("ANY_OWNER is no user: pass one, or its primary key.")
+        return None
     if user_id is None:
         if conf.require_owner() if required is None else required:
             raise InvalidOwner(

@@ -23,8 +23,7 @@ from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore, owner_of
 from conversations.stores.registry import legacy_store
 from conversations.truth import Numbers, Truth, verdict
-from flags.phases import Phase
-from flags.switches import forced_phase
+from flags.phases import PLANS, Phase
 
 
 class Target(StrEnum):
@@ -147,8 +146,7 @@ def _without_row(
 
 def _take_in(conversation_id: str) -> ConversationState:
     """Bring the tables to the truth, as a write in new_only does before anything else."""
-    with forced_phase(Phase.NEW_ONLY):
-        row = write(conversation_id, touch(), owner=None).row
+    row = write(conversation_id, touch(), owner=None, plan=PLANS[Phase.NEW_ONLY]).row
     assert row is not None
     return row
 

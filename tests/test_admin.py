@@ -583,7 +583,7 @@ def test_a_bulk_deletion_goes_through_the_api(operator: Client, owner: User) -> 
     for number in range(3):
         save(f"c{number}", turns(2), user=owner, phase=Phase.DUAL_WRITE)
     with mock.patch(
-        "conversations.admin.operator.delete_conversation", wraps=storage.delete_conversation
+        "conversations.admin.deletions.delete_conversation", wraps=storage.delete_conversation
     ) as deleting:
         preview = bulk_delete(operator)
         assert deleting.call_count == 0
@@ -635,7 +635,7 @@ def failing_after(successes: int, *, lose_connection: bool = False) -> Any:
             raise StorageUnavailable
         return storage.delete_conversation(conversation_id, user_id)
 
-    return mock.patch("conversations.admin.operator.delete_conversation", delete)
+    return mock.patch("conversations.admin.deletions.delete_conversation", delete)
 
 
 def test_a_failed_deletion_claims_nothing(operator: Client, owner: User) -> None:
@@ -668,7 +668,7 @@ def test_a_bulk_deletion_that_fails_halfway_reports_what_is_gone(
 
 def test_a_conversation_that_is_gone_already_is_not_claimed(operator: Client, owner: User) -> None:
     save("c", turns(1), user=owner)
-    with mock.patch("conversations.admin.operator.delete_conversation", return_value=False):
+    with mock.patch("conversations.admin.deletions.delete_conversation", return_value=False):
         single = operator.post(
             url(ConversationState, "delete", ConversationState.objects.get().pk),
             {"post": "yes"},

@@ -13,6 +13,7 @@ from django.utils.functional import SimpleLazyObject
 from conversations.exceptions import ConversationNotFound, InvalidOwner
 from conversations.models import ConversationState
 from conversations.storage import (
+    ANY_OWNER,
     append_messages,
     claim_conversation,
     clear_conversation,
@@ -232,6 +233,21 @@ def test_a_user_who_does_not_exist_has_nothing(phase: Phase, user_id: int) -> No
     assert list(list_conversations(user_id)) == []
     assert get_conversation_id(user_id) is None
     assert delete_conversation("c", user_id) is False
+
+
+def test_an_operators_tool_says_that_it_means_any_owner(settings: Any) -> None:
+    settings.CONVERSATIONS = {}
+    save_state("c", state("a"), UserFactory())
+    append_messages("c", messages("b"), user_id=ANY_OWNER)
+    assert texts(load_state("c", user_id=ANY_OWNER)) == ["a", "b"]
+    assert [found.conversation_id for found in list_conversations(ANY_OWNER)] == ["c"]
+    for call in (
+        lambda: get_conversation_id(ANY_OWNER),
+        lambda: claim_conversation("c", ANY_OWNER),
+    ):
+        with pytest.raises(InvalidOwner, match="ANY_OWNER is no user"):
+            call()
+    assert delete_conversation("c", ANY_OWNER)
 
 
 def test_a_fresh_team_must_name_the_user(settings: Any) -> None:

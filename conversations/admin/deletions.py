@@ -14,10 +14,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from conversations import conf
-from conversations.admin import operator
 from conversations.exceptions import ConversationNotFound, StorageUnavailable
 from conversations.models import ConversationConflict, ConversationMessage, ConversationState
-from conversations.stores.normalized import owner_of
+from conversations.storage import ANY_OWNER, delete_conversation
 from memory.admin.reading import MOST_COUNTED
 from memory.models import MemoryContextItem, MemoryMetadata
 
@@ -50,7 +49,7 @@ class DeletesConversations:
 
         Raises: ConversationNotFound when somebody else was faster, StorageUnavailable.
         """
-        if not operator.delete(obj.conversation_id, owner=owner_of(obj)):
+        if not delete_conversation(obj.conversation_id, ANY_OWNER):
             raise ConversationNotFound
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:

@@ -10,7 +10,6 @@ from django.http import HttpRequest
 from django.utils.http import urlencode
 
 from conversations import conf
-from conversations.admin import operator
 from conversations.admin.rendering import (
     KNOWN_ROLES,
     ShownItem,
@@ -20,9 +19,9 @@ from conversations.admin.rendering import (
 )
 from conversations.admin.residence import residence_of
 from conversations.codec import decode_fields, decode_item
-from conversations.documents import DEFAULTS
+from conversations.documents import DEFAULTS, Document
 from conversations.models import ConversationState
-from conversations.storage import MessagePage
+from conversations.storage import ANY_OWNER, MessagePage, list_messages, load_state
 from conversations.stores.normalized import ITEM_COLUMNS, owner_of
 from memory.admin.text import Shown, shown_json, shown_value
 from memory.models import MemoryContextItem, MemoryMetadata
@@ -98,14 +97,14 @@ class Transcript:
     superseded_link: str
 
 
-def transcript_of(conversation_id: str, asked: Asked, *, owner: str | None) -> Transcript:
+def transcript_of(conversation_id: str, asked: Asked) -> Transcript:
     """Return a page of 100 messages.
 
     Raises: ConversationNotFound, InvalidState, StorageUnavailable.
     """
-    page = operator.messages_of(
+    page = list_messages(
         conversation_id,
-        owner=owner,
+        user_id=ANY_OWNER,
         before=asked.before,
         after=asked.after,
         limit=MESSAGES_PER_PAGE,
@@ -155,11 +154,13 @@ def context_of(conversation_id: str, row: ConversationState | None) -> Context:
     Raises: StorageUnavailable.
     """
     if row is None or row.legacy_revision > row.revision:
-        document = operator.document_of(conversation_id, items=ITEMS_SHOWN)
-        fields = {} if document is None else document.fields
-        values = [] if document is None else document.items
-        found = [shown_item(value, score=quality_of(value)) for value in values]
-        hidden = 0
+        state = load_state(
+            conversation_id, user_id=ANY_OWNER, max_messages=0, max_context_items=ITEMS_SHOWN
+        )
+        document = Document.from_dict(state.to_dict())
+        fields = document.fields
+        found = [shown_item(value, score=quality_of(value)) for value in document.items]
+        hidden = 0 if state.load_info is None else state.load_info.hidden_items
     else:
         fields = decode_fields(vars(row))
         rows = MemoryContextItem.objects.using(conf.alias()).filter(

@@ -31,7 +31,6 @@ from conversations.exceptions import (
     StorageUnavailable,
 )
 from conversations.models import ConversationConflict, ConversationMessage, ConversationState
-from conversations.stores.normalized import owner_of
 from memory.models import MemoryContextItem, MemoryMetadata
 
 PREFIX = "conversations_conversationstate"
@@ -157,8 +156,7 @@ class ConversationViews:
         if asked.tab == "transcript":
             if not self._may_view(request, ConversationMessage):
                 return {"forbidden": "messages"}
-            owner = None if row is None else owner_of(row)
-            return {"transcript": transcript_of(conversation_id, asked, owner=owner)}
+            return {"transcript": transcript_of(conversation_id, asked)}
         if asked.tab == "context":
             if not self._may_view(request, MemoryContextItem):
                 return {"forbidden": "context items"}

@@ -20,8 +20,7 @@ from conversations.operations import owner_columns, write
 from conversations.stores.normalized import Change, NormalizedStore, new_row, replaced
 from conversations.stores.registry import legacy_store
 from conversations.truth import Numbers
-from flags.phases import Phase
-from flags.switches import forced_phase
+from flags.phases import PLANS, Phase
 
 
 def create(record: Record, owner: str | None, *, seen: str) -> None:
@@ -70,8 +69,7 @@ def _set_times(record: Record, entries: Sequence[Entry]) -> None:
 
 def overwrite(record: Record) -> None:
     """Make a conversation what the record says, after the tables have taken in its truth."""
-    with forced_phase(Phase.NEW_ONLY):
-        row = write(record.conversation_id, touch(), owner=None).row
+    row = write(record.conversation_id, touch(), owner=None, plan=PLANS[Phase.NEW_ONLY]).row
     assert row is not None
     tables = NormalizedStore()
     current = tables.messages(row, values=False)

@@ -1,9 +1,11 @@
 """The public API: saving, loading, appending, listing and deleting conversations.
 
 Every function has a coroutine twin with the prefix `a`; `conversations.aio` gives the
-coroutines under the plain names. `user_id` is a user or any form of its primary key.
+coroutines under the plain names. `user_id` is a user or any form of its primary key; an
+operator's tool, which acts whoever the owner is, says `ANY_OWNER`.
 """
 
+from conversations.owners import ANY_OWNER
 from conversations.storage.asynchronous import (
     aappend_messages,
     aclaim_conversation,
@@ -56,6 +58,7 @@ from conversations.storage.states import (
 )
 
 __all__ = [
+    "ANY_OWNER",
     "ConversationPage",
     "ConversationSummary",
     "MessagePage",
