@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -178,6 +179,13 @@ def test_ids_of_any_script_and_up_to_255_characters_are_kept(phase: Phase) -> No
     save_state("a", state("small a"))
     for conversation_id in ("x" * 255, "日本語 ' \" \\ %s {}", " ", "A"):
         assert texts(load_state(conversation_id)) == [conversation_id]
+
+
+@pytest.mark.django_db
+def test_a_uuid_is_an_id(phase: Phase) -> None:
+    conversation_id = uuid.uuid4()
+    save_state(conversation_id, state("a"))
+    assert texts(load_state(str(conversation_id))) == ["a"]
 
 
 def test_what_is_too_big_is_refused_by_its_place() -> None:

@@ -276,6 +276,11 @@ def test_what_is_no_state_is_unreadable_and_says_where(legacy: LegacyStore) -> N
     assert blob.problem
 
 
+def test_a_foreign_key_on_the_owner_takes_users_alone(legacy: LegacyStore) -> None:
+    """All these tables have one; what each store says is what the database does."""
+    assert legacy.takes_any_owner() is False
+
+
 def test_owner_and_claim(legacy: LegacyStore) -> None:
     user = UserFactory()
     assert legacy.owner("c") == (False, None)
