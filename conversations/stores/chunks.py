@@ -63,6 +63,36 @@ _FOREIGN_BLOB = f"""EXISTS (
 )"""
 
 
+def _newest(columns: str, wanted: str = "") -> str:
+    """Return the SQL that finds the newest state blob as old code does: by created_at, then id."""
+    return f"""
+        SELECT {columns}
+        FROM memory_metadata named JOIN memory_chunks chunk ON chunk.id = named.chunk_id
+        WHERE named."key" = '{CONVERSATION_ID}' AND named.value = %s
+        AND EXISTS (
+            SELECT 1 FROM memory_metadata typed
+            WHERE typed.chunk_id = chunk.id AND typed."key" = 'type' AND typed.value = 'state'
+        )
+        AND NOT EXISTS (
+            SELECT 1 FROM memory_metadata aside
+            WHERE aside.chunk_id = chunk.id AND aside."key" = '{QUARANTINE_MARK}'
+        )
+        {wanted}
+        ORDER BY chunk.created_at DESC NULLS LAST, chunk.id DESC LIMIT 1"""
+
+
+_BLOB = "chunk.id, chunk.user_id, chunk.content, chunk.created_at"
+_NEWEST = _newest(_BLOB)
+_NEWEST_OF_REVISION = _newest(
+    _BLOB,
+    f"""AND EXISTS (
+        SELECT 1 FROM memory_metadata marked
+        WHERE marked.chunk_id = chunk.id AND marked."key" = '{REVISION_MARK}' AND marked.value = %s
+    )""",
+)
+_OWNER_OF_NEWEST = _newest("chunk.id, chunk.user_id")
+
+
 class ChunkStore:
     """The legacy chunk tables behind the store protocol."""
 
@@ -92,12 +122,8 @@ class ChunkStore:
             ~self._marked(OuterRef("chunk_id")), chunk_id__gt=floor
         )
 
-    def _newest(self, conversation_id: str) -> QuerySet[MemoryChunk]:
-        quarantined = self._metadata().filter(chunk_id=OuterRef("chunk_id"), key=QUARANTINE_MARK)
-        ids = self._blobs(conversation_id).filter(~Exists(quarantined)).values("chunk_id")
-        return (
-            self._chunks().filter(pk__in=ids).order_by(F("created_at").desc(nulls_last=True), "-pk")
-        )
+    def _first(self, sql: str, *parameters: str) -> MemoryChunk | None:
+        return next(iter(MemoryChunk.objects.raw(sql, parameters, using=conf.alias())), None)
 
     def _stored(self, chunk: MemoryChunk) -> Stored:
         return Stored(
@@ -108,15 +134,17 @@ class ChunkStore:
             reference=str(chunk.pk),
         )
 
-    def load(self, conversation_id: str) -> Stored | None:
-        """Read as old code does: the newest blob by created_at, then by id."""
-        chunk = self._newest(conversation_id).defer("embedding").first()
+    def _readable(self, chunk: MemoryChunk | None) -> Stored | None:
         if chunk is None:
             return None
         try:
             return self._stored(chunk)
         except InvalidState as error:
             raise UnreadableState(f"legacy chunk {chunk.pk} holds no state: {error}") from error
+
+    def load(self, conversation_id: str) -> Stored | None:
+        """Read as old code does: the newest blob by created_at, then by id."""
+        return self._readable(self._first(_NEWEST, conversation_id))
 
     def save(
         self,
@@ -226,16 +254,8 @@ class ChunkStore:
 
     def held(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
         """Return the newest readable blob that carries the mark of that revision."""
-        marked = self._metadata().filter(
-            chunk_id=OuterRef("pk"), key=REVISION_MARK, value=str(revision)
-        )
-        chunk = self._newest(conversation_id).filter(Exists(marked)).defer("embedding").first()
-        if chunk is None:
-            return None
-        try:
-            return self._stored(chunk)
-        except InvalidState as error:
-            raise UnreadableState(f"legacy chunk {chunk.pk} holds no state: {error}") from error
+        chunk = self._first(_NEWEST_OF_REVISION, conversation_id, str(revision))
+        return self._readable(chunk)
 
     def settle(
         self,
@@ -277,8 +297,10 @@ class ChunkStore:
         marks.update(value=str(new))
 
     def owner(self, conversation_id: str) -> tuple[bool, str | None]:
-        found = self._newest(conversation_id).values_list("user_id").first()
-        return found is not None, None if not found or found[0] is None else str(found[0])
+        chunk = self._first(_OWNER_OF_NEWEST, conversation_id)
+        if chunk is None:
+            return False, None
+        return True, None if chunk.user_id is None else str(chunk.user_id)
 
     def takes_any_owner(self) -> bool:
         return not has_foreign_key(MemoryChunk, "user_id")
