@@ -13,9 +13,9 @@ from django.db.models import QuerySet
 
 from conversations import conf
 from conversations.exceptions import ConversationStoreError
-from conversations.locking import lost
 from conversations.models import ConversationState
 from conversations.stores.registry import legacy_store
+from conversations.transactions import lost
 
 logger = logging.getLogger("conversations")
 

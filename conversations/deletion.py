@@ -9,10 +9,10 @@ from conversations import conf
 from conversations.exceptions import ConversationNotFound, InvalidOwner
 from conversations.locking import deleted, lock
 from conversations.models import ConversationState, ConversationTombstone
-from conversations.operations import translated
 from conversations.owners import user_exists
 from conversations.stores.normalized import NormalizedStore, owned, owner_of
 from conversations.stores.registry import legacy_store
+from conversations.transactions import translated
 
 DELETED = "deleted"
 OWNER_DELETED = "owner deleted"

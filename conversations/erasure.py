@@ -15,10 +15,11 @@ from conversations.exceptions import ConversationNotFound, MessageNotFound
 from conversations.forking import touch
 from conversations.locking import lock
 from conversations.models import ConversationConflict, ConversationRedaction, ConversationState
-from conversations.operations import translated, write
+from conversations.operations import write
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import Change, NormalizedStore
 from conversations.stores.registry import legacy_store
+from conversations.transactions import translated
 
 
 def erase(

@@ -1,4 +1,7 @@
-"""Taking in what old code wrote into legacy: a merge that can add and never removes."""
+"""Taking in what legacy holds: our own last write exactly, and old code's by a merge.
+
+The merge can add, and never removes.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,43 @@ from typing import Any
 
 from conversations import conf, redactions
 from conversations.digests import digest_of
+from conversations.exceptions import UnreadableState
 from conversations.merge import Entry, entries_of, merge_foreign
 from conversations.models import ConversationConflict, ConversationState
 from conversations.stores.base import Foreign, LegacyStore, Stored
 from conversations.stores.normalized import Change, NormalizedStore, owner_of, replaced
 
 logger = logging.getLogger("conversations")
+
+
+def take_legacy(
+    tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, *, now: datetime
+) -> None:
+    """Make the tables hold exactly what legacy, which is ahead, holds.
+
+    A blob that vanished, or that is another owner's, never replaces what the tables have.
+    """
+    stored = legacy.held(row.conversation_id, revision=row.legacy_revision, known=row.legacy_token)
+    if stored is None and legacy.token(row.conversation_id, row.legacy_token) != row.legacy_token:
+        merge(tables, legacy, row, now=now)
+        return
+    if stored is None:
+        logger.error(
+            "conversation %s: legacy revision %s vanished; the tables hold revision %s",
+            row.conversation_id,
+            row.legacy_revision,
+            row.revision,
+        )
+        tables.write(row, Change(), revision=row.legacy_revision + 1, now=row.updated_at)
+        return
+    if stored.owner is not None and stored.owner != owner_of(row):
+        raise UnreadableState(f"legacy {stored.reference} belongs to another owner.")
+    document = stored.document
+    known = redactions.of(row)
+    if known:
+        document = redactions.applied_to(document, known) or document
+    written = active_at(stored, row, now)
+    tables.take(row, document, revision=row.legacy_revision, now=written)
 
 
 def merge(

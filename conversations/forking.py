@@ -12,8 +12,9 @@ from conversations.changes import EditMessages, SaveState
 from conversations.documents import Document
 from conversations.exceptions import ConversationNotFound
 from conversations.models import ConversationState
-from conversations.operations import translated, write
+from conversations.operations import write
 from conversations.stores.normalized import NormalizedStore, owner_of
+from conversations.transactions import translated
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import connections
 
 from conversations import conf
 from conversations.models import ConversationState, ConversationTombstone
@@ -59,11 +59,3 @@ def deleted(conversation_id: str) -> bool:
     """Whether a conversation was deleted."""
     tombstones = ConversationTombstone.rows.using(conf.alias())
     return bool(tombstones.filter(conversation_id=conversation_id).exists())
-
-
-def lost(using: str) -> bool:
-    """Whether the connection or its transaction is beyond repair: nothing may be caught then."""
-    connection = connections[using]
-    if connection.connection is None or getattr(connection.connection, "closed", False):
-        return True
-    return connection.in_atomic_block and transaction.get_rollback(using=using)

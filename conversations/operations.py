@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import InitVar, dataclass, field
 from datetime import datetime
-from typing import Any
 
-from django.db import Error, IntegrityError, connections, transaction
+from django.db import Error, IntegrityError, transaction
 from django.utils import timezone
 
 from conversations import conf, redactions
@@ -29,14 +27,15 @@ from conversations.exceptions import (
     StorageUnavailable,
     UnreadableState,
 )
-from conversations.foreign import active_at, merge, record_overwritten
-from conversations.locking import deleted, lock, lock_id, lost, probed
+from conversations.foreign import merge, record_overwritten, take_legacy
+from conversations.locking import deleted, lock, lock_id, probed
 from conversations.models import ConversationState
-from conversations.owners import check_owner, user_exists
+from conversations.owners import check_owner, owner_columns, user_exists
 from conversations.routing import may_write_legacy_blindly, plan_for
 from conversations.stores.base import LegacyStore, Stored
 from conversations.stores.normalized import Change, NormalizedStore, new_row, owner_of
 from conversations.stores.registry import legacy_store
+from conversations.transactions import attempt, lost, lost_connection, translated
 from conversations.truth import Numbers, Truth, verdict
 from conversations.views import LegacyView, TablesView, changed_document
 from flags.phases import Phase, Plan, StoreName
@@ -57,27 +56,6 @@ class Outcome:
 
 class LegacyDown(Exception):
     """Legacy could not be asked in the statement that takes the lock; ask without it."""
-
-
-@contextmanager
-def translated(conversation_id: str) -> Iterator[None]:
-    """Turn database errors into StorageUnavailable: never into an empty state."""
-    try:
-        yield
-    except Error as error:
-        logger.warning("conversation %s: %s", conversation_id, type(error).__name__)
-        raise StorageUnavailable(
-            f"A store that may hold conversation {conversation_id} did not answer"
-            f" ({type(error).__name__}): try again, nothing was changed."
-        ) from error
-
-
-def attempt() -> AbstractContextManager[None]:
-    """A savepoint inside a transaction, so that a failure in it breaks nothing else."""
-    using = conf.alias()
-    if connections[using].in_atomic_block:
-        return transaction.atomic(using=using)
-    return nullcontext()
 
 
 def write(
@@ -386,46 +364,3 @@ class _Write:
 
 
 EMPTY = Stored(Document.from_dict({}), owner=None, version="", updated_at=None)
-
-
-def lost_connection() -> bool:
-    """Whether the connection itself is gone, as opposed to one statement having failed."""
-    connection = connections[conf.alias()]
-    return connection.connection is None or bool(getattr(connection.connection, "closed", False))
-
-
-def owner_columns(owner: str | None) -> dict[str, Any]:
-    """Return the columns of an owner: a user, or one that exists in legacy only."""
-    if owner is None or user_exists(owner):
-        return {"user_id": owner, "legacy_user_id": None}
-    return {"user_id": None, "legacy_user_id": owner}
-
-
-def take_legacy(
-    tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, *, now: datetime
-) -> None:
-    """Make the tables hold exactly what legacy, which is ahead, holds.
-
-    A blob that vanished, or that is another owner's, never replaces what the tables have.
-    """
-    stored = legacy.held(row.conversation_id, revision=row.legacy_revision, known=row.legacy_token)
-    if stored is None and legacy.token(row.conversation_id, row.legacy_token) != row.legacy_token:
-        merge(tables, legacy, row, now=now)
-        return
-    if stored is None:
-        logger.error(
-            "conversation %s: legacy revision %s vanished; the tables hold revision %s",
-            row.conversation_id,
-            row.legacy_revision,
-            row.revision,
-        )
-        tables.write(row, Change(), revision=row.legacy_revision + 1, now=row.updated_at)
-        return
-    if stored.owner is not None and stored.owner != owner_of(row):
-        raise UnreadableState(f"legacy {stored.reference} belongs to another owner.")
-    document = stored.document
-    known = redactions.of(row)
-    if known:
-        document = redactions.applied_to(document, known) or document
-    written = active_at(stored, row, now)
-    tables.take(row, document, revision=row.legacy_revision, now=written)

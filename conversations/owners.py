@@ -65,3 +65,10 @@ def check_owner(owner: str | None, *, actual: str | None) -> None:
 def user_exists(owner: str) -> bool:
     """Whether a user with this primary key exists."""
     return bool(get_user_model()._base_manager.using(conf.alias()).filter(pk=owner).exists())
+
+
+def owner_columns(owner: str | None) -> dict[str, Any]:
+    """Return the columns of an owner: a user, or one that exists in legacy only."""
+    if owner is None or user_exists(owner):
+        return {"user_id": owner, "legacy_user_id": None}
+    return {"user_id": None, "legacy_user_id": owner}

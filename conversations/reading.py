@@ -18,16 +18,16 @@ from conversations.digests import digest_of
 from conversations.documents import HISTORY, Document
 from conversations.exceptions import StorageUnavailable, UnreadableState
 from conversations.foreign import merge
-from conversations.locking import deleted, lock, lost, probed
+from conversations.locking import deleted, lock, probed
 from conversations.merge import Entry, Given, entries_of
 from conversations.models import ConversationState
-from conversations.operations import attempt, translated
 from conversations.owners import check_owner
 from conversations.routing import plan_for, read_order
 from conversations.state import Baseline, LoadInfo
 from conversations.stores.base import LegacyStore, Stored
 from conversations.stores.normalized import NormalizedStore, found_row, limited_items, owner_of
 from conversations.stores.registry import legacy_store
+from conversations.transactions import attempt, lost, translated
 from conversations.truth import Numbers, Truth, verdict
 from flags.phases import Plan, StoreName
 from memory.selection import selected

@@ -21,7 +21,7 @@ from conversations import conf
 from conversations.batches import BATCH, failure, in_batches
 from conversations.locking import lock
 from conversations.models import ConversationMessage, ConversationState
-from conversations.operations import translated
+from conversations.transactions import translated
 from memory.models import MemoryMetadata
 
 

@@ -18,10 +18,11 @@ from conversations.exceptions import ConversationNotFound
 from conversations.forking import touch
 from conversations.locking import deleted, lock
 from conversations.models import ConversationState
-from conversations.operations import translated, write
+from conversations.operations import write
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore, owner_of
 from conversations.stores.registry import legacy_store
+from conversations.transactions import translated
 from conversations.truth import Numbers, Truth, verdict
 from flags.phases import PLANS, Phase
 

@@ -11,10 +11,10 @@ from conversations.codec import encode_message
 from conversations.exceptions import ConversationNotFound
 from conversations.merge import Entry, entries_of, resequence
 from conversations.models import ConversationState
-from conversations.operations import attempt, translated
 from conversations.reading import at_truth
 from conversations.stores.base import Stored
 from conversations.stores.normalized import NormalizedStore, replaced
+from conversations.transactions import attempt, translated
 
 
 def transcript(

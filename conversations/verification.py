@@ -21,10 +21,10 @@ from conversations.foreign import loose_digest
 from conversations.locking import deleted, lock
 from conversations.merge import Entry
 from conversations.models import ConversationConflict, ConversationState
-from conversations.operations import translated
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore
 from conversations.stores.registry import legacy_store
+from conversations.transactions import translated
 from conversations.truth import Numbers, Truth, verdict
 
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from conversations import conf
 from conversations.admin.residence import residence_of
 from conversations.models import ConversationState, ConversationTombstone
-from conversations.operations import translated
 from conversations.stores.base import Summary
 from conversations.stores.registry import legacy_store
+from conversations.transactions import translated
 
 PER_PAGE = 50
 _NEVER = datetime.min.replace(tzinfo=UTC)

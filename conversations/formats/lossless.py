@@ -25,9 +25,9 @@ from conversations.formats.snapshots import snapshot, snapshots
 from conversations.formats.writing import create, join, overwrite
 from conversations.locking import deleted, lock
 from conversations.models import ConversationState
-from conversations.operations import translated
 from conversations.owners import owner_key, user_exists
 from conversations.stores.registry import legacy_store
+from conversations.transactions import translated
 
 
 class Result(StrEnum):

@@ -15,11 +15,11 @@ from conversations.formats.records import Place, Record, following
 from conversations.locking import lock
 from conversations.merge import Entry, entries_of, resequence
 from conversations.models import ConversationMessage, ConversationState
-from conversations.operations import translated
 from conversations.owners import user_exists
 from conversations.reading import RACES, at_truth
 from conversations.stores.base import Stored
 from conversations.stores.normalized import NormalizedStore, owner_of, replaced
+from conversations.transactions import translated
 
 
 class _Raced(Exception):

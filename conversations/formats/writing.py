@@ -16,7 +16,8 @@ from conversations.models import (
     ConversationMessage,
     ConversationState,
 )
-from conversations.operations import owner_columns, write
+from conversations.operations import write
+from conversations.owners import owner_columns
 from conversations.stores.normalized import Change, NormalizedStore, new_row, replaced
 from conversations.stores.registry import legacy_store
 from conversations.truth import Numbers

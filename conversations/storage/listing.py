@@ -11,12 +11,12 @@ from django.utils import timezone
 
 from conversations import conf
 from conversations.exceptions import ConversationNotFound, InvalidState
-from conversations.operations import attempt, translated
 from conversations.owners import owner_key
 from conversations.reading import at_truth
 from conversations.storage.arguments import checked_id, checked_size
 from conversations.stores.base import Summary
 from conversations.stores.combined import summaries
+from conversations.transactions import attempt, translated
 
 
 @dataclass(frozen=True, slots=True)

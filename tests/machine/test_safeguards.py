@@ -13,7 +13,7 @@ from hypothesis import Phase as Stage, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
-from conversations import deletion, operations, reading
+from conversations import deletion, foreign, operations, reading
 from conversations.changes import SaveState
 from conversations.exceptions import StorageUnavailable
 from conversations.models import ConversationState
@@ -82,7 +82,7 @@ def without_merge(patch: Patch) -> None:
         ConversationState.rows.filter(pk=row.pk).update(**columns)
         row.legacy_token = token
 
-    for module in (operations, reading):
+    for module in (foreign, operations, reading):
         patch.setattr(module, "merge", last_blob_wins)
 
 
