@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from sys import intern
 from typing import Any
 
 from memory.selection import quality_of
@@ -111,8 +112,6 @@ _WIDTH = len(MESSAGE_COLUMNS)
 _CALLS, _EXTRA = MESSAGE_COLUMNS.index("tool_calls"), MESSAGE_COLUMNS.index("extra")
 # What follows role and content, where they are all.
 _NOTHING_ELSE = (None, None, None, None, None, "")
-# Messages whose JSON is parsed at once: it stands in memory twice meanwhile.
-_BATCH = 256
 _ITEM_KEYS = ("content", *_ITEM_FITS)
 
 
@@ -226,26 +225,29 @@ def decode_message(columns: Mapping[str, Any]) -> Any:
 def decode_messages(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Return the messages of rows that begin with `MESSAGE_COLUMNS`.
 
-    All JSON texts of a batch are parsed at once, because the call costs more than most of
-    them; and most messages are a role and a text, which takes a tenth of the general way.
+    All JSON texts of the rows are parsed at once, because the call costs more than most of
+    them; they stand in memory twice meanwhile, so a batch of rows should be small.
     """
+    texts = [text for row in rows for text in (row[_CALLS], row[_EXTRA]) if text]
+    parsed = iter(json.loads(f"[{','.join(texts)}]"))
     decoded: list[Any] = []
-    for start in range(0, len(rows), _BATCH):
-        batch = rows[start : start + _BATCH]
-        texts = [text for row in batch for text in (row[_CALLS], row[_EXTRA]) if text]
-        parsed = iter(json.loads(f"[{','.join(texts)}]"))
-        for row in batch:
-            role, content = row[0], row[1]
-            if role is not None and content is not None and row[2:_WIDTH] == _NOTHING_ELSE:
-                decoded.append({"role": role, "content": content})
-                continue
-            columns = dict(zip(MESSAGE_COLUMNS, row, strict=False))
-            if columns["tool_success"] is not None:
-                # SQLite gives 0 or 1.
-                columns["tool_success"] = bool(columns["tool_success"])
-            columns["tool_calls"] = next(parsed) if columns["tool_calls"] else None
-            notes = next(parsed) if columns["extra"] else None
-            decoded.append(_decode(columns, notes, _MESSAGE_KEYS, {}))
+    for row in rows:
+        role, content = row[0], row[1]
+        if role is not None and content is not None and row[2:_WIDTH] == _NOTHING_ELSE:
+            # Most messages are a role and a text: a tenth of the general way.
+            decoded.append({"role": intern(role), "content": content})
+            continue
+        columns = dict(zip(MESSAGE_COLUMNS, row, strict=False))
+        if columns["tool_success"] is not None:
+            # SQLite gives 0 or 1.
+            columns["tool_success"] = bool(columns["tool_success"])
+        for name in ("role", "tool_name"):
+            if columns[name] is not None:
+                # A few texts that come again and again.
+                columns[name] = intern(columns[name])
+        columns["tool_calls"] = next(parsed) if columns["tool_calls"] else None
+        notes = next(parsed) if columns["extra"] else None
+        decoded.append(_decode(columns, notes, _MESSAGE_KEYS, {}))
     return decoded
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +27,8 @@ _VERSION_COLUMNS = (
 )
 _AS_OF = "added_in <= %s AND (superseded_in IS NULL OR superseded_in > %s)"
 _WIDTH = len(MESSAGE_COLUMNS)
+# Rows that are decoded at once.
+_BATCH = 64
 
 
 class MessageRows:
@@ -42,17 +44,22 @@ class MessageRows:
 
         This is what a load needs, and nothing more.
         """
-        columns, parameters = ("sequence", "digest"), (revision, revision)
-        if last is None:
-            found = _read(row, columns, f"{_AS_OF} ORDER BY sequence", parameters)
-        else:
-            where = f"{_AS_OF} ORDER BY sequence DESC LIMIT %s"
-            found = _read(row, columns, where, [*parameters, last])[::-1]
-        return Given(
-            [version[_WIDTH] for version in found],
-            b"".join([version[_WIDTH + 1] for version in found]),
-            decode_messages(found),
-        )
+        where = f"{_AS_OF} ORDER BY sequence"
+        parameters = [revision, revision]
+        if last is not None:
+            where += " DESC LIMIT %s"
+            parameters.append(last)
+        sequences: list[int] = []
+        digests: list[bytes] = []
+        values: list[Any] = []
+        for batch in _read(row, ("sequence", "digest"), where, parameters):
+            sequences += [version[_WIDTH] for version in batch]
+            digests += [version[_WIDTH + 1] for version in batch]
+            values += decode_messages(batch)
+        if last is not None:
+            for found in (sequences, digests, values):
+                found.reverse()
+        return Given(sequences, b"".join(digests), values)
 
     def messages(
         self, row: ConversationState, *, revision: int | None = None, values: bool = True
@@ -66,13 +73,12 @@ class MessageRows:
         if revision is not None:
             where, parameters = _AS_OF, (revision, revision)
         where = f"{where} ORDER BY sequence"
-        found = _read(row, _VERSION_COLUMNS, where, parameters, values=values)
-        return _entries(found, values=values)
+        return _entries(row, where, parameters, values=values)
 
     def versions(self, row: ConversationState, *, values: bool = False) -> list[Entry]:
         """Return every version of every message, current or not, by sequence and age."""
         where = "TRUE ORDER BY sequence, added_in"
-        return _entries(_read(row, _VERSION_COLUMNS, where, values=values), values=values)
+        return _entries(row, where, values=values)
 
     def keyed(self, row: ConversationState, keys: Sequence[str]) -> list[Entry]:
         """Return every version, current or not, of the messages that have these keys."""
@@ -133,8 +139,12 @@ class MessageRows:
         order = ("-sequence", "-added_in") if backwards else ("sequence", "added_in")
         rows = self._messages(row).filter(query).order_by(*order)
         columns = (*MESSAGE_COLUMNS, *_VERSION_COLUMNS)
-        found = _entries(list(rows.values_list(*columns)[:limit]), values=True)
-        return found[::-1] if backwards else found
+        found = list(rows.values_list(*columns)[:limit])
+        entries = [
+            _entry(version[_WIDTH:], message)
+            for version, message in zip(found, decode_messages(found), strict=True)
+        ]
+        return entries[::-1] if backwards else entries
 
 
 def _read(
@@ -144,8 +154,8 @@ def _read(
     parameters: Sequence[Any] = (),
     *,
     values: bool = True,
-) -> list[Any]:
-    """Return columns of a conversation's messages, behind those of the codec if `values`.
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield batches of columns of a conversation's messages, behind the codec's if `values`.
 
     See `found_row` for why it is spelled in SQL.
     """
@@ -153,18 +163,22 @@ def _read(
     sql = f"SELECT {selected} FROM conversation_messages WHERE conversation_id = %s AND {where}"
     with connections[conf.alias()].cursor() as cursor:
         cursor.execute(sql, [row.pk, *parameters])
-        found: list[Any] = cursor.fetchall()
-    return found
+        while batch := cursor.fetchmany(_BATCH):
+            yield batch
 
 
-def _entries(found: Sequence[tuple[Any, ...]], *, values: bool) -> list[Entry]:
-    """Return the entries of rows that hold the columns of a version, behind its message's."""
-    if not values:
-        return [_entry(version) for version in found]
-    return [
-        _entry(version[_WIDTH:], message)
-        for version, message in zip(found, decode_messages(found), strict=True)
-    ]
+def _entries(
+    row: ConversationState, where: str, parameters: Sequence[Any] = (), *, values: bool
+) -> list[Entry]:
+    """Return entries; without `values`, only what a comparison needs."""
+    entries: list[Entry] = []
+    for batch in _read(row, _VERSION_COLUMNS, where, parameters, values=values):
+        if values:
+            pairs = zip(batch, decode_messages(batch), strict=True)
+            entries += [_entry(version[_WIDTH:], message) for version, message in pairs]
+        else:
+            entries += [_entry(version) for version in batch]
+    return entries
 
 
 def _entry(version: Sequence[Any], message: Any = UNREAD) -> Entry:
