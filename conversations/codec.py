@@ -109,10 +109,16 @@ _MESSAGE_KEYS = (
 # The columns of a message, in the order of `decode_messages`.
 MESSAGE_COLUMNS = (*_MESSAGE_KEYS, "extra")
 _WIDTH = len(MESSAGE_COLUMNS)
-_CALLS, _EXTRA = MESSAGE_COLUMNS.index("tool_calls"), MESSAGE_COLUMNS.index("extra")
+_MESSAGE_PLACES = {key: place for place, key in enumerate(_MESSAGE_KEYS)}
+_SUCCESS, _CALLS = _MESSAGE_PLACES["tool_success"], _MESSAGE_PLACES["tool_calls"]
+_EXTRA = MESSAGE_COLUMNS.index("extra")
 # What follows role and content, where they are all.
 _NOTHING_ELSE = (None, None, None, None, None, "")
 _ITEM_KEYS = ("content", *_ITEM_FITS)
+# The columns of a context item, in the order of `decode_items`.
+ITEM_COLUMNS = (*(_ITEM_COLUMNS.get(key, key) for key in _ITEM_KEYS), "extra")
+_ITEM_PLACES = {key: place for place, key in enumerate(_ITEM_KEYS)}
+_ITEM_EXTRA = ITEM_COLUMNS.index("extra")
 
 
 def _encode_content(value: Any, columns: dict[str, Any], notes: dict[str, Any]) -> bool:
@@ -172,29 +178,20 @@ def _implied_keys(
     return own + list(values)
 
 
-def _decode(
-    columns: Mapping[str, Any],
-    notes: Mapping[str, Any] | None,
-    keys: tuple[str, ...],
-    names: Mapping[str, str],
-) -> Any:
-    """Return the value of columns; `notes` and `tool_calls` are parsed already."""
+def _decode(columns: Sequence[Any], notes: Any, places: Mapping[str, int]) -> Any:
+    """Return the value of columns; `places` says which holds which key. JSON is parsed already."""
     if notes is None:
-        found = ((key, columns[names.get(key, key)]) for key in keys)
-        return {key: value for key, value in found if value is not None}
+        return {key: columns[at] for key, at in places.items() if columns[at] is not None}
     if "raw" in notes:
         return notes["raw"]
     values = notes.get("values", {})
-    order = notes["keys"] if "keys" in notes else _implied_keys(columns, values, keys, names)
-    decoded: dict[str, Any] = {}
-    for key in order:
-        if key in values:
-            decoded[key] = values[key]
-            continue
-        inner = columns[names.get(key, key)]
-        if key == "content" and inner is not None and notes.get("escaped"):
-            inner = unescape(inner)
-        decoded[key] = inner
+    order = notes.get("keys")
+    if order is None:
+        own = (key for key, at in places.items() if columns[at] is not None)
+        order = [*(key for key in own if key not in values), *values]
+    decoded = {key: values[key] if key in values else columns[places[key]] for key in order}
+    if "escaped" in notes and "content" not in values and decoded.get("content") is not None:
+        decoded["content"] = unescape(decoded["content"])
     return decoded
 
 
@@ -237,17 +234,16 @@ def decode_messages(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
             # Most messages are a role and a text: a tenth of the general way.
             decoded.append({"role": intern(role), "content": content})
             continue
-        columns = dict(zip(MESSAGE_COLUMNS, row, strict=False))
-        if columns["tool_success"] is not None:
+        columns = list(row)
+        if role is not None:
+            # One of a few texts that come again and again.
+            columns[0] = intern(role)
+        if columns[_SUCCESS] is not None:
             # SQLite gives 0 or 1.
-            columns["tool_success"] = bool(columns["tool_success"])
-        for name in ("role", "tool_name"):
-            if columns[name] is not None:
-                # A few texts that come again and again.
-                columns[name] = intern(columns[name])
-        columns["tool_calls"] = next(parsed) if columns["tool_calls"] else None
-        notes = next(parsed) if columns["extra"] else None
-        decoded.append(_decode(columns, notes, _MESSAGE_KEYS, {}))
+            columns[_SUCCESS] = bool(columns[_SUCCESS])
+        columns[_CALLS] = next(parsed) if columns[_CALLS] else None
+        notes = next(parsed) if columns[_EXTRA] else None
+        decoded.append(_decode(columns, notes, _MESSAGE_PLACES))
     return decoded
 
 
@@ -263,8 +259,14 @@ def encode_item(item: Any, *, now: datetime) -> dict[str, Any]:
 
 def decode_item(columns: Mapping[str, Any]) -> Any:
     """Return the context item that `encode_item` was given."""
-    notes = json.loads(columns["extra"]) if columns["extra"] else None
-    return _decode(columns, notes, _ITEM_KEYS, _ITEM_COLUMNS)
+    return decode_items([tuple(columns[name] for name in ITEM_COLUMNS)])[0]
+
+
+def decode_items(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Return the context items of rows that begin with `ITEM_COLUMNS`."""
+    texts = [row[_ITEM_EXTRA] for row in rows if row[_ITEM_EXTRA]]
+    parsed = iter(json.loads(f"[{','.join(texts)}]"))
+    return [_decode(row, next(parsed) if row[_ITEM_EXTRA] else None, _ITEM_PLACES) for row in rows]
 
 
 def encode_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

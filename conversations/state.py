@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, TypedDict
@@ -66,9 +67,10 @@ class Baseline:
     store: str
     revision: int
     version: str
-    sequences: tuple[int, ...]
+    # Arrays, because a tuple takes five times as much, and this is held as long as the state.
+    sequences: array[int]
     message_digests: bytes
-    item_ids: tuple[int, ...]
+    item_ids: array[int]
     item_digests: bytes
     field_digests: dict[str, bytes]
     history_length: int
@@ -96,9 +98,9 @@ class Baseline:
             "store": store,
             "revision": revision,
             "version": version,
-            "sequences": tuple(sequences),
+            "sequences": array("q", sequences),
             "message_digests": message_digests,
-            "item_ids": tuple(item_ids),
+            "item_ids": array("q", item_ids),
             "item_digests": item_digests,
             "field_digests": dict(field_digests or {}),
             "history_length": history_length,
@@ -164,7 +166,7 @@ class Baseline:
                 name: bytes.fromhex(d) for name, d in values["field_digests"].items()
             }
             made = cls(**values)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise InvalidState("is not what to_dict() gave", path=BASELINE_KEY) from error
         if not made._whole:
             raise InvalidState("is not what to_dict() gave", path=BASELINE_KEY)

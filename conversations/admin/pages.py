@@ -18,11 +18,11 @@ from conversations.admin.rendering import (
     shown_message,
 )
 from conversations.admin.residence import residence_of
-from conversations.codec import decode_fields, decode_item
+from conversations.codec import ITEM_COLUMNS, decode_fields, decode_item
 from conversations.documents import DEFAULTS, Document
 from conversations.models import ConversationState
 from conversations.storage import ANY_OWNER, MessagePage, list_messages, load_state
-from conversations.stores.normalized import ITEM_COLUMNS, owner_of
+from conversations.stores.normalized import owner_of
 from memory.admin.text import Shown, shown_json, shown_value
 from memory.models import MemoryContextItem, MemoryMetadata
 from memory.selection import quality_of

@@ -4,7 +4,7 @@ A save appends: n new messages write n rows and update the conversation's row. W
 drops or edits is superseded, never removed. All writes of one change carry one revision.
 """
 
-from conversations.stores.normalized.items import ITEM_COLUMNS, ItemRows, limited_items
+from conversations.stores.normalized.items import ItemRows, limited_items
 from conversations.stores.normalized.messages import MessageRows
 from conversations.stores.normalized.rows import (
     Change,
@@ -17,7 +17,6 @@ from conversations.stores.normalized.rows import (
 from conversations.stores.normalized.store import NormalizedStore
 
 __all__ = [
-    "ITEM_COLUMNS",
     "Change",
     "ItemRows",
     "MessageRows",

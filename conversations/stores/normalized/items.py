@@ -9,27 +9,17 @@ from typing import Any
 from django.db import connections
 
 from conversations import conf
-from conversations.codec import decode_item, encode_item
+from conversations.codec import ITEM_COLUMNS, decode_items, encode_item
 from conversations.merge import Entry
 from conversations.models import ConversationState
 from memory.models import MemoryContextItem, MemoryMetadata
 from memory.selection import quality_of, selected
 
-ITEM_COLUMNS = (
-    "source",
-    "content",
-    "relevance_score",
-    "context_type",
-    "original_role",
-    "focus_area",
-    "preference_type",
-    "extra",
-)
 # See `found_row` for why it is spelled in SQL.
 _CURRENT = f"""
-    SELECT item.id, item.position, item.digest, item.added_in, state.context_items_revision,
-        EXISTS (SELECT 1 FROM memory_metadata described WHERE described.context_item_id = item.id),
-        {", ".join(f"item.{name}" for name in ITEM_COLUMNS)}
+    SELECT {", ".join(f"item.{name}" for name in ITEM_COLUMNS)},
+        item.id, item.position, item.digest, item.added_in, state.context_items_revision,
+        EXISTS (SELECT 1 FROM memory_metadata described WHERE described.context_item_id = item.id)
     FROM memory_context_items item
     JOIN conversation_states state ON state.id = item.conversation_id
     WHERE item.conversation_id = %s AND item.superseded_in IS NULL"""
@@ -57,9 +47,8 @@ class ItemRows:
             cursor.execute(f"{sql} ORDER BY item.position", parameters)
             rows = cursor.fetchall()
         found, changed = [], row.context_items_revision
-        for pk, position, digest, added_in, revision, has_metadata, *columns in rows:
-            changed = revision
-            value = decode_item(dict(zip(ITEM_COLUMNS, columns, strict=True)))
+        for item, value in zip(rows, decode_items(rows), strict=True):
+            pk, position, digest, added_in, changed, has_metadata = item[len(ITEM_COLUMNS) :]
             found.append(
                 Entry(
                     bytes(digest),

@@ -11,7 +11,7 @@ from django.db.models import Q, QuerySet
 
 from conversations import conf
 from conversations.codec import MESSAGE_COLUMNS, decode_messages, encode_message
-from conversations.digests import digest_of
+from conversations.digests import digest_of, split
 from conversations.merge import UNREAD, Entry, Given
 from conversations.models import ConversationMessage, ConversationState
 
@@ -28,7 +28,7 @@ _VERSION_COLUMNS = (
 _AS_OF = "added_in <= %s AND (superseded_in IS NULL OR superseded_in > %s)"
 _WIDTH = len(MESSAGE_COLUMNS)
 # Rows that are decoded at once.
-_BATCH = 64
+_BATCH = 32
 
 
 class MessageRows:
@@ -50,16 +50,17 @@ class MessageRows:
             where += " DESC LIMIT %s"
             parameters.append(last)
         sequences: list[int] = []
-        digests: list[bytes] = []
+        digests = bytearray()
         values: list[Any] = []
         for batch in _read(row, ("sequence", "digest"), where, parameters):
             sequences += [version[_WIDTH] for version in batch]
-            digests += [version[_WIDTH + 1] for version in batch]
+            digests += b"".join([version[_WIDTH + 1] for version in batch])
             values += decode_messages(batch)
         if last is not None:
-            for found in (sequences, digests, values):
-                found.reverse()
-        return Given(sequences, b"".join(digests), values)
+            sequences.reverse()
+            values.reverse()
+            digests = bytearray().join(reversed(split(bytes(digests))))
+        return Given(sequences, bytes(digests), values)
 
     def messages(
         self, row: ConversationState, *, revision: int | None = None, values: bool = True
