@@ -14,7 +14,8 @@ from conversations.documents import BASELINE_KEY
 from conversations.exceptions import InvalidState
 from flags.phases import StoreName
 
-_PRIVATE = ("extra", "load_info", BASELINE_KEY)
+UNCOMMITTED_KEY = "_uncommitted"
+_PRIVATE = ("extra", "load_info", BASELINE_KEY, UNCOMMITTED_KEY)
 _STORES = frozenset(StoreName)
 
 
@@ -213,6 +214,8 @@ class AgentState:
     extra: dict[str, Any] = field(default_factory=dict, kw_only=True)
     load_info: LoadInfo | None = field(default=None, compare=False, repr=False, kw_only=True)
     _baseline: Baseline | None = field(default=None, compare=False, repr=False, kw_only=True)
+    # What saves inside the caller's transaction would make of the baseline; see storage.states.
+    _uncommitted: Any = field(default=None, compare=False, repr=False, kw_only=True)
 
     def to_dict(self, *, with_baseline: bool | None = None) -> dict[str, Any]:
         """Return the state as a mapping: the known fields in order, then the unknown ones.

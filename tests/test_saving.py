@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connections
+from django.db import connections, transaction
 
 from conversations import aio, storage
 from conversations.exceptions import ConversationNotFound, InvalidState
@@ -126,3 +128,69 @@ def test_the_coroutines_do_what_the_functions_do(phase: Phase) -> None:
     found = texts(asyncio.run(talk()))
     assert found[:2] == ["a", "b"]
     assert sorted(found[2:]) == [0, 1, 2, 3, 4]
+
+
+# Several saves inside the caller's transaction
+
+
+def add(to: Any, text: str) -> None:
+    to.conversation_history += messages(text)
+    to.history.append(text)
+
+
+def test_saves_inside_one_transaction_go_on_from_each_other(phase: Phase) -> None:
+    storage.save_state("c", state("a"))
+    held = storage.load_state("c")
+    with transaction.atomic():
+        add(held, "b")
+        held.memory_context = [{"content": "i", "relevance_score": 0.5}]
+        storage.save_state("c", held)
+        held = copy.copy(held)
+        add(held, "c")
+        held.memory_context = [{"content": "i", "relevance_score": 0.6}]
+        storage.save_state("c", held)
+        del held.conversation_history[1]
+        storage.save_state("c", held)
+        assert storage.load_state("c") == held
+    assert texts(held) == ["a", "c"]
+    assert held.history == ["b", "c"]
+    storage.save_state("c", held)
+    assert storage.load_state("c") == held
+
+
+def test_a_save_that_was_rolled_back_is_made_again_whatever_came_before_it(phase: Phase) -> None:
+    storage.save_state("c", state("a"))
+    held = storage.load_state("c")
+    with transaction.atomic():
+        add(held, "b")
+        storage.save_state("c", held)
+        with pytest.raises(InvalidState), transaction.atomic():
+            add(held, "c")
+            storage.save_state("c", held)
+            storage.save_state("c", "no state")
+        storage.save_state("c", held)
+        assert storage.load_state("c") == held
+    assert (texts(held), held.history) == (["a", "b", "c"], ["b", "c"])
+    with pytest.raises(InvalidState), transaction.atomic():
+        add(held, "d")
+        storage.save_state("c", held)
+        storage.save_state("c", "no state")
+    assert texts(storage.load_state("c")) == ["a", "b", "c"]
+    storage.save_state("c", held)
+    assert storage.load_state("c") == held
+    assert held.history == ["b", "c", "d"]
+
+
+def test_a_copy_goes_on_from_what_was_committed_meanwhile(phase: Phase) -> None:
+    storage.save_state("c", state("a"))
+    held = storage.load_state("c")
+    with transaction.atomic():
+        add(held, "b")
+        storage.save_state("c", held)
+        copied, sent = copy.deepcopy(held), pickle.loads(pickle.dumps(held))
+    for later in (copied, sent):
+        storage.save_state("c", later)
+        assert texts(storage.load_state("c")) == ["a", "b"]
+    add(copied, "c")
+    storage.save_state("c", copied)
+    assert storage.load_state("c") == copied

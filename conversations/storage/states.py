@@ -28,7 +28,7 @@ from conversations.exceptions import ConversationNotFound, InvalidState
 from conversations.operations import Outcome
 from conversations.owners import owner_key
 from conversations.reading import Selection, read
-from conversations.state import AgentState, Baseline, LoadInfo, SaveResult
+from conversations.state import UNCOMMITTED_KEY, AgentState, Baseline, LoadInfo, SaveResult
 from conversations.storage.arguments import (
     checked_id,
     checked_keys,
@@ -63,7 +63,7 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
     if not callable(to_dict) or isinstance(state, type):
         raise InvalidState(f"a {type(state).__name__} is no state", path="state")
     data = to_dict()
-    baseline = getattr(state, BASELINE_KEY, None)
+    baseline = _baseline_of(state)
     known = None
     if isinstance(data, Mapping) and baseline is None and data.get(BASELINE_KEY) is not None:
         baseline = Baseline.from_json(data[BASELINE_KEY])
@@ -92,11 +92,7 @@ def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Ou
 
 
 def _advance(state: Any, operation: SaveState, outcome: Outcome, *, committed: bool) -> None:
-    """Let the state's baseline be what was saved, once that is committed.
-
-    Until then the old baseline stays: should the caller's transaction be rolled back, the
-    next save applies everything again, and in the same transaction it recognises its own.
-    """
+    """Let the state's baseline be what was saved, once that is committed; see `Uncommitted`."""
     document, row = operation.document, outcome.row
     in_tables = StoreName.NORMALIZED in outcome.stores and row is not None
     messages = [entry.identity if entry else 0 for entry in operation.saved_messages]
@@ -122,18 +118,63 @@ def _advance(state: Any, operation: SaveState, outcome: Outcome, *, committed: b
     )
     info = LoadInfo(store.value, outcome.revision, False, max(hidden[0], 0), max(hidden[1], 0))
 
-    def advance() -> None:
-        attach(state, baseline, info)
-
     if committed:
-        advance()
-    else:
-        transaction.on_commit(advance, using=conf.alias())
+        attach(state, baseline, info)
+        return
+    uncommitted = Uncommitted(state, baseline, info)
+    setattr(state, UNCOMMITTED_KEY, uncommitted)
+    transaction.on_commit(uncommitted, using=conf.alias())
+
+
+class Uncommitted:
+    """The baseline after a save inside the caller's transaction: in force unless rolled back.
+
+    Django forgets what is to be called on commit when the transaction, or the savepoint it
+    was registered in, is rolled back. Then the baseline before is in force again, and the
+    next save applies everything once more. Copies of the state share this object; what is
+    pickled leaves the process, and takes the baseline that is committed.
+    """
+
+    def __init__(self, state: Any, baseline: Baseline, info: LoadInfo) -> None:
+        self.state, self.baseline, self.info = state, baseline, info
+        self.before: Uncommitted | None = getattr(state, UNCOMMITTED_KEY, None)
+        self.committed = False
+
+    def __call__(self) -> None:
+        self.committed = True
+        attach(self.state, self.baseline, self.info)
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the save is committed, or still will be."""
+        waiting = connections[conf.alias()].run_on_commit
+        return self.committed or any(entry[1] is self for entry in waiting)
+
+    def __copy__(self) -> Uncommitted:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Uncommitted:
+        return self
+
+    def __reduce__(self) -> Any:
+        return (type(None), ())
+
+
+def _baseline_of(state: Any) -> Baseline | None:
+    """Return what the state goes on from: its latest save that was not rolled back, or its load."""
+    found: Uncommitted | None = getattr(state, UNCOMMITTED_KEY, None)
+    while found is not None:
+        if found.in_force:
+            return found.baseline
+        found = found.before
+    baseline: Baseline | None = getattr(state, BASELINE_KEY, None)
+    return baseline
 
 
 def attach(state: Any, baseline: Baseline, info: LoadInfo | None) -> None:
     """Give a state its baseline and what its load left out."""
     setattr(state, BASELINE_KEY, baseline)
+    setattr(state, UNCOMMITTED_KEY, None)
     state.load_info = info
 
 
