@@ -324,8 +324,8 @@ def merge_fields(
 ) -> dict[str, Any]:
     """Return the fields after a save: what the caller changed is the caller's, the rest stays.
 
-    `base` holds the digest of each field that the caller was given. The step log `history`
-    only ever grows: two tails behind the same start are both kept, ours last.
+    `base` holds the digest of each field that the caller was given. Of the step log `history`
+    two tails behind the same start are both kept, ours last.
     """
     merged: dict[str, Any] = {}
     for name, value in wanted.items():
@@ -346,12 +346,20 @@ def merge_fields(
 def _merged_history(
     base: bytes | None, length: int, current: list[Any], wanted: list[Any]
 ) -> list[Any]:
-    if current[: len(wanted)] == wanted and digest_of(current[: len(wanted)]) == digest_of(wanted):
+    added = current[length:] if digest_of(current[:length]) == base else None
+    if added is not None and digest_of(wanted[:length]) != base:
+        # The caller rewrote what it was given, as it may; what others added stays.
+        return [*wanted, *added]
+    # Whichever goes on where the other ends holds both: a save that is repeated, or goes on.
+    if _begins(current, wanted):
         return current
-    grown = digest_of(current[:length]) == base == digest_of(wanted[:length])
-    if not grown or len(current) == length:
+    if added is None or _begins(wanted, current):
         return wanted
-    return current + wanted[length:]
+    return [*current, *wanted[length:]]
+
+
+def _begins(longer: list[Any], shorter: list[Any]) -> bool:
+    return digest_of(longer[: len(shorter)]) == digest_of(shorter)
 
 
 def resequence(entries: Sequence[Entry], *, next_sequence: int) -> int:

@@ -321,7 +321,7 @@ def fields_after(
         # our tail is there already: the save is repeated
         ({"history": [1]}, {"history": [1, 3, 4]}, {"history": [1, 3]}, {"history": [1, 3, 4]}),
         # what was rewritten does not grow
-        ({"history": [1]}, {"history": [1, 2]}, {"history": [9]}, {"history": [9]}),
+        ({"history": [1]}, {"history": [1, 2]}, {"history": [9]}, {"history": [9, 2]}),
         ({"history": [1]}, {"history": [9, 2]}, {"history": [1, 3]}, {"history": [1, 3]}),
     ],
 )
@@ -371,3 +371,30 @@ def test_an_entry_without_a_place_or_a_row_says_so() -> None:
         _ = entry.place
     with pytest.raises(ValueError, match="not stored yet"):
         _ = entry.stored_row
+
+
+@pytest.mark.parametrize(
+    ("given_", "current", "wanted", "expected"),
+    [
+        ([1], [1], [1, 2], [1, 2]),
+        ([1], [1, 2], [1, 3], [1, 2, 3]),
+        # The same save again, alone or after others went on.
+        ([1], [1, 2], [1, 2], [1, 2]),
+        ([1], [1, 2, 3], [1, 2], [1, 2, 3]),
+        # The same save again, after an unknown outcome, with one step more.
+        ([], ["a"], ["a", "b"], ["a", "b"]),
+        ([1], [1, 2], [1, 2, 3], [1, 2, 3]),
+        # A step log may be cut; what others added to it stays.
+        ([1, 2, 3], [1, 2, 3], [3], [3]),
+        ([1, 2, 3], [1, 2, 3], [], []),
+        ([1, 2, 3], [1, 2, 3, 4], [3], [3, 4]),
+        ([1, 2, 3], [3], [3], [3]),
+        # 1.0 is not 1.
+        ([1], [1, 2], [1, 2.0], [1, 2, 2.0]),
+    ],
+)
+def test_step_logs_are_merged(
+    given_: list[Any], current: list[Any], wanted: list[Any], expected: list[Any]
+) -> None:
+    merged = fields_after({"history": given_}, {"history": current}, {"history": wanted})
+    assert repr(merged["history"]) == repr(expected)
