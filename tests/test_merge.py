@@ -320,7 +320,7 @@ def fields_after(
         ({"history": [1]}, {"history": [1, 2]}, {"history": [1]}, {"history": [1, 2]}),
         # our tail is there already: the save is repeated
         ({"history": [1]}, {"history": [1, 3, 4]}, {"history": [1, 3]}, {"history": [1, 3, 4]}),
-        # what was rewritten does not grow
+        # what was rewritten keeps what others added
         ({"history": [1]}, {"history": [1, 2]}, {"history": [9]}, {"history": [9, 2]}),
         ({"history": [1]}, {"history": [9, 2]}, {"history": [1, 3]}, {"history": [1, 3]}),
     ],
