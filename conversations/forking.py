@@ -11,7 +11,7 @@ from conversations import conf
 from conversations.changes import EditMessages, SaveState
 from conversations.documents import Document
 from conversations.exceptions import ConversationNotFound
-from conversations.models import ConversationState
+from conversations.models import ConversationRedaction, ConversationState
 from conversations.operations import write
 from conversations.stores.normalized import NormalizedStore, owner_of
 from conversations.transactions import translated
@@ -47,7 +47,21 @@ def fork(conversation_id: str, at: int | None, *, owner: str | None) -> str:
         copy = Fork(Document(whole.fields, messages, whole.items), None, forked_from=source.pk)
         made = str(uuid.uuid4())
         write(made, copy, owner=owner_of(source) if source.user_id is not None else None)
+        rows = ConversationState.rows.using(conf.alias())
+        _inherit_redactions(source, rows.get(conversation_id=made))
         if source.legacy_user_id is not None:
-            rows = ConversationState.rows.using(conf.alias()).filter(conversation_id=made)
-            rows.update(legacy_user_id=source.legacy_user_id)
+            rows.filter(conversation_id=made).update(legacy_user_id=source.legacy_user_id)
         return made
+
+
+def _inherit_redactions(source: ConversationState, fork: ConversationState) -> None:
+    """Let what was redacted in the origin be recognised when it is written to the fork."""
+    if not source.redaction_count:
+        return
+    redactions = ConversationRedaction.rows.using(conf.alias())
+    inherited = list(redactions.filter(conversation_id=source.pk))
+    for redaction in inherited:
+        redaction.pk, redaction.conversation_id = None, fork.pk
+    redactions.bulk_create(inherited)
+    rows = ConversationState.rows.using(conf.alias())
+    rows.filter(pk=fork.pk).update(redaction_count=source.redaction_count)

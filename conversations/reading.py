@@ -229,6 +229,7 @@ class _Read:
             ):
                 raise _Raced
         return loaded(
+            self.conversation_id,
             fields=self.tables.fields(row),
             messages=messages,
             items=Given.of(items),
@@ -250,6 +251,7 @@ class _Read:
         kept = [item for item in items if selected(item.value, threshold=chosen.threshold)]
         kept = limited_items(kept, chosen.max_items)
         return loaded(
+            self.conversation_id,
             fields=document.fields,
             messages=Given.of(given),
             items=Given.of(kept),
@@ -262,6 +264,7 @@ class _Read:
 
 
 def loaded(
+    conversation_id: str,
     *,
     fields: dict[str, object],
     messages: Given,
@@ -275,6 +278,7 @@ def loaded(
     """Return the content that was selected, with its baseline."""
     history = fields.get(HISTORY)
     baseline = Baseline(
+        conversation_id=conversation_id,
         store=store.value,
         revision=revision,
         version=version,

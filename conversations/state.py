@@ -44,13 +44,15 @@ class LoadInfo:
 class Baseline:
     """What a load gave, so that a save can tell "removed" from "never seen". Immutable.
 
-    `store`, `revision` and `version` say what was read (see changes.View). `sequences` and
-    `message_digests` are the messages given, in order (from legacy: their places, from 1);
-    `item_ids` (positions) and `item_digests` the items; `field_digests` the other fields.
-    `token` is random, and makes a repeated save recognisable.
+    It is of one conversation, `conversation_id`: saved under another id, a state says what
+    the lists are. `store`, `revision` and `version` say what was read (see changes.View).
+    `sequences` and `message_digests` are the messages given, in order (from legacy: their
+    places, from 1); `item_ids` (positions) and `item_digests` the items; `field_digests` the
+    other fields. `token` is random, and makes a repeated save recognisable.
     """
 
     __slots__ = (
+        "conversation_id",
         "field_digests",
         "hidden_items",
         "hidden_messages",
@@ -65,6 +67,7 @@ class Baseline:
         "version",
     )
 
+    conversation_id: str
     store: str
     revision: int
     version: str
@@ -82,6 +85,7 @@ class Baseline:
     def __init__(
         self,
         *,
+        conversation_id: str,
         store: str,
         revision: int,
         version: str = "",
@@ -96,6 +100,7 @@ class Baseline:
         token: str = "",
     ) -> None:
         values = {
+            "conversation_id": conversation_id,
             "store": store,
             "revision": revision,
             "version": version,
@@ -184,7 +189,7 @@ class Baseline:
             *self.sequences,
             *self.item_ids,
         ]
-        texts = [self.store, self.version, self.token]
+        texts = [self.conversation_id, self.store, self.version, self.token]
         return (
             all(type(number) is int for number in numbers)
             and all(isinstance(text, str) for text in texts)

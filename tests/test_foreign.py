@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from django.test import override_settings
 
-from conversations.exceptions import UnreadableState
+from conversations.exceptions import InvalidState, UnreadableState
 from conversations.models import ConversationMessage, ConversationState
 from conversations.state import AgentState
 from conversations.storage import append_messages, load_state, save_state
@@ -92,3 +92,18 @@ def test_what_a_json_column_changed_is_no_edit_of_old_code() -> None:
     with forced_phase(Phase.NEW_READS):
         assert json.dumps(load_state("c").to_dict()) == json.dumps(saved.to_dict())
     assert ConversationMessage.rows.count() == 2
+
+
+def from_state(data: dict[str, Any]) -> Any:
+    return {"first": data["conversation_history"][0]["content"]}
+
+
+@override_settings(
+    CONVERSATIONS={"LEGACY": JSON_COLUMN | {"from_state": "tests.test_foreign.from_state"}}
+)
+def test_a_hosts_function_that_fails_leaves_legacy_behind_and_fails_no_save() -> None:
+    with forced_phase(Phase.NEW_READS):
+        save_state("c", state("a"))
+        assert save_state("c", AgentState())["stores"] == ["normalized"]
+    with forced_phase(Phase.LEGACY), pytest.raises(InvalidState, match="from_state"):
+        save_state("d", AgentState())

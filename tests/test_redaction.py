@@ -19,6 +19,7 @@ from conversations.models import ConversationRedaction
 from conversations.redactions import REDACTED, redacted_form, text_hash
 from conversations.storage import (
     append_messages,
+    delete_conversation,
     fork_conversation,
     list_messages,
     load_state,
@@ -105,6 +106,24 @@ def test_whoever_writes_it_again_stores_the_redacted_form(phase: Phase, later: P
         assert texts(load_state("c")) == ["a", REDACTED, "b", REDACTED]
         replace_message("c", 1, message(SECRET))
         assert texts(load_state("c")) == [REDACTED, REDACTED, "b", REDACTED]
+    assert everywhere() == []
+
+
+def test_a_fork_knows_what_was_redacted_in_its_origin(phase: Phase) -> None:
+    save_state("c", state("a", SECRET))
+    redact_message("c", 2)
+    fork = fork_conversation("c")
+    append_messages(fork, messages(SECRET))
+    assert texts(load_state(fork)) == ["a", REDACTED, REDACTED]
+
+
+def test_a_redaction_reaches_the_forks_of_a_fork_that_is_gone(phase: Phase) -> None:
+    save_state("c", state(SECRET))
+    middle = fork_conversation("c")
+    last = fork_conversation(middle)
+    delete_conversation(middle)
+    redact_message("c", 1)
+    assert texts(load_state(last)) == [REDACTED]
     assert everywhere() == []
 
 

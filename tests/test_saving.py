@@ -130,6 +130,26 @@ def test_the_coroutines_do_what_the_functions_do(phase: Phase) -> None:
     assert sorted(found[2:]) == [0, 1, 2, 3, 4]
 
 
+def test_a_state_saved_under_another_id_is_whole_there(phase: Phase) -> None:
+    """A template that is saved again and again, and a copy of a conversation."""
+    template = state("system", memory_context=["i"], step_count=3, history=["h"])
+    for name in ("one", "two", "three"):
+        storage.save_state(name, template)
+        assert storage.load_state(name) == template
+    held = storage.load_state("one")
+    held.conversation_history += messages("b")
+    storage.save_state("copy", held)
+    assert storage.load_state("copy") == held
+    assert texts(storage.load_state("one")) == ["system"]
+    storage.append_messages("two", messages("2"))
+    storage.save_state("two", held)
+    assert storage.load_state("two") == held
+    with transaction.atomic():
+        storage.save_state("four", held)
+        storage.save_state("five", held)
+    assert storage.load_state("four") == held == storage.load_state("five")
+
+
 # Several saves inside the caller's transaction
 
 

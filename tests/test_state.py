@@ -23,6 +23,7 @@ DIGEST = bytes(range(16))
 
 def baseline(**changes: Any) -> Baseline:
     values: dict[str, Any] = {
+        "conversation_id": "c",
         "store": "normalized",
         "revision": 7,
         "version": "abc",
@@ -162,6 +163,7 @@ def test_a_baseline_is_json() -> None:
 
 
 SPOILT: list[tuple[str, Any]] = [
+    ("conversation_id", 5),
     ("store", 5),
     ("store", "elsewhere"),
     ("revision", "7"),

@@ -67,12 +67,15 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
     known = None
     if isinstance(data, Mapping) and baseline is None and data.get(BASELINE_KEY) is not None:
         baseline = Baseline.from_json(data[BASELINE_KEY])
+    if baseline is not None and baseline.conversation_id != conversation_id:
+        # What was loaded from another conversation says nothing of this one.
+        baseline = None
     if baseline is not None:
         known = {MESSAGES: baseline.given_messages, ITEMS: baseline.given_items}
     document = checked_document(data, known=known)
     operation = SaveState(document, baseline)
     outcome, result = written(conversation_id, operation, owner)
-    _advance(state, operation, outcome, committed=result["committed"])
+    _advance(state, conversation_id, operation, outcome, committed=result["committed"])
     return result
 
 
@@ -91,7 +94,9 @@ def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Ou
     return outcome, result
 
 
-def _advance(state: Any, operation: SaveState, outcome: Outcome, *, committed: bool) -> None:
+def _advance(
+    state: Any, conversation_id: str, operation: SaveState, outcome: Outcome, *, committed: bool
+) -> None:
     """Let the state's baseline be what was saved, once that is committed; see `Uncommitted`."""
     document, row = operation.document, outcome.row
     in_tables = StoreName.NORMALIZED in outcome.stores and row is not None
@@ -104,6 +109,7 @@ def _advance(state: Any, operation: SaveState, outcome: Outcome, *, committed: b
         hidden = (operation.baseline.hidden_messages, operation.baseline.hidden_items)
     store = StoreName.NORMALIZED if in_tables else StoreName.LEGACY
     baseline = Baseline(
+        conversation_id=conversation_id,
         store=store.value,
         revision=outcome.revision,
         version=bytes(row.messages_digest).hex() if in_tables and row is not None else "",
@@ -160,6 +166,10 @@ class Uncommitted:
         return (type(None), ())
 
 
+def _nothing_of(conversation_id: str) -> Baseline:
+    return Baseline(conversation_id=conversation_id, store=StoreName.NORMALIZED.value, revision=0)
+
+
 def _baseline_of(state: Any) -> Baseline | None:
     """Return what the state goes on from: its latest save that was not rolled back, or its load."""
     found: Uncommitted | None = getattr(state, UNCOMMITTED_KEY, None)
@@ -211,7 +221,7 @@ def load_state(
     if found is None:
         # Two callers who both found nothing and both save lose nothing: each was given nothing.
         state = made.from_dict(AgentState(user_input="").to_dict())
-        attach(state, Baseline(store=StoreName.NORMALIZED.value, revision=0), None)
+        attach(state, _nothing_of(conversation_id), None)
         return state
     state = made.from_dict(found.document.to_dict())
     attach(state, found.baseline, found.info)

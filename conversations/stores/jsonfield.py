@@ -125,8 +125,14 @@ class JSONFieldStore:
             raise UnreadableState(f"legacy row {row.pk} holds no state: {error}") from error
 
     def _raw(self, document: Document) -> Any:
-        data = self.from_state(document.to_dict())
-        text = json.dumps(data)
+        try:
+            data = self.from_state(document.to_dict())
+            text = json.dumps(data)
+        except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+            raise InvalidState(
+                f"from_state cannot turn it into the host's JSON ({type(error).__name__})",
+                path="state",
+            ) from error
         if not self.json_column:
             return text
         try:

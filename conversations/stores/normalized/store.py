@@ -198,7 +198,8 @@ class NormalizedStore(MessageRows, ItemRows):
         ):
             query._raw_delete(alias)
         rows = ConversationState.rows.using(alias)
-        rows.filter(forked_from_id=row.pk).update(forked_from=None)
+        # A redaction in the origin still reaches the forks of a fork that is gone.
+        rows.filter(forked_from_id=row.pk).update(forked_from=row.forked_from_id)
         rows.filter(pk=row.pk)._raw_delete(alias)
         return True
 
