@@ -8,6 +8,7 @@ from typing import Any
 from django.db import connections
 
 from conversations import conf
+from conversations.exceptions import StorageUnavailable
 from conversations.models import ConversationState, ConversationTombstone
 from conversations.stores.normalized import found_row
 
@@ -44,14 +45,24 @@ def probed(row: ConversationState) -> Any:
 
 
 def lock_id(conversation_id: str) -> None:
-    """Take the advisory lock of an id until the transaction ends (PostgreSQL only)."""
+    """Take the advisory lock of an id until the transaction ends (PostgreSQL only).
+
+    Raises: StorageUnavailable in a transaction whose snapshot may be older than the lock.
+    """
     connection = connections[conf.alias()]
     if connection.vendor != "postgresql":
         return
     digest = blake2b(b"conversation:" + conversation_id.encode("utf-8"), digest_size=8).digest()
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT pg_advisory_xact_lock(%s)", [int.from_bytes(digest, "big", signed=True)]
+            "SELECT current_setting('transaction_isolation'), pg_advisory_xact_lock(%s)",
+            [int.from_bytes(digest, "big", signed=True)],
+        )
+        (isolation, _) = cursor.fetchone()
+    if isolation != "read committed":
+        raise StorageUnavailable(
+            f"The transaction is {isolation}: it would not see what was written while it waited"
+            " for its lock. Save in a READ COMMITTED transaction."
         )
 
 

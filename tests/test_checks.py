@@ -14,6 +14,7 @@ from django.core.checks.registry import registry
 from django.db import DEFAULT_DB_ALIAS, OperationalError, connection, connections
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.utils import ConnectionHandler
+from psycopg import IsolationLevel
 from waffle.models import Switch as SwitchRow
 
 from conversations.checks import databases, installation, legacy, settings as settings_checks
@@ -343,6 +344,22 @@ def test_conversations_E012(
     with django_db_blocker.unblock(), scratch_database(tmp_path, encoding=encoding):
         messages = found(databases.check_server(databases=[ALIAS]), "conversations.E012")
     assert ["SQL_ASCII" in message for message in messages] == [True] * (encoding != "UTF8")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("where", ["server", "options"])
+def test_conversations_E016(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    aliases = [DEFAULT_DB_ALIAS]
+    assert found(databases.check_server(databases=aliases), "conversations.E016") == []
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite's transactions wait before they read")
+    if where == "server":
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL default_transaction_isolation = 'repeatable read'")
+    else:
+        monkeypatch.setattr(connection, "isolation_level", IsolationLevel.SERIALIZABLE)
+    (message,) = found(databases.check_server(databases=aliases), "conversations.E016")
+    assert "READ COMMITTED" in message
 
 
 @pytest.mark.django_db

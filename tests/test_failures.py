@@ -313,6 +313,17 @@ def test_a_connection_killed_inside_a_hosts_transaction_is_never_a_success(phase
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_snapshot_older_than_the_lock_loses_nothing_but_is_refused(phase: Phase) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite's transactions wait before they read")
+    with pytest.raises(StorageUnavailable, match="READ COMMITTED"), transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        save_state("c", state("a"))
+    assert load_state("c").load_info is None
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_coroutine_raises_storage_unavailable_too(phase: Phase) -> None:
     save_state("c", state("a"))
     with failing(lambda sql: "waffle" not in sql), pytest.raises(StorageUnavailable):

@@ -121,6 +121,9 @@ def check_persistent_connections(**kwargs: Any) -> list[CheckMessage]:
     ]
 
 
+READ_COMMITTED = "READ_COMMITTED"
+
+
 @database_check()
 def check_server(connection: Any) -> Iterator[CheckMessage]:
     """Check version and encoding of PostgreSQL, and the journal of SQLite."""
@@ -155,6 +158,18 @@ def _postgresql(connection: Any) -> Iterator[CheckMessage]:
     with connection.cursor() as cursor:
         cursor.execute("SHOW server_encoding")
         encoding = cursor.fetchone()[0]
+        cursor.execute("SHOW default_transaction_isolation")
+        isolation = cursor.fetchone()[0]
+    # Django knows what OPTIONS chose once it has connected.
+    chosen = getattr(getattr(connection, "isolation_level", None), "name", READ_COMMITTED)
+    if isolation.upper().replace(" ", "_") != READ_COMMITTED or chosen != READ_COMMITTED:
+        yield Error(
+            f"The PostgreSQL database {connection.alias!r} does not use the isolation level READ"
+            " COMMITTED: whoever waited for a lock would not see what was written meanwhile.",
+            hint='Take "isolation_level" out of its OPTIONS, and default_transaction_isolation'
+            " out of the settings of the server, the database and the role.",
+            id="conversations.E016",
+        )
     if encoding != "UTF8":
         yield Error(
             f"The PostgreSQL database {connection.alias!r} has the encoding {encoding}: it cannot"
