@@ -7,8 +7,10 @@ what `json.loads` gives, so that NaN has one bit pattern and lists are never tup
 
 from __future__ import annotations
 
+import json
 import marshal
 from collections.abc import Iterable
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 
@@ -22,6 +24,25 @@ def digest_of(value: Any) -> bytes:
     Raises: ValueError for what is no JSON value.
     """
     return blake2b(marshal.dumps(value, 2), digest_size=DIGEST_BYTES).digest()
+
+
+def loosened(value: Any) -> Any:
+    """Return what is equal for all that a JSON column cannot tell apart.
+
+    jsonb sorts keys, and keeps numbers as decimals: 1.0 is 1, and 1e23 is exactly 10 ** 23.
+    """
+    # By json's own C code: a recursion of ours would not reach as deep as what it has parsed.
+    return json.loads(json.dumps(value, sort_keys=True), parse_float=_loose_number)
+
+
+def _loose_number(text: str) -> float | int:
+    number = float(text)
+    return int(Decimal(text)) if number.is_integer() else number
+
+
+def loose_digest(value: Any) -> bytes:
+    """Return a digest that is equal for what a JSON column cannot tell apart."""
+    return digest_of(loosened(value))
 
 
 def roll(start: bytes, digests: Iterable[bytes]) -> bytes:

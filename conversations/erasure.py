@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from conversations import conf, redactions
 from conversations.exceptions import ConversationNotFound, MessageNotFound
 from conversations.forking import touch
 from conversations.locking import lock
+from conversations.merge import Entry
 from conversations.models import ConversationConflict, ConversationRedaction, ConversationState
 from conversations.operations import write
 from conversations.stores.base import LegacyStore
@@ -34,6 +36,7 @@ def erase(
         chosen = [e for e in versions if reference == (e.key if by_key else e.identity)]
         if not chosen:
             raise MessageNotFound(f"there is no message {reference!r} in this conversation.")
+        chosen = _succession(chosen, versions)
         forms = {
             redactions.text_hash(entry.value): redactions.redacted_form(entry.value, replacement)
             for entry in chosen
@@ -45,6 +48,21 @@ def erase(
                 target, tables, legacy, forms, texts, replacement=replacement, now=timezone.now()
             )
         return rewritten
+
+
+def _succession(chosen: Sequence[Entry], versions: Sequence[Entry]) -> list[Entry]:
+    """Return every version of the chosen messages: an insertion before one gives it a new place."""
+    linked: dict[int, set[int]] = defaultdict(set)
+    for entry in versions:
+        if entry.supersedes is not None:
+            linked[entry.stored_row].add(entry.supersedes)
+            linked[entry.supersedes].add(entry.stored_row)
+    found: set[int] = set()
+    pending = {entry.stored_row for entry in chosen}
+    while pending:
+        found |= pending
+        pending = {other for row in pending for other in linked[row]} - found
+    return [entry for entry in versions if entry.stored_row in found]
 
 
 def _at_truth(conversation_id: str, *, owner: str | None) -> ConversationState:

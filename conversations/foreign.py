@@ -9,11 +9,10 @@ import json
 import logging
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from conversations import conf, redactions
-from conversations.digests import digest_of
+from conversations.digests import digest_of, loose_digest
 from conversations.exceptions import UnreadableState
 from conversations.merge import Entry, entries_of, merge_foreign
 from conversations.models import ConversationConflict, ConversationState
@@ -191,18 +190,6 @@ def _exact_fields(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any
     }
     ordered = [name for name in ours if name in theirs] + [n for n in theirs if n not in ours]
     return {name: known.get(name, theirs[name]) for name in ordered}
-
-
-def loose_digest(value: Any) -> bytes:
-    """Return a digest that is equal for what a JSON column cannot tell apart."""
-    # By json's own C code: a recursion of ours would not reach as deep as what it has parsed.
-    return digest_of(json.loads(json.dumps(value, sort_keys=True), parse_float=_loose_number))
-
-
-def _loose_number(text: str) -> float | int:
-    """Return what jsonb makes of a number: 1.0 is 1, and 1e23 is exactly 10 ** 23."""
-    number = float(text)
-    return int(Decimal(text)) if number.is_integer() else number
 
 
 def _record(

@@ -14,10 +14,9 @@ from django.db import transaction
 
 from conversations import conf
 from conversations.batches import conversation_ids, failure
-from conversations.digests import DIGEST_BYTES, EMPTY, digest_of, roll
+from conversations.digests import DIGEST_BYTES, EMPTY, digest_of, loose_digest, roll
 from conversations.documents import DEFAULTS, Document, fields_digest
 from conversations.exceptions import UnreadableState
-from conversations.foreign import loose_digest
 from conversations.locking import deleted, lock
 from conversations.merge import Entry
 from conversations.models import ConversationConflict, ConversationState

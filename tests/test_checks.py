@@ -155,6 +155,7 @@ def test_conversations_E002_is_silent(configure: Any, value: Any) -> None:
         ({"owner": "logentry"}, "[\"owner\"] is 'logentry', which is no column of auth.User."),
         ({"version": "v"}, "[\"version\"] is 'v', which is no column of auth.User."),
         ({"state": "is_staff"}, '["state"] names auth.User.is_staff, a BooleanField.'),
+        ({"updated_at": "email"}, '["updated_at"] names auth.User.email, a EmailField.'),
     ],
 )
 def test_conversations_E003(configure: Any, change: dict[str, str], text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.db import connection
+from django.test import override_settings
 
 from conversations.exceptions import (
     ConversationNotFound,
@@ -34,6 +35,7 @@ from flags.switches import forced_phase
 from tests.factories import UserFactory, message, messages, state, texts
 from tests.faults.injection import failing, touches_legacy, touches_tables
 from tests.legacy_schema import old_load, old_save
+from tests.test_foreign import JSON_COLUMN
 
 pytestmark = pytest.mark.django_db
 
@@ -106,6 +108,38 @@ def test_whoever_writes_it_again_stores_the_redacted_form(phase: Phase, later: P
         assert texts(load_state("c")) == ["a", REDACTED, "b", REDACTED]
         replace_message("c", 1, message(SECRET))
         assert texts(load_state("c")) == [REDACTED, REDACTED, "b", REDACTED]
+    assert everywhere() == []
+
+
+def test_an_earlier_text_of_a_message_that_moved_goes_with_it(phase: Phase) -> None:
+    append_messages("c", messages("a", SECRET), keys=["1", "2"], create=True)
+    replace_message("c", 2, message("fixed"))
+    held = load_state("c")
+    held.conversation_history.insert(1, message("between"))
+    save_state("c", held)
+    last = list_messages("c").last
+    assert last is not None
+    redact_message("c", last)
+    assert texts(load_state("c")) == ["a", "between", REDACTED]
+    assert everywhere() == []
+
+
+@override_settings(CONVERSATIONS={"LEGACY": JSON_COLUMN})
+@pytest.mark.parametrize(
+    "secret",
+    [
+        {"role": "user", "content": [{"type": "text", "text": SECRET, "n": 1.0}]},
+        {"role": "user", "content": "", "note": 1.0, "zz": SECRET, "a": 2},
+    ],
+)
+def test_a_text_is_recognised_in_the_order_that_a_json_column_gives(
+    phase: Phase, secret: dict[str, Any]
+) -> None:
+    append_messages("c", [message("a"), secret], create=True)
+    redact_message("c", 2)
+    assert [m["content"] for m in load_state("c").conversation_history] == ["a", REDACTED]
+    assert everywhere() == []
+    append_messages("c", [json.loads(json.dumps(secret, sort_keys=True))])
     assert everywhere() == []
 
 

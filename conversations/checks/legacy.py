@@ -9,7 +9,7 @@ from typing import Any
 from django.apps import apps
 from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import CharField, JSONField, Model, TextField
+from django.db.models import CharField, DateTimeField, JSONField, Model, TextField
 
 from conversations.checks.settings import imported
 from conversations.conf import MEMORY_CHUNKS
@@ -92,6 +92,13 @@ def _names(legacy: Mapping[str, Any]) -> Iterator[CheckMessage]:
             f'CONVERSATIONS["LEGACY"]["state"] names {model._meta.label}.{legacy["state"]}, a'
             f" {type(found['state']).__name__}.",
             hint="Name the JSONField or TextField that holds the state as JSON.",
+            id="conversations.E003",
+        )
+    if "updated_at" in found and not isinstance(found["updated_at"], DateTimeField):
+        yield Error(
+            f'CONVERSATIONS["LEGACY"]["updated_at"] names {model._meta.label}.'
+            f"{legacy['updated_at']}, a {type(found['updated_at']).__name__}.",
+            hint="Name a DateTimeField, or leave updated_at out.",
             id="conversations.E003",
         )
     if "conversation_id" in found and not isinstance(

@@ -31,6 +31,7 @@ CONVERSATION_ID = "conversation_id"
 REVISION_MARK = "store.revision"
 QUARANTINE_MARK = "store.quarantined"
 _MARKS = (REVISION_MARK, QUARANTINE_MARK)
+LAST_MOMENT = datetime.max.replace(tzinfo=UTC) - timedelta(microseconds=1)
 
 
 def parsed(content: str | None) -> Document:
@@ -161,7 +162,8 @@ class ChunkStore:
         newest = stamps["newest"]
         now = timezone.now()
         if newest is not None:
-            now = max(now, newest + timedelta(microseconds=1))
+            # A clock that ran to the end of time leaves no later moment; the id decides then.
+            now = max(now, min(newest, LAST_MOMENT) + timedelta(microseconds=1))
         chunk = self._chunks().create(
             user_id=None if owner is None else _user_key(owner),
             content=document.to_json(),

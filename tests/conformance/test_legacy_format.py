@@ -148,3 +148,12 @@ def test_a_blob_whose_rows_are_not_all_written_yet_is_not_there_yet(phase: Phase
     assert texts(load_state("c")) == ["a"]
     MemoryMetadata.objects.create(chunk=chunk, key="type", value="state")
     assert "half" in texts(load_state("c"))
+
+
+@pytest.mark.parametrize("phase", DUAL)
+def test_a_blob_from_the_end_of_time_stops_no_save(phase: Phase) -> None:
+    with forced_phase(phase):
+        save_state("c", state("a"))
+        MemoryChunk.objects.update(created_at=datetime.max.replace(tzinfo=UTC))
+        save_state("c", state("a", "b"))
+        assert texts(load_state("c")) == ["a", "b"]
