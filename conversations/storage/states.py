@@ -156,9 +156,6 @@ class Uncommitted:
         waiting = connections[conf.alias()].run_on_commit
         return self.committed or any(entry[1] is self for entry in waiting)
 
-    def __copy__(self) -> Uncommitted:
-        return self
-
     def __deepcopy__(self, memo: Any) -> Uncommitted:
         return self
 
