@@ -45,7 +45,7 @@ logger = logging.getLogger("conversations")
 
 @dataclass(slots=True)
 class Outcome:
-    """What a write did. `view_store` and `version` are what a new baseline refers to."""
+    """What a write did: the conversation's number after it, and the stores that took it."""
 
     revision: int
     stores: list[str]
