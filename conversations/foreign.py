@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -70,7 +71,9 @@ def merge(
     seen = legacy.survey(row.conversation_id, row.legacy_token)
     quarantined: list[str] = []
     taken = equal = False
+    known = redactions.of(row)
     for blob in legacy.foreign(row.conversation_id, row.legacy_token, seen):
+        blob, seen = _redacted(legacy, row, blob, seen, known)
         problem = _problem(blob, row)
         if problem:
             quarantined.append(blob.reference)
@@ -118,6 +121,26 @@ def _problem(blob: Foreign, row: ConversationState) -> str:
     return ""
 
 
+def _redacted(
+    legacy: LegacyStore,
+    row: ConversationState,
+    blob: Foreign,
+    seen: str,
+    known: redactions.Redactions,
+) -> tuple[Foreign, str]:
+    """Put what was redacted in this conversation into its redacted form, in legacy as well.
+
+    Returns: the blob, and the note of what was seen, as they are now.
+    """
+    if blob.stored is None:
+        return blob, seen
+    document = redactions.applied_to(blob.stored.document, known)
+    if document is None:
+        return blob, seen
+    seen = legacy.correct(row.conversation_id, blob.reference, document, seen)
+    return replace(blob, stored=replace(blob.stored, document=document)), seen
+
+
 def _take(
     tables: NormalizedStore,
     legacy: LegacyStore,
@@ -129,9 +152,6 @@ def _take(
     """Merge one blob. Returns: whether the tables now hold exactly what the blob holds."""
     assert blob.stored is not None
     document = blob.stored.document
-    known = redactions.of(row)
-    changed = redactions.applied_to(document, known)
-    document = changed or document
     versions = tables.versions(row, values=not legacy.exact)
     by_row = {entry.row: entry for entry in versions}
     current = [by_row[entry.row] for entry in tables.messages(row, values=False)]
@@ -169,7 +189,7 @@ def _take(
         revision = max(row.revision, row.legacy_revision) + 1
         tables.write(row, change, revision=revision, now=active_at(blob.stored, row, now))
     digests = [entry.digest for entry in merged.entries]
-    return changed is None and not kept and digests == [entry.digest for entry in theirs]
+    return not kept and digests == [entry.digest for entry in theirs]
 
 
 def _restore_exact(theirs: list[Entry], versions: list[Entry]) -> None:

@@ -35,6 +35,7 @@ from flags.switches import forced_phase
 from tests.factories import UserFactory, message, messages, state, texts
 from tests.faults.injection import failing, touches_legacy, touches_tables
 from tests.legacy_schema import old_load, old_save
+from tests.machine.oldcode import OldSession
 from tests.test_foreign import JSON_COLUMN
 
 pytestmark = pytest.mark.django_db
@@ -181,8 +182,38 @@ def test_old_code_that_writes_it_again_does_not_bring_it_back(phase: Phase, late
     old_save(connection, "c", None, read_before)
     with forced_phase(later):
         assert texts(load_state("c")) == ["a", REDACTED, "b"]
+        assert everywhere() == []
         append_messages("c", messages("c"))
         assert texts(load_state("c")) == ["a", REDACTED, "b", "c"]
+    assert everywhere() == []
+
+
+@override_settings(CONVERSATIONS={"LEGACY": OldSession.settings})
+@pytest.mark.parametrize("later", [p for p in Phase if p != Phase.LEGACY])
+def test_a_late_write_into_a_hosts_table_is_rewritten_and_merged_once(later: Phase) -> None:
+    with forced_phase(Phase.NEW_PRIMARY):
+        save_state("c", state("a", SECRET))
+        read_before = OldSession().read("c")
+        assert read_before is not None
+        redact_message("c", 2)
+    read_before["conversation_history"] += messages("b")
+    OldSession().write("c", read_before)
+    with forced_phase(later):
+        assert texts(load_state("c")) == ["a", REDACTED, "b"]
+        assert everywhere() == []
+        revision = load_state("c").load_info.revision
+        append_messages("c", messages("c"))
+        found = load_state("c")
+        assert (texts(found), found.load_info.revision) == (["a", REDACTED, "b", "c"], revision + 1)
+
+
+def test_a_blob_that_is_set_aside_keeps_no_redacted_text() -> None:
+    with forced_phase(Phase.NEW_PRIMARY):
+        save_state("c", state("a", SECRET), UserFactory())
+        redact_message("c", 2)
+        old_save(connection, "c", UserFactory().pk, state("a", SECRET).to_dict())
+        assert texts(load_state("c")) == ["a", REDACTED]
+    assert everywhere() == []
 
 
 def test_a_redacted_message_is_restored_redacted(phase: Phase) -> None:

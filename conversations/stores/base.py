@@ -172,6 +172,9 @@ class LegacyStore(StateStore, Protocol):
         Unlike `load`, never what somebody else has written meanwhile.
         """
 
+    def correct(self, conversation_id: str, reference: str, document: Document, seen: str) -> str:
+        """Rewrite one blob of those `seen` in place. Returns: the note as it is now."""
+
     def settle(
         self,
         conversation_id: str,

@@ -259,6 +259,12 @@ class ChunkStore:
         chunk = self._first(_NEWEST_OF_REVISION, conversation_id, str(revision))
         return self._readable(chunk)
 
+    def correct(self, conversation_id: str, reference: str, document: Document, seen: str) -> str:
+        """An embedding of the old text goes with it."""
+        chunk = self._chunks().filter(pk=reference)
+        chunk.update(content=document.to_json(), embedding=None)
+        return seen
+
     def settle(
         self,
         conversation_id: str,
@@ -315,7 +321,6 @@ class ChunkStore:
         )
 
     def rewrite(self, conversation_id: str, change: Callable[[Document], Document | None]) -> int:
-        """Rewrite blobs in place; an embedding of the old text goes with it."""
         ids = list(self._blobs(conversation_id).values_list("chunk_id", flat=True))
         changed = 0
         for chunk in self._chunks().filter(pk__in=ids).defer("embedding").iterator(chunk_size=50):
@@ -324,9 +329,7 @@ class ChunkStore:
             except InvalidState as error:
                 raise UnreadableState(f"legacy chunk {chunk.pk} holds no state: {error}") from error
             if document is not None:
-                self._chunks().filter(pk=chunk.pk).update(
-                    content=document.to_json(), embedding=None
-                )
+                self.correct(conversation_id, str(chunk.pk), document, seen="")
                 changed += 1
         return changed
 

@@ -259,6 +259,9 @@ class JSONFieldStore:
         stored = self.load(conversation_id)
         return stored if stored is not None and stored.version == known else None
 
+    def correct(self, conversation_id: str, reference: str, document: Document, seen: str) -> str:
+        return self.save(conversation_id, document)
+
     def settle(
         self,
         conversation_id: str,
@@ -288,7 +291,7 @@ class JSONFieldStore:
         document = None if stored is None else change(stored.document)
         if stored is None or document is None:
             return 0
-        self.save(conversation_id, document, owner=stored.owner)
+        self.correct(conversation_id, stored.reference, document, seen="")
         return 1
 
     def conversations_of(self, owner: str) -> Sequence[str]:
