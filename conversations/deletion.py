@@ -7,9 +7,11 @@ from django.utils import timezone
 
 from conversations import conf
 from conversations.exceptions import ConversationNotFound, InvalidOwner
+from conversations.foreign import merge
 from conversations.locking import deleted, lock
 from conversations.models import ConversationState, ConversationTombstone
 from conversations.owners import user_exists
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore, owned, owner_of
 from conversations.stores.registry import legacy_store
 from conversations.transactions import translated
@@ -24,19 +26,35 @@ def delete(conversation_id: str, *, owner: str | None, reason: str = DELETED) ->
     Returns: False when there is none that `owner` (None: anybody) may delete.
     """
     with translated(conversation_id), transaction.atomic(using=conf.alias()):
-        row = lock(conversation_id)
         legacy = legacy_store()
-        in_legacy, legacy_owner = legacy.owner(conversation_id) if legacy else (False, None)
-        if row is None and (not in_legacy or deleted(conversation_id)):
-            return False
-        actual = legacy_owner if row is None else owner_of(row)
-        if owner is not None and owner != actual:
+        held, actual = _held(conversation_id, legacy, asked=owner is not None)
+        if not held or (owner is not None and owner != actual):
             return False
         bury(conversation_id, reason=reason)
         NormalizedStore().delete(conversation_id)
         if legacy is not None:
             legacy.delete(conversation_id)
         return True
+
+
+def _held(
+    conversation_id: str, legacy: LegacyStore | None, *, asked: bool
+) -> tuple[bool, str | None]:
+    """Lock a conversation. Returns: whether a store holds it, and its owner.
+
+    Where nobody owns it and that matters (`asked`), what old code wrote in somebody's name is
+    taken in first: then it is theirs.
+    """
+    row = lock(conversation_id)
+    if row is None:
+        if legacy is None or deleted(conversation_id):
+            return False, None
+        return legacy.owner(conversation_id)
+    if asked and owner_of(row) is None and legacy is not None:
+        known = row.legacy_token
+        if legacy.token(conversation_id, known) != known:
+            merge(NormalizedStore(), legacy, row, now=timezone.now())
+    return True, owner_of(row)
 
 
 def bury(conversation_id: str, *, reason: str) -> None:
@@ -66,17 +84,13 @@ def claim(conversation_id: str, owner: str) -> None:
     with translated(conversation_id), transaction.atomic(using=conf.alias()):
         if not user_exists(owner):
             raise InvalidOwner(f"there is no user {owner}.")
-        row = lock(conversation_id)
         legacy = legacy_store()
-        in_legacy, legacy_owner = legacy.owner(conversation_id) if legacy else (False, None)
-        if row is None and (not in_legacy or deleted(conversation_id)):
+        held, actual = _held(conversation_id, legacy, asked=True)
+        if not held or actual not in (None, owner):
             raise ConversationNotFound
-        actual = legacy_owner if row is None else owner_of(row)
         if actual == owner:
             return
-        if actual is not None:
-            raise ConversationNotFound
-        if row is not None:
-            ConversationState.rows.using(conf.alias()).filter(pk=row.pk).update(user_id=owner)
-        if legacy is not None and in_legacy:
+        rows = ConversationState.rows.using(conf.alias())
+        rows.filter(conversation_id=conversation_id).update(user_id=owner)
+        if legacy is not None:
             legacy.claim(conversation_id, owner)

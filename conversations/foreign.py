@@ -17,6 +17,7 @@ from conversations.digests import digest_of, loose_digest
 from conversations.exceptions import UnreadableState
 from conversations.merge import Entry, entries_of, merge_foreign
 from conversations.models import ConversationConflict, ConversationState
+from conversations.owners import owner_columns
 from conversations.stores.base import Foreign, LegacyStore, Stored
 from conversations.stores.normalized import Change, NormalizedStore, owner_of, replaced
 
@@ -165,6 +166,9 @@ def _take(
         their_fields = _exact_fields(their_fields, fields)
     merged = merge_foreign(versions=versions, current=current, theirs=theirs)
     change = Change()
+    if owner_of(row) is None and blob.owner is not None:
+        # Nobody's until now: old code would show it to this user alone.
+        change.columns = owner_columns(blob.owner)
     if merged.added:
         change.messages = (current, merged.entries)
     ahead = row.revision > row.legacy_revision

@@ -221,6 +221,7 @@ def rebase(
             mine = own.get(entry.key or "")
             if mine is not None:
                 if entry.digest not in (mine.digest, mine.key_digest):
+                    rebased.overwritten.append(mine)
                     edits.replace(mine, entry)
             elif gone and entry.key is not None and gone.get(entry.key) == entry.digest:
                 continue

@@ -231,9 +231,12 @@ class _Write:
         if row is None:
             self._check_without_row()
             return self._new_row()
-        check_owner(self.owner, actual=owner_of(row))
+        if self.truth != Truth.MERGE or owner_of(row) is not None:
+            check_owner(self.owner, actual=owner_of(row))
         if legacy is not None and self.truth == Truth.MERGE:
             merge(self.tables, legacy, row, now=self.now)
+            # What was nobody's may be somebody's now.
+            check_owner(self.owner, actual=owner_of(row))
             # A merge that only found its blobs unusable may leave legacy the truth.
             numbers = Numbers(row.revision, row.legacy_revision)
             self.truth = verdict(numbers, token_matches=True)
@@ -343,8 +346,8 @@ class _Write:
         if row is None:
             self._check_without_row()
             return LegacyView(self.stored or EMPTY, revision=0)
-        check_owner(self.owner, actual=owner_of(row))
         if self.truth in (Truth.LEGACY, Truth.BOTH):
+            check_owner(self.owner, actual=owner_of(row))
             stored = self.legacy.held(
                 self.conversation_id, revision=row.legacy_revision, known=row.legacy_token
             )

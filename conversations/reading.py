@@ -102,7 +102,7 @@ class _Read:
             return self._stale_legacy(self.legacy)
         if row is None:
             return self._without_row()
-        check_owner(self.owner, actual=owner_of(row))
+        self.check_owner(row, truth)
         if truth == Truth.MERGE and self.legacy is not None:
             try:
                 self._merge()
@@ -142,6 +142,11 @@ class _Read:
             return row, Truth.NORMALIZED if alone else truth
         known = row.legacy_token
         return row, verdict(numbers, token_matches=legacy.judge(probed(row), known) == known)
+
+    def check_owner(self, row: ConversationState, truth: Truth) -> None:
+        """Raise ConversationNotFound for another's; what nobody owns, a merge may give away."""
+        if truth != Truth.MERGE or owner_of(row) is not None:
+            check_owner(self.owner, actual=owner_of(row))
 
     def _without_row(self) -> Loaded | None:
         """Return what legacy holds of a conversation that the tables do not know."""
@@ -310,7 +315,7 @@ def at_truth(
             if row is None and deleted(conversation_id):
                 return None
         if row is not None:
-            check_owner(owner, actual=owner_of(row))
+            reader.check_owner(row, truth)
             if truth == Truth.MERGE:
                 reader._merge()
                 continue

@@ -363,6 +363,12 @@ def test_conversations_E016(monkeypatch: pytest.MonkeyPatch, where: str) -> None
     assert "READ COMMITTED" in message
 
 
+def test_conversations_E017(settings: Any) -> None:
+    assert installation.check_time_zones() == []
+    settings.USE_TZ = False
+    assert found(installation.check_time_zones(), "conversations.E017") == ["USE_TZ is False."]
+
+
 @pytest.mark.django_db
 def test_conversations_E013(monkeypatch: pytest.MonkeyPatch, configure: Any) -> None:
     aliases = [DEFAULT_DB_ALIAS]

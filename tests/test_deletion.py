@@ -17,6 +17,7 @@ from conversations.exceptions import (
 from conversations.models import ConversationMessage, ConversationState, ConversationTombstone
 from conversations.storage import (
     append_messages,
+    claim_conversation,
     create_new_conversation,
     delete_conversation,
     fork_conversation,
@@ -256,6 +257,27 @@ def test_a_fork_outlives_its_origin(phase: Phase) -> None:
     delete_conversation("c")
     assert texts(load_state(made)) == ["legacy", "dual_write", "new_only", "y"]
     assert ConversationState.objects.get(conversation_id=made).forked_from is None
+
+
+@pytest.mark.parametrize("through", ["storage", "orm", "user"])
+def test_the_forks_of_a_fork_that_is_gone_come_from_its_origin(
+    new_only: None, through: str
+) -> None:
+    user = UserFactory()
+    save_state("c", state("a"))
+    middle = fork_conversation("c")
+    last = fork_conversation(middle)
+    row = ConversationState.objects.get(conversation_id=middle)
+    if through == "storage":
+        delete_conversation(middle)
+    elif through == "orm":
+        row.delete()
+    else:
+        claim_conversation(middle, user)
+        user.delete()
+    origin = ConversationState.objects.get(conversation_id=last).forked_from
+    assert origin is not None
+    assert origin.conversation_id == "c"
 
 
 def test_a_fork_beyond_the_end_is_whole_and_at_nothing_empty(phase: Phase) -> None:

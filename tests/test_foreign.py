@@ -7,18 +7,20 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.models import JSONField, Value
 from django.test import override_settings
 
-from conversations.exceptions import InvalidState, UnreadableState
+from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
 from conversations.models import ConversationMessage, ConversationState
 from conversations.state import AgentState
 from conversations.storage import append_messages, load_state, save_state
 from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk, MemoryMetadata
-from tests.blobs.models import AssistantSession
+from tests.blobs.models import AssistantSession, TextSession
 from tests.factories import UserFactory, message, messages, state, texts
 from tests.legacy_schema import old_save
+from tests.machine.oldcode import OldSession
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -92,6 +94,35 @@ def test_what_a_json_column_changed_is_no_edit_of_old_code() -> None:
     with forced_phase(Phase.NEW_READS):
         assert json.dumps(load_state("c").to_dict()) == json.dumps(saved.to_dict())
     assert ConversationMessage.rows.count() == 2
+
+
+@pytest.mark.parametrize("column", ["text", "json"])
+def test_a_hosts_row_that_holds_nothing_yet_is_an_empty_conversation(
+    phase: Phase, column: str
+) -> None:
+    user = UserFactory()
+    if column == "text":
+        mapping = OldSession.settings
+        TextSession.objects.create(session_key="c", owner=user, payload="")
+    else:
+        mapping = JSON_COLUMN
+        AssistantSession.objects.create(session_key="c", owner=user, data=Value(None, JSONField()))
+    with override_settings(CONVERSATIONS={"LEGACY": mapping}):
+        assert load_state("c", user_id=user).to_dict() == AgentState().to_dict()
+        with pytest.raises(ConversationNotFound):
+            save_state("c", state("a"), UserFactory())
+        append_messages("c", messages("a"), user_id=user)
+        assert texts(load_state("c", user_id=user)) == ["a"]
+
+
+@override_settings(CONVERSATIONS={"LEGACY": OldSession.settings})
+def test_a_hosts_row_that_was_emptied_empties_nothing() -> None:
+    with forced_phase(Phase.NEW_READS):
+        save_state("c", state("a"))
+        TextSession.objects.update(payload="")
+        assert texts(load_state("c")) == ["a"]
+        append_messages("c", messages("b"))
+        assert texts(load_state("c")) == ["a", "b"]
 
 
 def from_state(data: dict[str, Any]) -> Any:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from conversations.exceptions import InvalidState, MessageNotFound
-from conversations.models import ConversationMessage
+from conversations.models import ConversationMessage, ConversationState
 from conversations.storage import (
     StoredMessage,
     append_messages,
@@ -25,6 +26,7 @@ from conversations.storage import (
 )
 from flags.phases import Phase
 from flags.switches import forced_phase
+from memory.models import MemoryChunk
 from tests.factories import UserFactory, message, messages, state, texts
 from tests.legacy_schema import old_save
 
@@ -426,7 +428,53 @@ def test_pages_reach_blobs_without_a_time(phase: Phase) -> None:
     assert found == ["c", "b", "a"]
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "2026-01-01|c", "2026-01-01T00:00:00+00:00", "|", 5])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_pages_hold_conversations_of_equal_times_in_both_stores(size: int) -> None:
+    user = UserFactory()
+    for name in ("a0", "z0", "a1", "z1"):
+        with forced_phase(Phase.LEGACY if name.startswith("z") else Phase.NEW_ONLY):
+            save_state(name, state("x"), user)
+    moment = timezone.now()
+    MemoryChunk.objects.update(created_at=moment)
+    ConversationState.rows.update(updated_at=moment)
+    page = list_conversations(user, limit=size)
+    found = [summary.conversation_id for summary in page]
+    while page.next is not None:
+        page = list_conversations(user, limit=size, before=page.next)
+        found += [summary.conversation_id for summary in page]
+    assert found == ["a1", "a0", "z1", "z0"]
+
+
+def test_a_blob_of_an_earlier_owner_lists_nothing_for_them(phase: Phase) -> None:
+    earlier, owner = UserFactory(), UserFactory()
+    old_save(connection, "c", earlier.pk, state("x").to_dict())
+    old_save(connection, "c", owner.pk, state("y").to_dict())
+    assert list(list_conversations(earlier)) == []
+    assert [found.conversation_id for found in list_conversations(owner)] == ["c"]
+
+
+LATEST = "9999-12-31T23:59:59.999999+00:00|normalized|c"
+
+
+def test_a_cursor_at_the_end_of_time_gives_everything() -> None:
+    save_state("c", state("a"))
+    assert len(list_conversations(None, before=LATEST)) == 1
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        "|",
+        "||",
+        5,
+        "2026-01-01|normalized|c",
+        "2026-01-01T00:00:00+00:00",
+        "2026-01-01T00:00:00+00:00|c",
+        "2026-01-01T00:00:00+00:00|elsewhere|c",
+    ],
+)
 def test_a_cursor_that_no_page_gave_is_refused(cursor: Any) -> None:
     with pytest.raises(InvalidState, match="before: is no cursor that a page gave"):
         list_conversations(None, before=cursor)

@@ -34,6 +34,7 @@ from conversations.storage import (
 )
 from flags.phases import Phase
 from flags.switches import forced_phase
+from memory.models import MemoryChunk
 from tests.factories import UserFactory, message, messages, state, texts
 from tests.legacy_schema import old_save
 
@@ -154,6 +155,40 @@ def test_a_claimed_conversation_is_its_new_owners(phase: Phase) -> None:
         with forced_phase(later):
             append_messages("c", messages("x"), user_id=user)
             assert [s.conversation_id for s in list_conversations(user)] == ["c"]
+
+
+@pytest.mark.parametrize("merged_by", ["load", "claim", "delete"])
+def test_what_old_code_wrote_for_a_user_is_nobody_elses_to_claim(
+    phase: Phase, merged_by: str
+) -> None:
+    """The conversation has no owner until old code writes it in a user's name."""
+    user, other = UserFactory(), UserFactory()
+    with forced_phase(Phase.NEW_PRIMARY):
+        save_state("c", state("a"))
+    old_save(connection, "c", user.pk, state("a", "private").to_dict())
+    if merged_by == "load":
+        load_state("c")
+    if merged_by == "delete":
+        assert not delete_conversation("c", other)
+        assert delete_conversation("c", user)
+        return
+    with pytest.raises(ConversationNotFound):
+        claim_conversation("c", other)
+    assert texts(load_state("c", user_id=other)) == []
+    assert texts(load_state("c", user_id=user)) == ["a", "private"]
+    for later in Phase:
+        with forced_phase(later):
+            assert texts(load_state("c", user_id=user)) == ["a", "private"]
+
+
+def test_a_claim_leaves_others_the_blobs_that_name_them() -> None:
+    user, other = UserFactory(), UserFactory()
+    with forced_phase(Phase.LEGACY):
+        old_save(connection, "c", other.pk, state("theirs").to_dict())
+        old_save(connection, "c", None, state("a").to_dict())
+        claim_conversation("c", user)
+    owners = MemoryChunk.objects.order_by("pk").values_list("user_id", flat=True)
+    assert list(owners) == [other.pk, user.pk]
 
 
 def test_claiming_ones_own_conversation_changes_nothing(phase: Phase) -> None:

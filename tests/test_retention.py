@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -172,6 +173,38 @@ def test_once_legacy_is_current_its_base_goes_as_well() -> None:
     assert [one.action for one in sync("legacy")] == [Action.WRITTEN_TO_LEGACY]
     assert list(prune(now=timezone.now() + LATER)) == [Pruned("c", 1)]
     assert versions() == [(2, "b")]
+
+
+def edited(name: int) -> None:
+    replace_message("c", name, said("by another"))
+
+
+def moved(name: int) -> None:
+    other = load_state("c")
+    other.conversation_history.insert(0, said("inserted"))
+    save_state("c", other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ([edited], ["a", "mine", "c"]),
+        ([moved], ["inserted", "a", "mine", "c"]),
+        ([edited, edited, edited], ["a", "mine", "c"]),
+    ],
+)
+def test_an_edit_finds_its_message_although_the_version_it_was_given_is_pruned(
+    changes: list[Callable[[int], None]], left: list[str]
+) -> None:
+    append_messages("c", [said("a"), said("b"), said("c")], create=True)
+    held = load_state("c")
+    for change in changes:
+        change(2)
+    with settings(KEEP_VERSIONS=0):
+        assert list(prune())
+    held.conversation_history[1] = said("mine")
+    save_state("c", held)
+    assert [entry["content"] for entry in load_state("c").conversation_history] == left
 
 
 def test_a_dry_run_counts_and_removes_nothing() -> None:

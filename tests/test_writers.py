@@ -19,6 +19,7 @@ from conversations.storage import (
     load_state,
     remove_messages,
     replace_message,
+    restore_message,
     save_state,
     update_state_partial,
 )
@@ -265,6 +266,22 @@ def test_the_same_baseline_with_other_content_is_an_edit() -> None:
             "half",
             "half a reply",
         ]
+        assert ConversationConflict.objects.get().kind == ConversationConflict.Kind.OVERWRITTEN
+
+
+def test_an_edit_finds_its_message_after_it_was_removed_and_restored(new_only: None) -> None:
+    """The insertion moved the message, so two versions say that they follow the first."""
+    begun("a", "b")
+    held, other = load_state("c"), load_state("c")
+    other.conversation_history.insert(1, message("inserted"))
+    save_state("c", other)
+    moved = list_messages("c").last
+    assert moved is not None
+    remove_messages("c", [moved])
+    restore_message("c", 2)
+    held.conversation_history[1] = message("edited")
+    save_state("c", held)
+    assert sorted(said()) == ["a", "edited", "inserted"]
 
 
 def test_saving_the_same_state_on_and_on_adds_what_is_new_once(phase: Phase) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from conversations.changes.protocols import OWN_KEYS, View
@@ -32,7 +33,7 @@ def located_messages(
     }
     starts = _given_versions(base, versions)
     located = descendants(starts, versions, current)
-    if base.store == StoreName.LEGACY:
+    if None in starts:
         located = _completed(located, starts, located_by_content(given, current))
     return located, {key: digest for key, digest in gone.items() if digest is not None}
 
@@ -47,7 +48,9 @@ def _given_versions(base: Baseline, versions: Sequence[Entry]) -> list[Entry | N
     ]
     given = base.given_messages
     if base.store == StoreName.NORMALIZED:
-        by_sequence = {entry.identity: entry for entry in as_of}
+        # Where retention has removed that version, its successor stands at the same sequence.
+        later = [entry for entry in versions if entry.added_in > base.revision]
+        by_sequence = {entry.identity: entry for entry in [*later[::-1], *as_of]}
         return [by_sequence.get(place) for place in base.sequences]
     # Legacy numbers its messages by place: at an equal revision, the same places here. After
     # a save the places are not known, and the content has to tell.
@@ -77,14 +80,18 @@ def descendants(
     starts: Sequence[Entry | None], versions: Sequence[Entry], current: Sequence[Entry]
 ) -> list[Entry | None]:
     """Return the current entry that each version has become, or None when it was removed."""
-    successors = {entry.supersedes: entry for entry in versions if entry.supersedes is not None}
+    # Two versions may follow one: a message that was moved and removed, and then restored.
+    successors: dict[int, list[Entry]] = defaultdict(list)
+    for entry in versions:
+        if entry.supersedes is not None:
+            successors[entry.supersedes].append(entry)
     by_row = {entry.row: entry for entry in current}
     located: list[Entry | None] = []
     for start in starts:
-        entry = start
-        while entry is not None and entry.row not in by_row:
-            entry = successors.get(entry.stored_row)
-        located.append(None if entry is None else by_row[entry.row])
+        pending = [] if start is None else [start]
+        while pending and pending[-1].row not in by_row:
+            pending += successors[pending.pop().stored_row]
+        located.append(by_row[pending[-1].row] if pending else None)
     return located
 
 

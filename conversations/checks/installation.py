@@ -6,6 +6,7 @@ from importlib import metadata
 from typing import Any
 
 from django.apps import apps
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 APPS = ("waffle", "flags", "memory", "conversations")
@@ -23,6 +24,21 @@ def check_apps(**kwargs: Any) -> list[CheckMessage]:
             f"INSTALLED_APPS lacks {', '.join(missing)}.",
             hint=f"Install {', '.join(APPS)} together; their order does not matter.",
             id="conversations.E001",
+        )
+    ]
+
+
+@register("conversations")
+def check_time_zones(**kwargs: Any) -> list[CheckMessage]:
+    """Check that times have a zone: ours are compared with those that clients state."""
+    if settings.USE_TZ:
+        return []
+    return [
+        Error(
+            "USE_TZ is False.",
+            hint="Set USE_TZ = True, Django's default: without zones, the moments of messages and"
+            " of blobs cannot be compared.",
+            id="conversations.E017",
         )
     ]
 

@@ -14,9 +14,10 @@ from conversations.exceptions import ConversationNotFound, InvalidState
 from conversations.owners import owner_key
 from conversations.reading import at_truth
 from conversations.storage.arguments import checked_id, checked_size
-from conversations.stores.base import Summary
-from conversations.stores.combined import summaries
+from conversations.stores.base import NEVER, Summary
+from conversations.stores.combined import Position, summaries
 from conversations.transactions import attempt, translated
+from flags.phases import StoreName
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ def list_conversations(
     """Return a page of a user's conversations, latest activity first.
 
     `before` is the `next` of an earlier page. Without user_id (where `REQUIRE_OWNER` allows
-    it), everybody's.
+    it), everybody's. What old code writes beside the tables counts as activity from the next
+    load, save or sync of its conversation on.
 
     Raises: InvalidState for another cursor, InvalidOwner, StorageUnavailable.
     """
@@ -63,29 +65,27 @@ def list_conversations(
     )
 
 
-def _summaries(
-    owner: str | None, *, before: tuple[datetime, str] | None = None, limit: int
-) -> list[Summary]:
+def _summaries(owner: str | None, *, before: Position | None = None, limit: int) -> list[Summary]:
     with translated("of a user"), attempt():
         return summaries(owner, before=before, limit=limit)
 
 
 def _cursor(summary: Summary) -> str:
-    moment = summary.updated_at or datetime.min.replace(tzinfo=UTC)
-    return f"{moment.astimezone(UTC).isoformat()}|{summary.conversation_id}"
+    moment = summary.updated_at or NEVER
+    return f"{moment.astimezone(UTC).isoformat()}|{summary.store}|{summary.conversation_id}"
 
 
-def _position(cursor: str | None) -> tuple[datetime, str] | None:
+def _position(cursor: str | None) -> Position | None:
     if cursor is None:
         return None
-    moment, separator, conversation_id = str(cursor).partition("|")
     try:
-        parsed = datetime.fromisoformat(moment)
+        moment, store, conversation_id = str(cursor).split("|", 2)
+        position = Position(datetime.fromisoformat(moment), StoreName(store), conversation_id)
     except ValueError as error:
         raise InvalidState("is no cursor that a page gave", path="before") from error
-    if not separator or parsed.tzinfo is None:
+    if position.moment.tzinfo is None:
         raise InvalidState("is no cursor that a page gave", path="before")
-    return parsed, conversation_id
+    return position
 
 
 def get_conversation_id(user_id: Any) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
 from django.db import connections
@@ -56,6 +56,8 @@ class Summary:
 
 # The time of a conversation that has none: it is listed behind all that have one.
 NEVER = datetime.min.replace(tzinfo=UTC)
+# The last time that has a later one.
+LAST_MOMENT = datetime.max.replace(tzinfo=UTC) - timedelta(microseconds=1)
 
 
 def listed_behind(before: tuple[datetime, str], *, time: str, name: str) -> Q:

@@ -21,7 +21,14 @@ from django.utils import timezone
 from conversations import conf
 from conversations.documents import Document, check_types
 from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
-from conversations.stores.base import Foreign, Stored, Summary, has_foreign_key, listed_behind
+from conversations.stores.base import (
+    LAST_MOMENT,
+    Foreign,
+    Stored,
+    Summary,
+    has_foreign_key,
+    listed_behind,
+)
 from flags.phases import StoreName
 from memory.models import MemoryChunk, MemoryMetadata
 
@@ -31,7 +38,6 @@ CONVERSATION_ID = "conversation_id"
 REVISION_MARK = "store.revision"
 QUARANTINE_MARK = "store.quarantined"
 _MARKS = (REVISION_MARK, QUARANTINE_MARK)
-LAST_MOMENT = datetime.max.replace(tzinfo=UTC) - timedelta(microseconds=1)
 
 
 def parsed(content: str | None) -> Document:
@@ -209,11 +215,17 @@ class ChunkStore:
         before: tuple[datetime, str] | None = None,
         limit: int | None = None,
     ) -> Sequence[Summary]:
-        """Return summaries; the owner is that of any of the conversation's blobs."""
+        """Return summaries; the owner is that of the newest blob, which a load gives."""
         rows = self._metadata().filter(self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID)
-        if owner is not None:
-            rows = rows.filter(chunk__user_id=_user_key(owner))
-        newest = rows.values("value").annotate(at=Max("chunk__created_at"))
+        if owner is None:
+            newest = rows.values("value").annotate(at=Max("chunk__created_at"))
+        else:
+            theirs = Q(chunk__user_id=_user_key(owner))
+            named = rows.filter(value__in=rows.filter(theirs).values("value"))
+            newest = named.values("value").annotate(
+                at=Max("chunk__created_at"), theirs_at=Max("chunk__created_at", filter=theirs)
+            )
+            newest = newest.filter(Q(at=F("theirs_at")) | Q(at=None))
         if before is not None:
             newest = newest.filter(listed_behind(before, time="at", name="value"))
         page = newest.order_by(F("at").desc(nulls_last=True), "-value")[:limit]
@@ -314,11 +326,10 @@ class ChunkStore:
         return not has_foreign_key(MemoryChunk, "user_id")
 
     def claim(self, conversation_id: str, owner: str) -> None:
-        """Give the conversation's state blobs to a user."""
-        ids = self._blobs(conversation_id).values("chunk_id")
-        self._chunks().filter(pk__in=list(ids.values_list("chunk_id", flat=True))).update(
-            user_id=_user_key(owner)
-        )
+        """Give the conversation's state blobs to a user, but for those that name another."""
+        ids = self._blobs(conversation_id).values_list("chunk_id", flat=True)
+        chunks = self._chunks().filter(pk__in=list(ids), user__isnull=True)
+        chunks.update(user_id=_user_key(owner))
 
     def rewrite(self, conversation_id: str, change: Callable[[Document], Document | None]) -> int:
         ids = list(self._blobs(conversation_id).values_list("chunk_id", flat=True))

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from heapq import merge
 from itertools import islice
 
 from conversations import conf
 from conversations.models import ConversationState, ConversationTombstone
-from conversations.stores.base import NEVER, LegacyStore, Summary
+from conversations.stores.base import LAST_MOMENT, NEVER, LegacyStore, Summary
 from conversations.stores.normalized import NormalizedStore
 from conversations.stores.registry import legacy_store
+from flags.phases import StoreName
 
 
-def summaries(
-    owner: str | None, *, before: tuple[datetime, str] | None = None, limit: int
-) -> list[Summary]:
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a list goes on: behind a summary's time, store and id."""
+
+    moment: datetime
+    store: StoreName
+    conversation_id: str
+
+    def within(self, store: StoreName) -> tuple[datetime, str] | None:
+        """Return where the list of one store goes on; None: it begins.
+
+        At equal times the tables' stand before legacy's, each in the order of the database,
+        whose collation Python does not know.
+        """
+        if store == self.store:
+            return self.moment, self.conversation_id
+        if store == StoreName.NORMALIZED:
+            return self.moment, ""
+        if self.moment >= LAST_MOMENT:
+            return None
+        return self.moment + timedelta(microseconds=1), ""
+
+
+def summaries(owner: str | None, *, before: Position | None = None, limit: int) -> list[Summary]:
     """Return summaries by latest activity, newest first, of an owner (None: everybody's)."""
-    in_tables = NormalizedStore().list(owner=owner, before=before, limit=limit)
+    behind = before.within(StoreName.NORMALIZED) if before else None
+    in_tables = NormalizedStore().list(owner=owner, before=behind, limit=limit)
     legacy = legacy_store()
     if legacy is None:
         return list(in_tables)
-    in_legacy = _only_in_legacy(legacy, owner, before, limit)
-    # Each is in the order of the database, whose collation Python does not know.
+    behind = before.within(StoreName.LEGACY) if before else None
+    in_legacy = _only_in_legacy(legacy, owner, behind, limit)
     by_time = merge(in_tables, in_legacy, key=lambda s: s.updated_at or NEVER, reverse=True)
     return list(islice(by_time, limit))
 

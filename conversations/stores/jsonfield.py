@@ -94,6 +94,9 @@ class JSONFieldStore:
         return rows.filter(**{self.id_name: conversation_id})
 
     def _parsed(self, raw: Any) -> Document:
+        if raw is None or raw == "":
+            # The host made the row ahead of the first save.
+            return Document.from_dict({})
         try:
             data = raw if self.json_column else json.loads(raw)
             data = self.to_state(data)
