@@ -102,10 +102,16 @@ class ConversationState(models.Model):
 
     class Meta:
         db_table = "conversation_states"
+        verbose_name = "conversation"
         base_manager_name = "rows"
         indexes = [
             # list_conversations(user_id), get_conversation_id(user_id)
-            models.Index(F("user"), F("updated_at").desc(), F("id").desc(), name="state_by_user"),
+            models.Index(
+                F("user"),
+                F("updated_at").desc(),
+                F("conversation_id").desc(),
+                name="state_by_user",
+            ),
             # the same for owners that exist in legacy only
             models.Index(
                 fields=["legacy_user_id"],
@@ -151,6 +157,7 @@ class ConversationTombstone(models.Model):
 
     class Meta:
         db_table = "conversation_tombstones"
+        verbose_name = "deleted conversation"
         base_manager_name = "rows"
         constraints = [
             models.UniqueConstraint(fields=["conversation_id"], name="tombstone_conversation_id"),
@@ -195,6 +202,7 @@ class ConversationMessage(models.Model):
 
     class Meta:
         db_table = "conversation_messages"
+        verbose_name = "message"
         base_manager_name = "rows"
         indexes = [
             # what a conversation held before: merges, KeyReused, restore, retention
@@ -255,6 +263,7 @@ class ConversationConflict(models.Model):
 
     class Meta:
         db_table = "conversation_conflicts"
+        verbose_name = "conflict"
         base_manager_name = "rows"
         indexes = [
             # the records of a conversation, and the foreign key's own look-ups
@@ -280,6 +289,7 @@ class ConversationRedaction(models.Model):
 
     class Meta:
         db_table = "conversation_redactions"
+        verbose_name = "redaction"
         base_manager_name = "rows"
         constraints = [
             models.UniqueConstraint(fields=["conversation", "text_hash"], name="redaction_text"),

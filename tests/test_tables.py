@@ -423,7 +423,7 @@ def test_every_foreign_key_begins_an_index(table: str) -> None:
 
 
 def _of_user() -> Any:
-    return ConversationState.rows.filter(user_id=1).order_by("-updated_at", "-id")
+    return ConversationState.rows.filter(user_id=1).order_by("-updated_at", "-conversation_id")
 
 
 @pytest.mark.parametrize(

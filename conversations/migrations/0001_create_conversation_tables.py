@@ -110,10 +110,14 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "conversation_states",
+                "verbose_name": "conversation",
                 "base_manager_name": "rows",
                 "indexes": [
                     models.Index(
-                        F("user"), F("updated_at").desc(), F("id").desc(), name="state_by_user"
+                        F("user"),
+                        F("updated_at").desc(),
+                        F("conversation_id").desc(),
+                        name="state_by_user",
                     ),
                     models.Index(
                         fields=["legacy_user_id"],
@@ -155,6 +159,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "conversation_tombstones",
+                "verbose_name": "deleted conversation",
                 "base_manager_name": "rows",
                 "constraints": [
                     models.UniqueConstraint(
@@ -213,6 +218,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "conversation_messages",
+                "verbose_name": "message",
                 "base_manager_name": "rows",
                 "indexes": [
                     models.Index(
@@ -270,6 +276,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "conversation_conflicts",
+                "verbose_name": "conflict",
                 "base_manager_name": "rows",
                 "indexes": [
                     models.Index(fields=["conversation", "revision"], name="conflict_by_revision"),
@@ -288,6 +295,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "conversation_redactions",
+                "verbose_name": "redaction",
                 "base_manager_name": "rows",
                 "constraints": [
                     models.UniqueConstraint(

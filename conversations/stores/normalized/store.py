@@ -214,8 +214,10 @@ class NormalizedStore(MessageRows, ItemRows):
         if owner is not None:
             rows = owned(rows, owner)
         if before is not None:
-            rows = rows.filter(
-                Q(updated_at__lt=before[0]) | Q(updated_at=before[0], conversation_id__lt=before[1])
+            moment, conversation_id = before
+            # The first condition bounds the index; a database does not see it in the second.
+            rows = rows.filter(updated_at__lte=moment).filter(
+                Q(updated_at__lt=moment) | Q(conversation_id__lt=conversation_id)
             )
         page = rows.order_by("-updated_at", "-conversation_id").values_list(
             "conversation_id", "updated_at", "message_count"
