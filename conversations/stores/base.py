@@ -8,7 +8,7 @@ does, and calls a store inside its transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from django.db.models import Model, Q
 
 from conversations import conf
 from conversations.documents import Document
+from conversations.exceptions import ConversationNotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,17 @@ def listed_behind(before: tuple[datetime, str], *, time: str, name: str) -> Q:
     if moment == NEVER:
         return untimed & lower
     return Q(**{f"{time}__lt": moment}) | Q(**{time: moment}) & lower | untimed
+
+
+def grown(stored: Stored | None, messages: Sequence[Any]) -> Stored:
+    """Return what a store holds, with messages added: for stores that write it whole.
+
+    Raises: ConversationNotFound when the store holds nothing.
+    """
+    if stored is None:
+        raise ConversationNotFound
+    document = stored.document
+    return replace(stored, document=replace(document, messages=[*document.messages, *messages]))
 
 
 def has_foreign_key(model: type[Model], column: str) -> bool:

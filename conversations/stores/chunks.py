@@ -20,12 +20,13 @@ from django.utils import timezone
 
 from conversations import conf
 from conversations.documents import Document, check_types
-from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
+from conversations.exceptions import InvalidState, UnreadableState
 from conversations.stores.base import (
     LAST_MOMENT,
     Foreign,
     Stored,
     Summary,
+    grown,
     has_foreign_key,
     listed_behind,
 )
@@ -192,12 +193,10 @@ class ChunkStore:
         known: str = "",
     ) -> str:
         """Insert a whole new blob: that is all this format can do."""
-        stored = self.load(conversation_id)
-        if stored is None:
-            raise ConversationNotFound
-        document = stored.document
-        grown = Document(document.fields, [*document.messages, *messages], document.items)
-        return self.save(conversation_id, grown, owner=stored.owner, revision=revision, known=known)
+        stored = grown(self.load(conversation_id), messages)
+        return self.save(
+            conversation_id, stored.document, owner=stored.owner, revision=revision, known=known
+        )
 
     def delete(self, conversation_id: str) -> bool:
         """Remove every state blob of the conversation, and metadata rows that lost theirs."""

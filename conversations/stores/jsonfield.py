@@ -35,12 +35,13 @@ from conversations import conf
 from conversations.codec import storable
 from conversations.digests import digest_of
 from conversations.documents import Document, check_types
-from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
+from conversations.exceptions import InvalidState, UnreadableState
 from conversations.stores.base import (
     NEVER,
     Foreign,
     Stored,
     Summary,
+    grown,
     has_foreign_key,
     listed_behind,
 )
@@ -186,12 +187,8 @@ class JSONFieldStore:
         revision: int = 0,
         known: str = "",
     ) -> str:
-        stored = self.load(conversation_id)
-        if stored is None:
-            raise ConversationNotFound
-        document = stored.document
-        grown = Document(document.fields, [*document.messages, *messages], document.items)
-        return self.save(conversation_id, grown, owner=stored.owner)
+        stored = grown(self.load(conversation_id), messages)
+        return self.save(conversation_id, stored.document, owner=stored.owner)
 
     def delete(self, conversation_id: str) -> bool:
         deleted, _ = self._row(conversation_id).delete()
