@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any
 
+from django.db import connections
 from django.db.models import Q, QuerySet
 
 from conversations import conf
@@ -16,7 +18,9 @@ from conversations.documents import Document
 from conversations.merge import Entry, rebase
 from conversations.models import ConversationState
 
-_COLUMNS = ", ".join(f'conversation_states."{f.column}"' for f in ConversationState._meta.fields)
+_FIELDS = ConversationState._meta.concrete_fields
+_NAMES = [field.attname for field in _FIELDS]
+_COLUMNS = ", ".join(f'conversation_states."{field.column}"' for field in _FIELDS)
 
 
 def found_row(
@@ -30,10 +34,34 @@ def found_row(
     This and the other statements of every load and save are spelled in SQL: compiling them
     takes Django several times as long as a database takes to answer them.
     """
-    probed = f", {probe} AS probed" if probe else ""
-    sql = f"SELECT {_COLUMNS}{probed} FROM conversation_states WHERE conversation_id = %s {clause}"
-    rows = ConversationState.rows.raw(sql, [conversation_id], using=conf.alias())
-    return next(iter(rows), None)
+    alias = conf.alias()
+    columns = f"{_COLUMNS}, {probe}" if probe else _COLUMNS
+    sql = f"SELECT {columns} FROM conversation_states WHERE conversation_id = %s {clause}"
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql, [conversation_id])
+        found = cursor.fetchone()
+    if found is None:
+        return None
+    values = list(found[: len(_FIELDS)])
+    for place, converters, column in _converters(alias):
+        for converter in converters:
+            values[place] = converter(values[place], column, connections[alias])
+    row = ConversationState.from_db(alias, _NAMES, values)
+    if probe:
+        vars(row)["probed"] = found[-1]
+    return row
+
+
+@cache
+def _converters(alias: str) -> list[tuple[int, list[Any], Any]]:
+    """Return what turns a database's values into Python's: place, functions, column.
+
+    What Django finds out for each query is the same for all of ours.
+    """
+    compiler = ConversationState.rows.all().query.get_compiler(using=alias)
+    columns = [field.get_col(ConversationState._meta.db_table) for field in _FIELDS]
+    found = compiler.get_converters(columns)
+    return [(place, converters, column) for place, (converters, column) in found.items()]
 
 
 @dataclass(slots=True)
