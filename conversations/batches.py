@@ -14,6 +14,7 @@ from django.db.models import QuerySet
 from conversations import conf
 from conversations.exceptions import ConversationStoreError
 from conversations.models import ConversationState
+from conversations.stores.normalized import probed_rows
 from conversations.stores.registry import legacy_store
 from conversations.transactions import lost
 
@@ -63,6 +64,18 @@ def in_batches(rows: QuerySet[ConversationState]) -> Iterator[str]:
         if len(page) < BATCH:
             return
         last = page[-1][0]
+
+
+def out_of_step() -> Iterator[str]:
+    """Yield what somebody else wrote into legacy since it was verified, or legacy alone holds."""
+    legacy = legacy_store()
+    if legacy is None:
+        return
+    last = 0
+    while page := probed_rows(legacy.probe(), after=last, limit=BATCH):
+        yield from (name for _, name, known, now in page if legacy.judge(now, known) != known)
+        last = page[-1][0]
+    yield from _only_in_legacy()
 
 
 def _only_in_legacy() -> Iterator[str]:

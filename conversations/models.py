@@ -14,6 +14,8 @@ from django.db.models import F, Q
 from conversations.exceptions import DirectWriteRefused
 
 DIGEST_BYTES = 16
+UNVERIFIED = Q(verified_revision__lt=F("revision")) | Q(verified_revision__lt=F("legacy_revision"))
+LEGACY_BEHIND = Q(legacy_revision__lt=F("revision"))
 
 
 class ReadingQuerySet(models.QuerySet[Any]):
@@ -86,6 +88,9 @@ class ConversationState(models.Model):
     )
     legacy_revision = models.BigIntegerField(default=0)
     legacy_token = models.CharField(max_length=255, default="", blank=True)
+    verified_revision = models.BigIntegerField(
+        default=-1, help_text="The number of the write after which both stores were verified."
+    )
     forked_from = models.ForeignKey(
         "self",
         on_delete=models.SET_NULL,
@@ -124,6 +129,10 @@ class ConversationState(models.Model):
                 name="state_by_origin",
                 condition=Q(forked_from__isnull=False),
             ),
+            # what changed since it was verified: read while nobody may write
+            models.Index(fields=["id"], name="state_unverified", condition=UNVERIFIED),
+            # what a rollback would leave behind, read at the same moment
+            models.Index(fields=["id"], name="state_legacy_behind", condition=LEGACY_BEHIND),
         ]
         constraints = [
             # every look-up by id; named, and without the second index that `unique=True` makes

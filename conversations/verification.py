@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from conversations import conf
 from conversations.batches import conversation_ids, failure
@@ -19,7 +20,7 @@ from conversations.documents import DEFAULTS, Document, fields_digest
 from conversations.exceptions import UnreadableState
 from conversations.locking import deleted, lock
 from conversations.merge import Entry
-from conversations.models import ConversationConflict, ConversationState
+from conversations.models import UNVERIFIED, ConversationConflict, ConversationState
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore
 from conversations.stores.registry import legacy_store
@@ -56,6 +57,7 @@ MISMATCHES = frozenset(
     }
 )
 FAILURES = frozenset({Kind.UNKNOWN, Kind.FAILED})
+IN_ORDER = frozenset({Kind.EQUAL, Kind.TABLES_ONLY, Kind.LEGACY_BEHIND, Kind.DELETED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,19 @@ class Verified:
         return not MISMATCHES.isdisjoint(self.kinds)
 
     @property
+    def in_order(self) -> bool:
+        """Whether the tables hold the latest content, and what legacy holds agrees with it."""
+        return set(self.kinds) <= IN_ORDER
+
+    @property
     def failed(self) -> bool:
         """Whether the conversation could not be verified."""
         return not FAILURES.isdisjoint(self.kinds)
+
+
+def unverified() -> QuerySet[ConversationState]:
+    """Return the rows of conversations that were written since they were last verified."""
+    return ConversationState.rows.using(conf.alias()).filter(UNVERIFIED)
 
 
 def verify(ids: Iterable[str] | None = None) -> Iterator[Verified]:
@@ -85,6 +97,8 @@ def verify(ids: Iterable[str] | None = None) -> Iterator[Verified]:
     against the tables: by digests, and where these differ, or where a JSON column changes
     digests, by the data. Takes no lock, unless something looks wrong: then it is looked at
     once more under the conversation's lock, so that no write in progress is reported.
+
+    What was found in order is noted in its row, until the next write: see `unverified`.
     """
     legacy, tables = legacy_store(), NormalizedStore()
     for conversation_id in conversation_ids(ids):
@@ -96,21 +110,23 @@ def verify(ids: Iterable[str] | None = None) -> Iterator[Verified]:
                     with transaction.atomic(using=conf.alias()):
                         lock(conversation_id)
                         found = check.run()
+                check.note(found)
         except Exception as error:  # noqa: BLE001 - a host's functions may raise anything
             failure(conversation_id, error)
             found = Verified(conversation_id, (Kind.FAILED,), (type(error).__name__,))
         yield found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Check:
     conversation_id: str
     legacy: LegacyStore | None
     tables: NormalizedStore
+    row: ConversationState | None = None
 
     def run(self) -> Verified:
         rows = ConversationState.rows.using(conf.alias())
-        row = rows.filter(conversation_id=self.conversation_id).first()
+        self.row = row = rows.filter(conversation_id=self.conversation_id).first()
         if row is None:
             return self._verified(self._without_row())
         versions = self.tables.versions(row, values=True)
@@ -123,6 +139,17 @@ class _Check:
         if self._has_quarantined(row):
             kinds.append(Kind.QUARANTINED)
         return self._verified(*kinds, places=[*places, *lies])
+
+    def note(self, found: Verified) -> None:
+        """Note in the row, unless it was written meanwhile, whether it is in order."""
+        row = self.row
+        if row is None:
+            return
+        number = max(row.revision, row.legacy_revision) if found.in_order else -1
+        if row.verified_revision != number:
+            numbers = {"revision": row.revision, "legacy_revision": row.legacy_revision}
+            rows = ConversationState.rows.using(conf.alias()).filter(pk=row.pk, **numbers)
+            rows.update(verified_revision=number)
 
     def _verified(self, *kinds: Kind, places: Sequence[str] = ()) -> Verified:
         return Verified(self.conversation_id, kinds, tuple(places))

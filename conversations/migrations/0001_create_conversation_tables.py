@@ -95,6 +95,13 @@ class Migration(migrations.Migration):
                 ("legacy_revision", models.BigIntegerField(default=0)),
                 ("legacy_token", models.CharField(max_length=255, default="", blank=True)),
                 (
+                    "verified_revision",
+                    models.BigIntegerField(
+                        default=-1,
+                        help_text="The number of the write after which both stores were verified.",
+                    ),
+                ),
+                (
                     "forked_from",
                     models.ForeignKey(
                         "conversations.conversationstate",
@@ -128,6 +135,17 @@ class Migration(migrations.Migration):
                         fields=["forked_from"],
                         name="state_by_origin",
                         condition=Q(forked_from__isnull=False),
+                    ),
+                    models.Index(
+                        fields=["id"],
+                        name="state_unverified",
+                        condition=Q(verified_revision__lt=F("revision"))
+                        | Q(verified_revision__lt=F("legacy_revision")),
+                    ),
+                    models.Index(
+                        fields=["id"],
+                        name="state_legacy_behind",
+                        condition=Q(legacy_revision__lt=F("revision")),
                     ),
                 ],
                 "constraints": [

@@ -7,7 +7,7 @@ does, and calls a store inside its transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
@@ -220,3 +220,9 @@ class LegacyStore(StateStore, Protocol):
 
     def ids(self, *, after: str = "", limit: int = 500) -> Sequence[str]:
         """Return conversation ids in ascending order, for batches."""
+
+    def mark(self) -> str:
+        """Return a note of what was written until now, for `written_since`."""
+
+    def written_since(self, mark: str) -> Iterable[str]:
+        """Return the ids of conversations written since `mark`, by whomever; more at worst."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -360,6 +360,18 @@ class ChunkStore:
         )
         found = rows.values_list("value", flat=True).distinct().order_by("value")
         return [str(value) for value in found[:limit]]
+
+    def mark(self) -> str:
+        newest = self._chunks().aggregate(newest=Max("pk"))["newest"]
+        return str(newest or 0)
+
+    def written_since(self, mark: str) -> Iterable[str]:
+        """Return the ids of conversations with a later state blob."""
+        rows = self._metadata().filter(
+            self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID, chunk_id__gt=int(mark)
+        )
+        found = rows.values_list("value", flat=True).distinct()
+        return [str(value) for value in found]
 
 
 def _floor(token: str) -> int:

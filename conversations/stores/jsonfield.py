@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -301,6 +301,16 @@ class JSONFieldStore:
     def ids(self, *, after: str = "", limit: int = 500) -> Sequence[str]:
         rows = self._rows().filter(**{f"{self.id_name}__gt": after}).order_by(self.id_name)
         return [str(found) for found in rows.values_list(self.id_name, flat=True)[:limit]]
+
+    def mark(self) -> str:
+        return timezone.now().isoformat()
+
+    def written_since(self, mark: str) -> Iterable[str]:
+        """Return what the host says was updated since; all ids where it keeps no time."""
+        rows = self._rows()
+        if self.updated_name:
+            rows = rows.filter(**{f"{self.updated_name}__gte": datetime.fromisoformat(mark)})
+        return (str(found) for found in rows.values_list(self.id_name, flat=True).iterator())
 
 
 def _refused_by_jsonb(text: str) -> bool:

@@ -12,6 +12,7 @@ from conversations.stores.normalized.rows import (
     new_row,
     owned,
     owner_of,
+    probed_rows,
     replaced,
 )
 from conversations.stores.normalized.store import NormalizedStore
@@ -26,5 +27,6 @@ __all__ = [
     "new_row",
     "owned",
     "owner_of",
+    "probed_rows",
     "replaced",
 ]

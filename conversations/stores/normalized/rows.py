@@ -52,6 +52,19 @@ def found_row(
     return row
 
 
+def probed_rows(probe: str, *, after: int, limit: int) -> list[tuple[int, str, str, Any]]:
+    """Return primary key, id, legacy token and probe of verified rows, by primary key."""
+    with connections[conf.alias()].cursor() as cursor:
+        cursor.execute(
+            f"SELECT id, conversation_id, legacy_token, {probe} FROM conversation_states"
+            " WHERE id > %s AND verified_revision >= revision"
+            " AND verified_revision >= legacy_revision ORDER BY id LIMIT %s",
+            [after, limit],
+        )
+        found: list[tuple[int, str, str, Any]] = cursor.fetchall()
+    return found
+
+
 @cache
 def _converters(alias: str) -> list[tuple[int, list[Any], Any]]:
     """Return what turns a database's values into Python's: place, functions, column.
