@@ -11,15 +11,19 @@ from conversations import conf
 from conversations.exceptions import StorageUnavailable
 from conversations.models import ConversationState, ConversationTombstone
 from conversations.stores.normalized import found_row
+from flags import fence
 
-# What refers to the row by a foreign key may still be inserted.
-_FOR_UPDATE = "FOR NO KEY UPDATE OF conversation_states"
+# The fence first: a flip that waits for it must not wait for a row as well. What refers to the
+# row by a foreign key may still be inserted.
+_FOR_UPDATE = f"AND {fence.shared_sql()} IS NOT NULL FOR NO KEY UPDATE OF conversation_states"
 
 
 def lock(conversation_id: str, *, probe: str | None = None) -> ConversationState | None:
     """Lock a conversation until the transaction ends. Returns: its row, or None without one.
 
     `probe` is an SQL expression over the row; its value becomes the row's attribute `probed`.
+
+    A flip of the switches waits for it; see `flags.fence`.
 
     PostgreSQL: the row's lock where there is a row. Where there is none, an advisory lock of
     the id, and then the row is looked for again, in a later statement. SQLite: the database's
@@ -55,10 +59,11 @@ def lock_id(conversation_id: str) -> None:
     digest = blake2b(b"conversation:" + conversation_id.encode("utf-8"), digest_size=8).digest()
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT current_setting('transaction_isolation'), pg_advisory_xact_lock(%s)",
+            "SELECT current_setting('transaction_isolation'),"
+            f" {fence.shared_sql()}, pg_advisory_xact_lock(%s)",
             [int.from_bytes(digest, "big", signed=True)],
         )
-        (isolation, _) = cursor.fetchone()
+        isolation = cursor.fetchone()[0]
     if isolation != "read committed":
         raise StorageUnavailable(
             f"The transaction is {isolation}: it would not see what was written while it waited"

@@ -1,5 +1,10 @@
 """Everything `flags` raises. The docstring of a class is its default message."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 
 class FlagsError(Exception):
     """The rollout could not do what it was asked; see the subclass for what to do."""
@@ -12,3 +17,30 @@ class UnknownSwitch(FlagsError, KeyError):
     """CONVERSATIONS["SWITCHES"] names a switch that does not exist: see flags.phases.Switch."""
 
     __str__ = Exception.__str__
+
+
+class FenceBusy(FlagsError):
+    """Writes were in flight all the time: nothing was changed. Try again when there are fewer."""
+
+
+class SwitchesUnreadable(FlagsError):
+    """The switches could not be read: see whether the database answers, and try again."""
+
+
+class TransitionRefused(FlagsError):
+    """The rollout cannot make this step now: nothing was changed. See `rollout check`.
+
+    `results` is what every gate said, () when it did not come to that.
+    """
+
+    def __init__(self, message: str | None = None, *, results: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.results = results
+
+
+class UnknownGate(FlagsError):
+    """Only a gate of this step can be waived: `rollout check` names them."""
+
+
+class HistoryIsFixed(FlagsError):
+    """Transitions are records: they are never changed or deleted. Use `rollout history`."""

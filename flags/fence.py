@@ -1,0 +1,77 @@
+"""The fence between flips and writers: a flip waits for writes in flight, and new ones for it.
+
+It makes what a gate counts exact: while the fence is held, nothing is being written. That no
+write is lost does not depend on it; see `conversations.truth`.
+
+PostgreSQL: an advisory lock until the transaction ends, exclusive for a flip, shared for a
+write. SQLite: the database's write lock, which every writer takes anyway.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from django.db import OperationalError, connections, transaction
+
+from flags.conf import database_alias
+from flags.exceptions import FenceBusy
+
+# blake2b-64 of b"flags.fence", as a signed integer: nobody else's advisory lock is likely it.
+KEY = -1150501302400351065
+# Writers queue behind a flip that waits, so it waits in short tries.
+TRY = timedelta(milliseconds=200)
+PAUSE = timedelta(milliseconds=50)
+# SQLSTATE of a lock that was not to be had in time.
+LOCK_NOT_AVAILABLE = "55P03"
+
+
+def shared_sql() -> str:
+    """Return the SQL expression by which a write takes its side of the fence (PostgreSQL)."""
+    return f"pg_advisory_xact_lock_shared({KEY})"
+
+
+def close(*, within: timedelta = timedelta(seconds=10)) -> None:
+    """Wait until no write is in flight, and let none begin until the transaction ends.
+
+    Raises: FenceBusy when writes were in flight all the time.
+    """
+    connection = connections[database_alias()]
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            # Even an UPDATE that matches nothing takes the write lock, and waits for it.
+            cursor.execute("UPDATE rollout_transitions SET id = id WHERE 0")
+        return
+    ends = time.monotonic() + within.total_seconds()
+    while not _tried(connection.alias):
+        if time.monotonic() > ends:
+            raise FenceBusy
+        time.sleep(PAUSE.total_seconds())
+
+
+def hurry() -> None:
+    """Let no statement of this transaction wait for a lock longer than a moment."""
+    connection = connections[database_alias()]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = {TRY // timedelta(milliseconds=1)}")
+
+
+def queue() -> None:
+    """Let whoever looks at the switches and records what it saw wait for its turn."""
+    connection = connections[database_alias()]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [KEY + 1])
+
+
+def _tried(alias: str) -> bool:
+    try:
+        with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
+            hurry()
+            cursor.execute(f"SELECT pg_advisory_xact_lock({KEY})")
+    except OperationalError as error:
+        if getattr(error.__cause__, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        return False
+    return True

@@ -1,0 +1,140 @@
+"""A flip waits for writes in flight, and writes that begin then wait for the flip."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from conversations.storage import append_messages, load_state, save_state
+from flags import fence, transitions
+from flags.exceptions import FenceBusy
+from flags.phases import PLANS, Phase
+from flags.switches import current_plan, snapshot
+from tests.factories import messages, state, texts
+from tests.processes import Job, result_of, start
+from tests.test_switches import set_rows
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def append_and_wait(conversation_id: str, began: str, until: str) -> str:
+    """Append in a transaction that stays open until a file exists. Runs in another process."""
+    with transaction.atomic():
+        append_messages(conversation_id, messages("in flight"), create=True)
+        Path(began).touch()
+        until_true(Path(until).exists)
+    return "committed"
+
+
+def until_true(condition: Callable[[], bool]) -> None:
+    """Wait for a condition. Raises: TimeoutError."""
+    ends = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > ends:
+            raise TimeoutError
+        threading.Event().wait(0.01)
+
+
+class Writer:
+    """Another process whose write is in flight until it is told to commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.began, self.until = folder / "began", folder / "until"
+        arguments = {
+            "conversation_id": "c",
+            "began": str(self.began),
+            "until": str(self.until),
+        }
+        self.process = start(Job("tests.test_fence:append_and_wait", arguments))
+
+    def __enter__(self) -> Writer:
+        until_true(self.began.exists)
+        return self
+
+    def commit(self) -> None:
+        self.until.touch()
+
+    def __exit__(self, *error: Any) -> None:
+        self.commit()
+        assert result_of(self.process) == "committed"
+
+
+@pytest.fixture(autouse=True)
+def _begun(settings: Any) -> None:
+    settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SOAK_TIME": timedelta(0)}
+    set_rows(Phase.NEW_READS)
+    snapshot.forget()
+    save_state("c", state("a"))
+
+
+def test_a_flip_waits_for_a_write_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write takes the last word of what the gates count inside the fence."""
+    seen: list[str] = []
+    again = transitions._refuse_unless_holding
+
+    def noting(results: Any) -> None:
+        if connection.in_atomic_block:
+            seen.extend(texts(load_state("c")))
+        again(results)
+
+    monkeypatch.setattr(transitions, "_refuse_unless_holding", noting)
+    transitions.status()
+    with Writer(tmp_path) as writer:
+        timer = threading.Timer(0.5, writer.commit)
+        timer.start()
+        transitions.advance()
+        timer.join()
+    assert seen == ["a", "in flight"]
+
+
+def test_writes_that_never_end_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite's busy timeout says when a wait was too long")
+    with Writer(tmp_path):
+        started = time.monotonic()
+        with transaction.atomic(), pytest.raises(FenceBusy):
+            fence.close(within=timedelta(milliseconds=300))
+        assert time.monotonic() - started < 5
+    assert current_plan() == PLANS[Phase.NEW_READS]
+
+
+def waiting() -> int:
+    """Return how many sessions wait for the fence."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            " AND mode = 'ShareLock'"
+        )
+        return int(cursor.fetchone()[0])
+
+
+def test_a_write_waits_for_a_flip(tmp_path: Path) -> None:
+    """Also one of a conversation that has no row yet."""
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has one writer at a time: the fence is its write lock")
+    began, until = tmp_path / "began", tmp_path / "until"
+    until.touch()
+    jobs = [
+        Job(
+            "tests.test_fence:append_and_wait",
+            {"conversation_id": name, "began": str(began) + name, "until": str(until)},
+        )
+        for name in ("c", "d")
+    ]
+    with transaction.atomic():
+        fence.close()
+        processes = [start(job) for job in jobs]
+        until_true(lambda: waiting() == 2)
+        assert [Path(str(began) + name).exists() for name in ("c", "d")] == [False, False]
+    assert [result_of(process) for process in processes] == ["committed", "committed"]
+    assert texts(load_state("c")) == ["a", "in flight"]
+    assert texts(load_state("d")) == ["in flight"]
