@@ -9,6 +9,7 @@ class ConversationsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from conversations import checks, signals  # noqa: F401  (registers both)
+        from conversations import checks, gates, signals  # noqa: F401  (registers the checks)
 
         signals.connect()
+        gates.register()

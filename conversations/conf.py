@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "KEEP_SUPERSEDED": timedelta(days=30),
     # How many superseded versions of one message are kept however young they are.
     "KEEP_VERSIONS": 20,
+    # How long a phase must have been in force before the rollout goes on behind new_reads.
+    "SOAK_TIME": timedelta(hours=24),
     # No write of old code is in flight for longer than this (see stores.chunks).
     "LEGACY_SETTLES_WITHIN": timedelta(hours=1),
 }

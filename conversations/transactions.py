@@ -10,15 +10,20 @@ from django.db import Error, connections, transaction
 
 from conversations import conf
 from conversations.exceptions import StorageUnavailable
+from flags.switches import current_plan
 
 logger = logging.getLogger("conversations")
+
+# How long a lock is waited for in an emergency.
+MOMENT = "500ms"
 
 
 @contextmanager
 def translated(conversation_id: str) -> Iterator[None]:
     """Turn database errors into StorageUnavailable: never into an empty state."""
     try:
-        yield
+        with _patience():
+            yield
     except Error as error:
         logger.warning("conversation %s: %s", conversation_id, type(error).__name__)
         raise StorageUnavailable(
@@ -33,6 +38,27 @@ def attempt() -> AbstractContextManager[None]:
     if connections[using].in_atomic_block:
         return transaction.atomic(using=using)
     return nullcontext()
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """In an emergency, wait for no lock longer than a moment: the tables may be locked for ever.
+
+    That holds for our own COMMIT as well, where PostgreSQL opens what a foreign key refers to,
+    even for a null. Inside the caller's transaction, the caller's own patience is restored.
+    """
+    connection = connections[conf.alias()]
+    if not current_plan().emergency or connection.vendor != "postgresql":
+        yield
+        return
+    ours = not connection.in_atomic_block
+    with transaction.atomic(using=conf.alias()), connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('lock_timeout')")
+        (before,) = cursor.fetchone()
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [MOMENT])
+        yield
+        if not ours:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [before])
 
 
 def lost(using: str) -> bool:

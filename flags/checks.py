@@ -15,7 +15,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DEFAULT_DB_ALIAS, Error as DatabaseFailure, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from flags.phases import SWITCHES_OF, Phase, Switch, plan_of, switches_for
+from flags.phases import Phase, Switch, plan_of, switches_for
 
 Check = Callable[..., list[CheckMessage]]
 
@@ -125,7 +125,7 @@ def check_stored_switches(connection: BaseDatabaseWrapper) -> Iterator[CheckMess
         phase = plan.phase
         wanted = ", ".join(
             f"{switch} {'on' if on else 'off'}"
-            for switch, on in zip(Switch, SWITCHES_OF[phase], strict=True)
+            for switch, on in switches_for(phase).items()
             if values[switch] != on
         )
         yield Warning(
@@ -138,7 +138,7 @@ def check_stored_switches(connection: BaseDatabaseWrapper) -> Iterator[CheckMess
 def _default_values() -> dict[str, bool]:
     """Return what holds where a row is absent, reading even wrong settings."""
     if not configured().get("LEGACY"):
-        return switches_for(Phase.NEW_ONLY)
+        return {**switches_for(Phase.NEW_ONLY), Switch.EMERGENCY_ROLLBACK.value: False}
     chosen = configured().get("SWITCHES")
     chosen = chosen if isinstance(chosen, Mapping) else {}
     return {switch.value: bool(chosen.get(switch.value, False)) for switch in Switch}

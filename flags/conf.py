@@ -35,7 +35,7 @@ def default_switches(*, strict: bool = True) -> dict[str, bool]:
     """
     configured = conversations_settings()
     if not configured.get("LEGACY"):
-        return switches_for(Phase.NEW_ONLY)
+        return {**switches_for(Phase.NEW_ONLY), Switch.EMERGENCY_ROLLBACK.value: False}
     chosen = configured.get("SWITCHES") or {}
     unknown = set(chosen) - {switch.value for switch in Switch}
     if unknown and strict:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 
 class Switch(StrEnum):
-    """The waffle switches that choose a phase."""
+    """The waffle switches of a rollout."""
 
     USE_NEW_STORAGE = "use_new_storage"
     USE_NEW_SAVE = "use_new_save"
     USE_NEW_LOAD = "use_new_load"
     PARALLEL_MODE = "parallel_mode"
+    EMERGENCY_ROLLBACK = "emergency_rollback"
 
+
+# The four that spell a phase; emergency_rollback overrules them all.
+ROUTING = (
+    Switch.USE_NEW_STORAGE,
+    Switch.USE_NEW_SAVE,
+    Switch.USE_NEW_LOAD,
+    Switch.PARALLEL_MODE,
+)
 
 HELP_TEXTS: Mapping[Switch, str] = {
     Switch.USE_NEW_STORAGE: "The tables are the primary store (phases new_primary and new_only).",
@@ -22,6 +31,9 @@ HELP_TEXTS: Mapping[Switch, str] = {
     Switch.USE_NEW_LOAD: "Loads read the tables (phases new_reads, new_primary and new_only).",
     Switch.PARALLEL_MODE: (
         "Saves write legacy beside the tables (every phase but legacy and new_only)."
+    ),
+    Switch.EMERGENCY_ROLLBACK: (
+        "Legacy alone is written and preferred for reading, whatever the other switches say."
     ),
 }
 
@@ -61,6 +73,7 @@ class Plan:
     reads: StoreName
     decides: StoreName
     mixed: bool = False
+    emergency: bool = False
 
 
 PLANS: Mapping[Phase, Plan] = {
@@ -73,7 +86,10 @@ PLANS: Mapping[Phase, Plan] = {
     Phase.NEW_ONLY: Plan(Phase.NEW_ONLY, False, True, StoreName.NORMALIZED, StoreName.NORMALIZED),
 }
 
-# Bits in the order of Switch: storage, save, load, parallel.
+# As in phase legacy, but the tables may hang: nobody waits for them long.
+EMERGENCY = replace(PLANS[Phase.LEGACY], emergency=True)
+
+# Bits in the order of ROUTING: storage, save, load, parallel.
 SWITCHES_OF: Mapping[Phase, tuple[bool, bool, bool, bool]] = {
     Phase.LEGACY: (False, False, False, False),
     Phase.DUAL_WRITE: (False, True, False, True),
@@ -89,7 +105,7 @@ def phase_of(switches: Mapping[str, bool]) -> Phase:
     Source: DESIGN section 5. Combinations outside `SWITCHES_OF` map to the phase that
     writes at least as much, so that a half-flipped rollout never writes less than intended.
     """
-    storage, save, load, parallel = (bool(switches.get(switch, False)) for switch in Switch)
+    storage, save, load, parallel = (bool(switches.get(switch, False)) for switch in ROUTING)
     if load and parallel:
         return Phase.NEW_PRIMARY if storage else Phase.NEW_READS
     if load:
@@ -99,21 +115,13 @@ def phase_of(switches: Mapping[str, bool]) -> Phase:
 
 def plan_of(switches: Mapping[str, bool]) -> Plan:
     """Return the plan of a combination of switches; `mixed` when no phase is spelled so."""
-    phase = phase_of(switches)
-    spelled = tuple(bool(switches.get(switch, False)) for switch in Switch)
-    plan = PLANS[phase]
-    if spelled == SWITCHES_OF[phase]:
-        return plan
-    return Plan(
-        plan.phase,
-        plan.writes_legacy,
-        plan.writes_normalized,
-        plan.reads,
-        plan.decides,
-        mixed=True,
-    )
+    if switches.get(Switch.EMERGENCY_ROLLBACK, False):
+        return EMERGENCY
+    plan = PLANS[phase_of(switches)]
+    spelled = tuple(bool(switches.get(switch, False)) for switch in ROUTING)
+    return plan if spelled == SWITCHES_OF[plan.phase] else replace(plan, mixed=True)
 
 
 def switches_for(phase: Phase) -> dict[str, bool]:
-    """Return the switch values that spell a phase."""
-    return {switch.value: on for switch, on in zip(Switch, SWITCHES_OF[phase], strict=True)}
+    """Return the values of the routing switches that spell a phase."""
+    return {switch.value: on for switch, on in zip(ROUTING, SWITCHES_OF[phase], strict=True)}

@@ -41,7 +41,7 @@ from conversations.state import AgentState
 from conversations.storage import StoredMessage
 from conversations.stores.normalized import new_row
 from flags.admin import register
-from flags.phases import HELP_TEXTS, Phase, Switch, switches_for
+from flags.phases import HELP_TEXTS, ROUTING, Phase, Switch, switches_for
 from flags.switches import forced_phase
 from memory.admin.reading import CappedPaginator
 from memory.admin.text import shown, shown_json, visible
@@ -1011,12 +1011,19 @@ def test_the_list_of_switches_says_what_each_does_and_the_phase(
 ) -> None:
     response = operator.get(reverse("admin:waffle_switch_changelist"))
     page = html.unescape(text_of(response))
-    for text in [*HELP_TEXTS.values(), "note of the host"]:
+    for text in [*map(HELP_TEXTS.get, ROUTING), "note of the host"]:
         assert text in page
     assert phase_shown(response) == (
         "dual_write The switches spell this phase."
         " Saves write both stores, legacy decides Loads prefer legacy"
     )
+
+
+def test_an_emergency_is_shown_above_all(operator: Client, switches: Any) -> None:
+    switches.objects.create(name=Switch.EMERGENCY_ROLLBACK, active=True)
+    said = phase_shown(operator.get(reverse("admin:waffle_switch_changelist")))
+    assert said.startswith("emergency rollback Whatever the other switches say.")
+    assert "Saves write legacy Loads prefer legacy" in said
 
 
 def test_mixed_switches_are_named_with_what_to_turn(operator: Client, switches: Any) -> None:

@@ -9,8 +9,10 @@ import pytest
 from flags.conf import default_switches
 from flags.exceptions import UnknownSwitch
 from flags.phases import (
+    EMERGENCY,
     HELP_TEXTS,
     PLANS,
+    ROUTING,
     SWITCHES_OF,
     Phase,
     Plan,
@@ -43,7 +45,7 @@ TRUTH_TABLE = {
 
 
 def switches(bits: str) -> dict[str, bool]:
-    return {switch.value: bit == "1" for switch, bit in zip(Switch, bits, strict=True)}
+    return {switch.value: bit == "1" for switch, bit in zip(ROUTING, bits, strict=True)}
 
 
 def test_the_truth_table_has_every_combination() -> None:
@@ -123,25 +125,41 @@ def test_every_switch_has_a_help_text() -> None:
     assert all(HELP_TEXTS.values())
 
 
+@pytest.mark.parametrize("bits", TRUTH_TABLE)
+def test_an_emergency_overrules_every_combination(bits: str) -> None:
+    plan = plan_of({**switches(bits), "emergency_rollback": True})
+    assert plan == EMERGENCY
+    assert (plan.writes_legacy, plan.writes_normalized, plan.reads, plan.decides) == (
+        True,
+        False,
+        StoreName.LEGACY,
+        StoreName.LEGACY,
+    )
+
+
 # What holds while waffle has no rows
+
+
+def spelled(phase: Phase) -> dict[str, bool]:
+    return {**switches_for(phase), "emergency_rollback": False}
 
 
 def test_a_fresh_team_is_in_new_only(settings) -> None:
     settings.CONVERSATIONS = {"SWITCHES": {"use_new_save": False}}
-    assert default_switches() == switches_for(Phase.NEW_ONLY)
+    assert default_switches() == spelled(Phase.NEW_ONLY)
     settings.CONVERSATIONS = None
-    assert default_switches() == switches_for(Phase.NEW_ONLY)
+    assert default_switches() == spelled(Phase.NEW_ONLY)
 
 
 def test_a_migrating_team_begins_in_legacy(settings) -> None:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
-    assert default_switches() == switches_for(Phase.LEGACY)
+    assert default_switches() == spelled(Phase.LEGACY)
 
 
 def test_a_migrating_team_may_preset_its_switches(settings) -> None:
     preset = {"use_new_save": True, "parallel_mode": True}
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SWITCHES": preset}
-    assert default_switches() == switches_for(Phase.DUAL_WRITE)
+    assert default_switches() == spelled(Phase.DUAL_WRITE)
 
 
 def test_a_preset_of_an_unknown_switch_is_refused_by_name(settings) -> None:

@@ -11,7 +11,15 @@ from django.test.utils import CaptureQueriesContext
 from waffle import get_waffle_switch_model
 
 from flags import switches
-from flags.phases import HELP_TEXTS, PLANS, SWITCHES_OF, Phase, Switch, plan_of, switches_for
+from flags.phases import (
+    HELP_TEXTS,
+    PLANS,
+    SWITCHES_OF,
+    Phase,
+    Switch,
+    plan_of,
+    switches_for,
+)
 from flags.switches import current_plan, forced_phase, snapshot, stored_switches
 from tests.factories import UserFactory
 from tests.faults.injection import failing
@@ -224,7 +232,7 @@ def test_a_phase_can_be_forced_for_a_while(phase: Phase) -> None:
 # The rows that migrate makes
 
 
-def test_a_migration_makes_the_four_rows_with_their_help(settings: Any) -> None:
+def test_a_migration_makes_the_rows_with_their_help(settings: Any) -> None:
     settings.CONVERSATIONS = {
         "LEGACY": "memory_chunks",
         "SWITCHES": {"use_new_save": True, "parallel_mode": True},
@@ -232,9 +240,10 @@ def test_a_migration_makes_the_four_rows_with_their_help(settings: Any) -> None:
     Rows._base_manager.all().delete()
     call_command("migrate", verbosity=0, interactive=False)
     rows = Rows._base_manager.values_list("name", "active", "note")
+    values = (*SWITCHES_OF[Phase.DUAL_WRITE], False)
     assert {name: (active, note) for name, active, note in rows} == {
         switch.value: (active, HELP_TEXTS[switch])
-        for switch, active in zip(Switch, SWITCHES_OF[Phase.DUAL_WRITE], strict=True)
+        for switch, active in zip(Switch, values, strict=True)
     }
 
 
@@ -245,11 +254,14 @@ def test_a_migration_leaves_rows_alone_that_exist(settings: Any) -> None:
     call_command("migrate", verbosity=0, interactive=False)
     row = Rows._base_manager.get(name=Switch.USE_NEW_LOAD)
     assert (row.active, row.note) == (True, "ours")
-    assert Rows._base_manager.count() == 4
+    assert Rows._base_manager.count() == len(Switch)
 
 
 def test_a_fresh_team_gets_rows_that_say_new_only(settings: Any) -> None:
     settings.CONVERSATIONS = {}
     Rows._base_manager.all().delete()
     call_command("migrate", verbosity=0, interactive=False)
-    assert dict(Rows._base_manager.values_list("name", "active")) == switches_for(Phase.NEW_ONLY)
+    assert dict(Rows._base_manager.values_list("name", "active")) == {
+        **switches_for(Phase.NEW_ONLY),
+        "emergency_rollback": False,
+    }

@@ -36,6 +36,7 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "RESUME_WITHIN": (_duration, "a timedelta, not negative"),
     "KEEP_SUPERSEDED": (_duration, "a timedelta, not negative"),
     "KEEP_VERSIONS": (_whole(0), "a whole number, 0 or more"),
+    "SOAK_TIME": (_duration, "a timedelta, not negative"),
     "LEGACY_SETTLES_WITHIN": (_duration, "a timedelta, not negative"),
 }
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterable
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 from django.db import connection
 
 from conversations import storage
-from flags.phases import Switch
+from flags.phases import ROUTING
 from tests.legacy_schema import old_load, old_save
 
 
@@ -20,9 +22,20 @@ def message(text: str) -> dict[str, Any]:
 
 def write(conversation_id: str, name: str, count: int, seed: int) -> list[str]:
     """Append and save `count` times. Returns: the texts that were acknowledged."""
+    return _write(conversation_id, name, range(count), seed)
+
+
+def write_until(conversation_id: str, name: str, until: str, seed: int) -> list[str]:
+    """Append and save until a file exists. Returns: the texts that were acknowledged."""
+    return _write(
+        conversation_id, name, takewhile(lambda _: not Path(until).exists(), count()), seed
+    )
+
+
+def _write(conversation_id: str, name: str, numbers: Iterable[int], seed: int) -> list[str]:
     chance = random.Random(seed)
     acknowledged = []
-    for number in range(count):
+    for number in numbers:
         text = f"{name}-{number}"
         if chance.random() < 0.5:
             storage.append_messages(conversation_id, [message(text)])
@@ -67,7 +80,7 @@ def flip(until: str, combinations: list[list[bool]], seed: int) -> list[int]:
         if not order:
             order = chance.sample(range(len(combinations)), len(combinations))
         chosen = order.pop()
-        for name, active in zip(Switch, combinations[chosen], strict=True):
+        for name, active in zip(ROUTING, combinations[chosen], strict=True):
             rows.filter(name=name).update(active=active)
         counts[chosen] += 1
         pause.wait(0.02)

@@ -23,7 +23,7 @@ from conversations.exceptions import (
 )
 from conversations.models import ConversationMessage, ConversationState
 from conversations.state import AgentState
-from flags.phases import Phase, Switch, plan_of, switches_for
+from flags.phases import ROUTING, Phase, plan_of, switches_for
 from flags.switches import snapshot
 from tests.faults.injection import failing, touches_legacy, touches_messages, touches_tables
 from tests.machine.interleaving import interleaved
@@ -34,7 +34,7 @@ Switches = get_waffle_switch_model()
 DOWN = {"legacy": touches_legacy, "tables": touches_tables, "messages": touches_messages}
 # Which one of a list, whose length the example does not know.
 choices = st.integers(0, 99)
-switch_values = st.tuples(*[st.booleans()] * len(Switch))
+switch_values = st.tuples(*[st.booleans()] * len(ROUTING))
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Rollout(RuleBasedStateMachine):
     @rule(values=switch_values, behind_our_back=st.booleans())
     def flip(self, values: tuple[bool, ...], behind_our_back: bool) -> None:
         """Set the switches: through waffle, or by an UPDATE that no process notices at once."""
-        for name, active in zip(Switch, values, strict=True):
+        for name, active in zip(ROUTING, values, strict=True):
             rows = Switches._base_manager.filter(name=name)
             if behind_our_back:
                 rows.update(active=active)
@@ -114,7 +114,7 @@ class Rollout(RuleBasedStateMachine):
     @rule(values=switch_values)
     def go_stale(self, values: tuple[bool, ...]) -> None:
         """Let this process believe in switches that were flipped long ago."""
-        snapshot._values = dict(zip(Switch, values, strict=True))
+        snapshot._values = dict(zip(ROUTING, values, strict=True))
         snapshot._read_at = time.monotonic()
 
     @rule(store=st.sampled_from([None, None, *DOWN]))

@@ -1,0 +1,81 @@
+"""Gates: what has to hold before the rollout makes a step. `flags` knows no store.
+
+An app that does registers its gates in `ready()`. A gate looks twice: before the fence, where
+it may take its time, and inside it, where nothing is being written and it has a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from flags.phases import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that is asked for: from one phase to the next one, either way.
+
+    `began` is when the gates began to look, `since` when the present phase was entered (or
+    first seen).
+    """
+
+    source: Phase
+    target: Phase
+    began: datetime
+    since: datetime
+
+    @property
+    def forwards(self) -> bool:
+        """Whether the step leads towards new_only."""
+        return self.target > self.source
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What a gate found. `fix` says what to do when it did not pass."""
+
+    gate: str
+    passed: bool
+    message: str
+    fix: str = ""
+    # Numbers and ids that the verdict rests on; for the record, so JSON and without content.
+    evidence: dict[str, Any] = field(default_factory=dict)
+    waived: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the step may be made: the gate passed, or somebody answers for it."""
+        return self.passed or bool(self.waived)
+
+
+class Gate(Protocol):
+    """One condition of one or more steps."""
+
+    @property
+    def name(self) -> str:
+        """Return what `--waive` and the records call it."""
+
+    def guards(self, step: Step) -> bool:
+        """Whether this gate has a say in this step."""
+
+    def look(self, step: Step) -> GateResult:
+        """Return what holds now. May take long; writes go on meanwhile."""
+
+    def look_again(self, step: Step, found: GateResult) -> GateResult:
+        """Return what holds inside the fence, given what `look` found: only what changed since."""
+
+
+_registered: dict[str, Gate] = {}
+
+
+def register(gate: Gate) -> None:
+    """Let a gate have its say in every step that it guards."""
+    _registered[gate.name] = gate
+
+
+def guarding(step: Step) -> Iterator[Gate]:
+    """Yield the gates of a step, in the order in which they were registered."""
+    return (gate for gate in _registered.values() if gate.guards(step))

@@ -1,0 +1,196 @@
+"""`manage.py rollout`: where the rollout stands, and moving it, by `flags.transitions`."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import Error
+
+from flags import transitions
+from flags.exceptions import FenceBusy, FlagsError, TransitionRefused, UnknownGate
+from flags.gates import GateResult
+from flags.phases import Phase, switches_for
+from flags.transitions import Record
+
+# Exit codes, the same for every command of the project.
+DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 5
+
+
+class Command(BaseCommand):
+    help = "Show where the rollout stands, and move it from phase to phase."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+        for name, help_text, arguments in _COMMANDS:
+            child = commands.add_parser(name, help=help_text, description=help_text)
+            child.add_argument(
+                "--json", action="store_true", dest="as_json", help="Print JSON instead of text."
+            )
+            for argument in arguments:
+                argument(child)
+
+    def handle(self, *args: Any, command: str, **options: Any) -> None:
+        run: Callable[..., None] = getattr(self, f"_{command}")
+        try:
+            run(**options)
+        except TransitionRefused as error:
+            if options["as_json"]:
+                self._json({"refused": str(error), "gates": _gates(error.results)})
+            raise CommandError(str(error), returncode=REFUSED) from error
+        except FenceBusy as error:
+            raise CommandError(str(error), returncode=REFUSED) from error
+        except UnknownGate as error:
+            raise CommandError(str(error), returncode=USAGE) from error
+        except FlagsError as error:
+            raise CommandError(str(error), returncode=FAILED) from error
+        except Error as error:
+            raise CommandError(
+                f"the database did not answer ({type(error).__name__}): nothing was changed.",
+                returncode=FAILED,
+            ) from error
+
+    def _status(self, *, as_json: bool, **options: Any) -> None:
+        found = transitions.status()
+        turn = {
+            name: on for name, on in switches_for(found.phase).items() if found.switches[name] != on
+        }
+        if as_json:
+            self._json(
+                {
+                    "phase": found.phase.label,
+                    "mixed": found.mixed,
+                    "emergency": found.emergency,
+                    "epoch": found.last.epoch,
+                    "since": found.last.at.isoformat(),
+                    "switches": dict(found.switches),
+                }
+            )
+            return
+        overruled = ", EMERGENCY ROLLBACK" if found.emergency else ""
+        self.stdout.write(f"{found.phase.label}, epoch {found.last.epoch}{overruled}")
+        self.stdout.write(_line(found.last))
+        for name, on in turn.items():
+            self.stdout.write(
+                f"mixed switches: turn {name} {'on' if on else 'off'} for {found.phase.label}"
+            )
+
+    def _check(self, *, to: str | None, waive: list[str], as_json: bool, **options: Any) -> None:
+        results = transitions.check(_phase(to), waive=_waived(waive))
+        if as_json:
+            self._json({"gates": _gates(results)})
+        for result in () if as_json else results:
+            verdict = "passed" if result.passed else "waived" if result.waived else "REFUSED"
+            self.stdout.write(f"{verdict:8} {result.gate}: {result.message}")
+            if not result.holds:
+                self.stdout.write(f"{'':8} {result.fix}")
+        if not all(result.holds for result in results):
+            raise CommandError("a gate refuses: see above.", returncode=REFUSED)
+
+    def _advance(self, *, reason: str, waive: list[str], as_json: bool, **options: Any) -> None:
+        made = transitions.advance(reason=reason, actor=_actor(), waive=_waived(waive))
+        self._made([made], as_json=as_json)
+
+    def _rollback(
+        self, *, to: str | None, reason: str, waive: list[str], as_json: bool, **options: Any
+    ) -> None:
+        made = transitions.rollback(_phase(to), reason=reason, actor=_actor(), waive=_waived(waive))
+        self._made(made, as_json=as_json)
+
+    def _emergency(self, *, reason: str, as_json: bool, **options: Any) -> None:
+        found = transitions.emergency(reason=reason, actor=_actor())
+        if found is None:
+            self.stderr.write("It is in force; it could not be recorded, and will be noticed.")
+            return
+        self._made([found.last], as_json=as_json)
+
+    def _resume(self, *, reason: str, waive: list[str], as_json: bool, **options: Any) -> None:
+        found = transitions.resume(reason=reason, actor=_actor(), waive=_waived(waive))
+        self._made([found.last], as_json=as_json)
+
+    def _history(self, *, limit: int, as_json: bool, **options: Any) -> None:
+        self._made(transitions.history(limit=limit), as_json=as_json)
+
+    def _made(self, records: Sequence[Record], *, as_json: bool) -> None:
+        for record in records:
+            if as_json:
+                labels = {"source": record.source.label, "target": record.target.label}
+                self._json(asdict(record) | labels)
+            else:
+                self.stdout.write(_line(record))
+
+    def _json(self, data: Mapping[str, Any]) -> None:
+        self.stdout.write(json.dumps(data, default=str))
+
+
+def _line(record: Record) -> str:
+    by = f" by {record.actor}" if record.actor else ""
+    why = f": {record.reason}" if record.reason else ""
+    return (
+        f"{record.epoch:>5}  {record.at:%Y-%m-%d %H:%M:%S %Z}  {record.kind}"
+        f"  {record.source.label} to {record.target.label}{by}{why}"
+    )
+
+
+def _gates(results: Sequence[GateResult]) -> list[dict[str, Any]]:
+    return [asdict(result) for result in results]
+
+
+def _phase(label: str | None) -> Phase | None:
+    return None if label is None else Phase[label.upper()]
+
+
+def _actor() -> str:
+    """Return who runs the command, as the system knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user may have no name.
+        return ""
+
+
+def _waived(chosen: Sequence[str]) -> dict[str, str]:
+    """Return why somebody answers for which gate, of texts such as "soak=rehearsed on a copy"."""
+    waived = dict(text.partition("=")[::2] for text in chosen)
+    if not all(waived.values()):
+        raise CommandError("--waive needs a reason: GATE=REASON.", returncode=USAGE)
+    return waived
+
+
+def _to(parser: ArgumentParser) -> None:
+    parser.add_argument("--to", choices=[phase.label for phase in Phase], help="The phase wanted.")
+
+
+def _reason(parser: ArgumentParser) -> None:
+    parser.add_argument("--reason", default="", help="Why, for the record.")
+
+
+def _waive(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--waive",
+        action="append",
+        default=[],
+        metavar="GATE=REASON",
+        help="Answer for a gate that refuses.",
+    )
+
+
+def _limit(parser: ArgumentParser) -> None:
+    parser.add_argument("--limit", type=int, default=50, help="How many, the newest first.")
+
+
+_Arguments = tuple[Callable[[ArgumentParser], None], ...]
+_COMMANDS: tuple[tuple[str, str, _Arguments], ...] = (
+    ("status", "Say which phase is in force, and since when.", ()),
+    ("check", "Ask the gates of the next step, or of the step --to a phase.", (_to, _waive)),
+    ("advance", "Make the next step, if its gates let it.", (_reason, _waive)),
+    ("rollback", "Go back one step, or step by step --to a phase.", (_to, _reason, _waive)),
+    ("emergency", "Let legacy alone be written and preferred, at once.", (_reason,)),
+    ("resume", "End an emergency.", (_reason, _waive)),
+    ("history", "List the transitions, newest first.", (_limit,)),
+)

@@ -1,0 +1,146 @@
+"""`manage.py rollout`: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import getpass
+import io
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from conversations.storage import save_state
+from flags import transitions
+from flags.exceptions import FenceBusy
+from flags.phases import Phase, switches_for
+from flags.switches import forced_phase, snapshot
+from flags.transitions import history, status
+from tests.factories import state
+from tests.faults.injection import failing
+from tests.test_switches import set_rows, touches_switches
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _in_dual_write(settings: Any) -> None:
+    settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SOAK_TIME": timedelta(0)}
+    set_rows(Phase.DUAL_WRITE)
+    snapshot.forget()
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    """Return the exit code, what stood on stdout, and the error."""
+    out = io.StringIO()
+    try:
+        call_command("rollout", *arguments, stdout=out, stderr=io.StringIO())
+    except CommandError as error:
+        return error.returncode, out.getvalue(), str(error)
+    return 0, out.getvalue(), ""
+
+
+def only_in_legacy() -> None:
+    with forced_phase(Phase.LEGACY):
+        save_state("c", state("a"))
+
+
+def test_status_says_the_phase_and_since_when() -> None:
+    code, out, _ = run("status")
+    assert code == 0
+    assert out.startswith(f"dual_write, epoch {status().last.epoch}\n")
+    assert "noticed  dual_write to dual_write" in out
+    data = json.loads(run("status", "--json")[1])
+    assert data == {
+        "phase": "dual_write",
+        "mixed": False,
+        "emergency": False,
+        "epoch": status().last.epoch,
+        "since": status().last.at.isoformat(),
+        "switches": {**switches_for(Phase.DUAL_WRITE), "emergency_rollback": False},
+    }
+
+
+def test_status_says_what_to_turn_where_the_switches_spell_no_phase() -> None:
+    set_rows(Phase.NEW_PRIMARY)
+    transitions.get_waffle_switch_model()._base_manager.filter(name="use_new_save").update(
+        active=False
+    )
+    assert "mixed switches: turn use_new_save on for new_primary\n" in run("status")[1]
+
+
+def test_check_says_what_every_gate_says() -> None:
+    assert run("check") == (0, "passed   verified: everything is in order.\n", "")
+    only_in_legacy()
+    code, out, error = run("check")
+    assert (code, error) == (5, "a gate refuses: see above.")
+    assert out.splitlines() == [
+        "REFUSED  verified: 1 conversations are not in order.",
+        "         Run `manage.py conversations sync --to tables`, then `conversations verify`.",
+    ]
+    code, out, _ = run("check", "--json", "--waive", "verified=known")
+    assert code == 0
+    assert json.loads(out)["gates"][0]["evidence"]["ids"] == ["c"]
+    assert json.loads(out)["gates"][0]["waived"] == "known"
+    assert run("check", "--to", "legacy")[1] == "passed   legacy_current: legacy is current.\n"
+
+
+def test_a_refusal_names_the_gate_and_what_to_do() -> None:
+    only_in_legacy()
+    code, out, error = run("advance")
+    assert (code, out) == (5, "")
+    assert error.startswith("refused by verified: 1 conversations are not in order. Run `manage.py")
+    code, out, _ = run("advance", "--json")
+    assert (code, json.loads(out)["gates"][0]["passed"]) == (5, False)
+    assert status().phase == Phase.DUAL_WRITE
+
+
+def test_a_step_is_made_by_whom_and_why() -> None:
+    code, out, _ = run("advance", "--reason", "rehearsed")
+    assert code == 0
+    assert out.endswith(f"  advance  dual_write to new_reads by {getpass.getuser()}: rehearsed\n")
+    assert status().phase == Phase.NEW_READS
+    code, out, _ = run("rollback", "--to", "legacy", "--json")
+    assert code == 0
+    assert [(one["source"], one["target"]) for one in map(json.loads, out.splitlines())] == [
+        ("new_reads", "dual_write"),
+        ("dual_write", "legacy"),
+    ]
+    code, out, _ = run("history", "--limit", "2")
+    assert [line.split()[0] for line in out.splitlines()] == [
+        str(one.epoch) for one in history(limit=2)
+    ]
+
+
+def test_a_waiver_needs_a_reason() -> None:
+    for text in ("verified", "verified="):
+        assert run("advance", "--waive", text)[::2] == (
+            2,
+            "--waive needs a reason: GATE=REASON.",
+        )
+
+
+def test_a_gate_that_nobody_knows_cannot_be_waived() -> None:
+    code, _, error = run("advance", "--waive", "verifed=typo")
+    assert (code, error) == (2, "there is no gate verifed here: verified.")
+
+
+def test_what_fails_says_so_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    with failing(touches_switches):
+        assert run("status")[0] == 1
+
+    def busy(**options: Any) -> None:
+        raise FenceBusy
+
+    monkeypatch.setattr(transitions.fence, "close", busy)
+    assert run("advance")[0] == 5
+
+
+def test_whoever_has_no_name_is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("uid")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    run("advance")
+    assert history()[0].actor == ""
