@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 
 from django.core.exceptions import ImproperlyConfigured
@@ -22,6 +22,9 @@ from flags.conf import SNAPSHOT_SECONDS, database_alias, default_switches
 from flags.phases import PLANS, Phase, Plan, Switch, plan_of
 
 logger = logging.getLogger("flags")
+
+# How long a locked switch table may hold up an operation.
+MOMENT = "40ms"
 
 _forced: ContextVar[Plan | None] = ContextVar("flags_forced_plan", default=None)
 
@@ -44,15 +47,17 @@ class Snapshot:
         self.clear()
 
     def values(self) -> Mapping[str, bool]:
-        """Return the switch values, at most `SNAPSHOT_SECONDS` old."""
-        if self._values is not None and time.monotonic() - self._read_at < SNAPSHOT_SECONDS:
-            return self._values
-        with self._lock:
-            started = time.monotonic()
-            values = stored_switches()
-            if values is not None:
-                self._values, self._read_at = values, started
-            return default_switches(strict=False) if self._values is None else self._values
+        """Return the switch values, at most `SNAPSHOT_SECONDS` old.
+
+        Where they could not be read, that is tried again only then: a try may take a moment.
+        """
+        if time.monotonic() - self._read_at >= SNAPSHOT_SECONDS:
+            with self._lock:
+                started = time.monotonic()
+                values = stored_switches()
+                self._values = self._values if values is None else values
+                self._read_at = started
+        return default_switches(strict=False) if self._values is None else self._values
 
 
 snapshot = Snapshot()
@@ -67,16 +72,31 @@ def stored_switches() -> dict[str, bool] | None:
     try:
         model = get_waffle_switch_model()
         query = model._base_manager.using(alias).filter(name__in=list(Switch))
-        # A failed read inside a transaction would break it: give it a savepoint of its own.
-        if connections[alias].in_atomic_block:
-            with transaction.atomic(using=alias):
-                rows = dict(query.values_list("name", "active"))
-        else:
+        with _impatient(alias):
             rows = dict(query.values_list("name", "active"))
     except (Error, ImproperlyConfigured, LookupError) as error:
         logger.warning("switches could not be read: %s", type(error).__name__)
         return None
     return {**default_switches(strict=False), **rows}
+
+
+@contextmanager
+def _impatient(alias: str) -> Iterator[None]:
+    """Wait for no lock longer than a moment, and leave the caller's transaction as it was.
+
+    A failed read would break it, so it gets a savepoint of its own.
+    """
+    connection = connections[alias]
+    if connection.vendor != "postgresql":
+        with transaction.atomic(using=alias) if connection.in_atomic_block else nullcontext():
+            yield
+        return
+    with transaction.atomic(using=alias), connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('lock_timeout')")
+        (before,) = cursor.fetchone()
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [MOMENT])
+        yield
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [before])
 
 
 def current_plan() -> Plan:

@@ -150,9 +150,7 @@ def emergency(*, reason: str = "", actor: str = "") -> Status | None:
         return None
 
 
-def resume(
-    *, reason: str = "", actor: str = "", waive: Mapping[str, str] | None = None
-) -> Status:
+def resume(*, reason: str = "", actor: str = "", waive: Mapping[str, str] | None = None) -> Status:
     """End an emergency: the other switches hold again, and the tables take in what was written.
 
     The gates of the first step are asked, which is into writing the tables.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import connection, transaction
 
 from conversations.exceptions import StorageUnavailable
 from conversations.storage import (
@@ -28,7 +27,7 @@ from flags.phases import EMERGENCY, PLANS, Phase
 from flags.switches import current_plan, snapshot
 from flags.transitions import advance, emergency, history, resume, rollback, status
 from tests.factories import messages, state, texts
-from tests.faults.injection import failing
+from tests.faults.injection import failing, locked
 from tests.machine.oldcode import OldSession
 from tests.test_switches import set_rows, touches_switches
 
@@ -100,29 +99,11 @@ def rename(old: str, new: str) -> None:
             cursor.execute(f"ALTER TABLE {table}{old} RENAME TO {table}{new}")
 
 
-@contextmanager
-def locked() -> Iterator[None]:
+def all_locked() -> AbstractContextManager[None]:
     """Lock the tables for ever, as a migration that hangs does."""
     if connection.vendor == "sqlite":
         pytest.skip("SQLite locks nothing but the whole database")
-    held, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(f"LOCK TABLE {', '.join(TABLES)} IN ACCESS EXCLUSIVE MODE")
-            held.set()
-            # Whoever waits for longer has waited for the lock.
-            done.wait(60)
-        connections.close_all()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert held.wait(10)
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return locked(*TABLES)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +112,7 @@ def locked() -> Iterator[None]:
         (raising, "memory_chunks"),
         (renamed, "memory_chunks"),
         (raising, OldSession.settings),
-        (locked, OldSession.settings),
+        (all_locked, OldSession.settings),
     ],
 )
 def test_legacy_serves_and_takes_over_whatever_became_of_the_tables(
@@ -175,7 +156,7 @@ def test_legacy_serves_and_takes_over_whatever_became_of_the_tables(
 
 
 def test_old_codes_tables_refer_to_the_locked_ones_so_a_save_says_that_it_failed() -> None:
-    with locked():
+    with all_locked():
         emergency()
         started = time.monotonic()
         assert texts(load_state("in both")) == ["a"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from flags.phases import (
 )
 from flags.switches import current_plan, forced_phase, snapshot, stored_switches
 from tests.factories import UserFactory
-from tests.faults.injection import failing
+from tests.faults.injection import failing, locked
 
 pytestmark = pytest.mark.django_db
 
@@ -161,8 +163,32 @@ def test_while_the_switches_cannot_be_read_the_last_known_plan_holds(clock: Any)
     clock.now += 60
     with failing(touches_switches) as failed:
         assert current_plan().phase == Phase.NEW_READS
-    assert failed
+        assert current_plan().phase == Phase.NEW_READS
+    assert len(failed) == 1
+    clock.now += 0.5
     assert current_plan().phase == Phase.LEGACY
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_locked_table_holds_up_an_operation_for_a_moment_only(inside: bool) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite locks nothing but the whole database")
+    set_rows(Phase.NEW_READS)
+    snapshot.forget()
+    current_plan()
+    with locked(Rows._meta.db_table), transaction.atomic() if inside else nullcontext():
+        snapshot.clear()
+        started = time.monotonic()
+        assert current_plan().phase == Phase.NEW_READS
+        assert time.monotonic() - started < 0.25
+        started = time.monotonic()
+        for _ in range(100):
+            current_plan()
+        assert time.monotonic() - started < 0.25
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW lock_timeout")
+            assert cursor.fetchone() == ("0",)
 
 
 def test_a_process_that_never_read_the_switches_takes_the_default(settings: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, connections, transaction
 
 # What each store's statements mention. Items read memory_metadata too: that is no legacy read.
 _LEGACY = re.compile(r"memory_chunks|memory_metadata|blobs_\w+session")
@@ -52,3 +53,26 @@ def failing(
 
     with connection.execute_wrapper(wrapper):
         yield failed
+
+
+@contextmanager
+def locked(*tables: str) -> Iterator[None]:
+    """Let another session lock tables exclusively, as a migration does (PostgreSQL only)."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
+            held.set()
+            # Whoever waits for longer has waited for the lock.
+            done.wait(60)
+        connections.close_all()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
