@@ -99,7 +99,9 @@ def test_each_step_says_what_either_store_takes() -> None:
     assert (first["legacy"].rows > 0, first["legacy"].rows % 9) == (True, 0)
     assert dual["tables"].rows > 0
     assert synced["tables"].rows > dual["tables"].rows
-    assert synced["legacy"].bytes > synced["tables"].bytes > 0
+    assert first["legacy"].bytes > 0
+    # An empty table and its indexes take pages as well.
+    assert synced["tables"].bytes > first["tables"].bytes > 0
     assert steps[0].seconds["legacy"] > steps[0].seconds["tables"]
 
 
