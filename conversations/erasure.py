@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -37,17 +37,34 @@ def erase(
         if not chosen:
             raise MessageNotFound(f"there is no message {reference!r} in this conversation.")
         chosen = _succession(chosen, versions)
-        forms = {
-            redactions.text_hash(entry.value): redactions.redacted_form(entry.value, replacement)
-            for entry in chosen
-        }
+        hashes = {redactions.text_hash(entry.value) for entry in chosen}
         texts = {text for entry in chosen for text in _texts(entry.value)}
         rewritten = 0
         for target in [row, *_forks(row)]:
             rewritten += _erase_in(
-                target, tables, legacy, forms, texts, replacement=replacement, now=timezone.now()
+                target, tables, legacy, hashes, texts, replacement=replacement, now=timezone.now()
             )
         return rewritten
+
+
+def inherit(origin: str, fork: str) -> None:
+    """Redact in a conversation, and in its forks, whatever was redacted in its origin.
+
+    Inside the caller's transaction, for a fork that came here without its origin.
+    """
+    rows = ConversationState.rows.using(conf.alias())
+    by_replacement: dict[str, set[bytes]] = defaultdict(set)
+    for text, replacement in redactions.of(rows.get(conversation_id=origin)).items():
+        by_replacement[replacement].add(text)
+    if not by_replacement:
+        return
+    tables, legacy = NormalizedStore(), legacy_store()
+    row = _at_truth(fork, owner=None)
+    for target in [row, *_forks(row)]:
+        for replacement, hashes in by_replacement.items():
+            _erase_in(
+                target, tables, legacy, hashes, (), replacement=replacement, now=timezone.now()
+            )
 
 
 def _succession(chosen: Sequence[Entry], versions: Sequence[Entry]) -> list[Entry]:
@@ -105,7 +122,7 @@ def _erase_in(
     row: ConversationState,
     tables: NormalizedStore,
     legacy: LegacyStore | None,
-    forms: Mapping[bytes, Any],
+    hashes: Collection[bytes],
     texts: Collection[str],
     *,
     replacement: str,
@@ -113,14 +130,14 @@ def _erase_in(
 ) -> int:
     """Redact in one conversation. Returns: how many versions were rewritten."""
     versions = tables.versions(row, values=True)
-    hit = [entry for entry in versions if redactions.text_hash(entry.value) in forms]
+    hit = [entry for entry in versions if redactions.text_hash(entry.value) in hashes]
     known = redactions.of(row)
     ConversationRedaction.rows.using(conf.alias()).bulk_create(
         [
             ConversationRedaction(
                 conversation_id=row.pk, text_hash=text, replacement=replacement, created_at=now
             )
-            for text in forms
+            for text in hashes
             if text not in known
         ]
     )
@@ -128,7 +145,7 @@ def _erase_in(
         form = redactions.redacted_form(entry.value, replacement)
         tables.rewrite_version(row, entry, form, now=now)
     _erase_records(row, texts, replacement)
-    everything = {**known, **dict.fromkeys(forms, replacement)}
+    everything = {**known, **dict.fromkeys(hashes, replacement)}
     equal = row.revision == row.legacy_revision
     revision = max(row.revision, row.legacy_revision) + 1
     columns: dict[str, Any] = {"redaction_count": len(everything)}

@@ -14,6 +14,7 @@ from typing import Any
 
 from conversations import conf, redactions
 from conversations.digests import digest_of, loose_digest
+from conversations.documents import Document
 from conversations.exceptions import UnreadableState
 from conversations.merge import Entry, entries_of, merge_foreign
 from conversations.models import ConversationConflict, ConversationState
@@ -71,7 +72,7 @@ def merge(
             tables.take(row, own.document, revision=row.legacy_revision, now=written)
     seen = legacy.survey(row.conversation_id, row.legacy_token)
     quarantined: list[str] = []
-    taken = equal = False
+    equal = False
     known = redactions.of(row)
     for blob in legacy.foreign(row.conversation_id, row.legacy_token, seen):
         blob, seen = _redacted(legacy, row, blob, seen, known)
@@ -82,13 +83,12 @@ def merge(
             equal = False
             continue
         equal = _take(tables, legacy, row, blob, now=now)
-        taken = True
-    # Legacy now holds something else than the tables: let their number say so. Where nothing
-    # readable came and our last write was in legacy alone, legacy stays the truth.
-    ahead = row.revision == row.legacy_revision or (taken and row.revision < row.legacy_revision)
+    # Legacy now holds something else than the tables: let their number say so, also where our
+    # own last write went to legacy alone and was overwritten there. What was set aside is never
+    # the truth.
     revision = row.revision
-    if ahead and not equal:
-        revision = max(row.revision, row.legacy_revision) + 1
+    if row.revision <= row.legacy_revision and not equal:
+        revision = row.legacy_revision + 1
     token = legacy.settle(
         row.conversation_id,
         revision=revision,
@@ -111,13 +111,18 @@ def active_at(stored: Stored, row: ConversationState, now: datetime) -> datetime
     return max(row.updated_at, min(stored.updated_at or now, now))
 
 
+# The digests of a conversation that says nothing.
+NOTHING = Document.from_dict({}).state_digest + Document.from_dict({}).messages_digest
+
+
 def _problem(blob: Foreign, row: ConversationState) -> str:
     """Return why a blob must not replace good data, or ""."""
     if blob.stored is None:
         return f"unreadable: {blob.problem}"
     if blob.owner is not None and blob.owner != owner_of(row) and owner_of(row) is not None:
         return "written for another owner"
-    if blob.stored.document.empty and (row.message_count or row.context_item_count):
+    ours = bytes(row.state_digest) + bytes(row.messages_digest)
+    if blob.stored.document.empty and ours != NOTHING:
         return "an empty state"
     return ""
 

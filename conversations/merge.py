@@ -19,14 +19,17 @@ from conversations.documents import HISTORY
 UNREAD: Any = object()
 
 Opcode = tuple[str, int, int, int, int]
+# A length and the digest of that many entries.
+Span = tuple[int, bytes]
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
     """One element of a list: a stored version (`row` is its primary key), or a new one.
 
-    `identity` is a message's sequence or a context item's position; None until it is stored.
-    `supersedes` is the row that this version replaces.
+    `identity` is the sequence of a message or a context item, None until it is stored; items
+    have a `position` as well, since their order is not that of their sequences. `supersedes` is
+    the row that this version replaces.
     """
 
     digest: bytes
@@ -39,6 +42,7 @@ class Entry:
     superseded_in: int | None = None
     added_in: int = 0
     has_metadata: bool = False
+    position: int | None = None
 
     @property
     def place(self) -> int:
@@ -162,6 +166,7 @@ def edited(old: Entry, *, digest: bytes, value: Any) -> Entry:
         key=old.key,
         key_digest=old.key_digest,
         supersedes=old.row,
+        position=old.position,
     )
 
 
@@ -319,14 +324,15 @@ def merge_foreign(
 def merge_fields(
     *,
     base: Mapping[str, bytes],
-    history_length: int,
+    history: tuple[Span, Span],
     current: Mapping[str, Any],
     wanted: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the fields after a save: what the caller changed is the caller's, the rest stays.
 
     `base` holds the digest of each field that the caller was given. Of the step log `history`
-    two tails behind the same start are both kept, ours last.
+    two tails are both kept, ours last; `history` says how long the log was that the caller has,
+    and the one that was stored then, with what others had added.
     """
     merged: dict[str, Any] = {}
     for name, value in wanted.items():
@@ -335,7 +341,7 @@ def merge_fields(
             if name in current:
                 merged[name] = current[name]
         elif name == HISTORY and name in current:
-            merged[name] = _merged_history(base.get(name), history_length, current[name], value)
+            merged[name] = _merged_history(*history, current[name], value)
         else:
             merged[name] = value
     for name, value in current.items():
@@ -344,19 +350,38 @@ def merge_fields(
     return merged
 
 
-def _merged_history(
-    base: bytes | None, length: int, current: list[Any], wanted: list[Any]
-) -> list[Any]:
-    added = current[length:] if digest_of(current[:length]) == base else None
-    if added is not None and digest_of(wanted[:length]) != base:
+def _merged_history(given: Span, stored: Span, current: list[Any], wanted: list[Any]) -> list[Any]:
+    theirs, ours = _behind(stored, current), _behind(given, wanted)
+    if theirs is not None and ours is not None:
+        return [*current, *ours[_repeated(theirs, ours) :]]
+    if theirs is not None:
         # The caller rewrote what it was given, as it may; what others added stays.
-        return [*wanted, *added]
-    # Whichever goes on where the other ends holds both: a save that is repeated, or goes on.
+        return [*wanted, *theirs]
     if _begins(current, wanted):
         return current
-    if added is None or _begins(wanted, current):
-        return wanted
-    return [*current, *wanted[length:]]
+    # Somebody else rewrote it: what the caller only added goes behind.
+    return wanted if ours is None or _begins(wanted, current) else [*current, *ours]
+
+
+def _behind(start: Span, entries: list[Any]) -> list[Any] | None:
+    """Return what stands behind a start, None when the entries begin otherwise."""
+    length, digest = start
+    return entries[length:] if digest_of(entries[:length]) == digest else None
+
+
+def _repeated(theirs: list[Any], ours: list[Any]) -> int:
+    """Return how many of our entries stand among theirs already, from the first on, in one piece.
+
+    That is a save that is repeated, or goes on after an unknown outcome.
+    """
+    there, here = list(map(digest_of, theirs)), list(map(digest_of, ours))
+    longest = 0
+    for place in range(len(there)):
+        length = 0
+        while there[place + length : place + length + 1] == here[length : length + 1] != []:
+            length += 1
+        longest = max(longest, length)
+    return longest
 
 
 def _begins(longer: list[Any], shorter: list[Any]) -> bool:

@@ -76,6 +76,7 @@ class ConversationState(models.Model):
     extra = models.TextField(default="", help_text="JSON as text: history, unknown fields, flags.")
     revision = models.BigIntegerField(default=0)
     next_sequence = models.BigIntegerField(default=1)
+    next_item_sequence = models.BigIntegerField(default=1)
     message_count = models.BigIntegerField(default=0)
     context_item_count = models.BigIntegerField(default=0)
     context_items_revision = models.BigIntegerField(
@@ -143,6 +144,7 @@ class ConversationState(models.Model):
                     revision__gte=0,
                     legacy_revision__gte=0,
                     next_sequence__gte=1,
+                    next_item_sequence__gte=1,
                     message_count__gte=0,
                     context_item_count__gte=0,
                     redaction_count__gte=0,

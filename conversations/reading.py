@@ -282,6 +282,8 @@ def loaded(
 ) -> Loaded:
     """Return the content that was selected, with its baseline."""
     history = fields.get(HISTORY)
+    length = len(history) if isinstance(history, list) else 0
+    digests = {name: digest_of(value) for name, value in fields.items()}
     baseline = Baseline(
         conversation_id=conversation_id,
         store=store.value,
@@ -291,8 +293,10 @@ def loaded(
         message_digests=messages.digests,
         item_ids=items.identities,
         item_digests=items.digests,
-        field_digests={name: digest_of(value) for name, value in fields.items()},
-        history_length=len(history) if isinstance(history, list) else 0,
+        field_digests=digests,
+        history_length=length,
+        stored_history_length=length,
+        stored_history_digest=digests.get(HISTORY, b""),
         hidden_messages=hidden[0],
         hidden_items=hidden[1],
     )

@@ -17,6 +17,7 @@ from flags.phases import StoreName
 UNCOMMITTED_KEY = "_uncommitted"
 _PRIVATE = ("extra", "load_info", BASELINE_KEY, UNCOMMITTED_KEY)
 _STORES = frozenset(StoreName)
+_BYTES = ("message_digests", "item_digests", "stored_history_digest")
 
 
 class SaveResult(TypedDict):
@@ -47,8 +48,10 @@ class Baseline:
     It is of one conversation, `conversation_id`: saved under another id, a state says what
     the lists are. `store`, `revision` and `version` say what was read (see changes.View).
     `sequences` and `message_digests` are the messages given, in order (from legacy: their
-    places, from 1); `item_ids` (positions) and `item_digests` the items; `field_digests` the
-    other fields. `token` is random, and makes a repeated save recognisable.
+    places, from 1); `item_ids` (sequences) and `item_digests` the items; `field_digests` the
+    other fields. `history_length` is how long the step log was that was given, and
+    `stored_history_…` what was stored then (after a save: with what others had added). `token` is
+    random, and makes a repeated save recognisable.
     """
 
     __slots__ = (
@@ -63,6 +66,8 @@ class Baseline:
         "revision",
         "sequences",
         "store",
+        "stored_history_digest",
+        "stored_history_length",
         "token",
         "version",
     )
@@ -78,6 +83,8 @@ class Baseline:
     item_digests: bytes
     field_digests: dict[str, bytes]
     history_length: int
+    stored_history_length: int
+    stored_history_digest: bytes
     hidden_messages: int
     hidden_items: int
     token: str
@@ -95,6 +102,8 @@ class Baseline:
         item_digests: bytes = b"",
         field_digests: Mapping[str, bytes] | None = None,
         history_length: int = 0,
+        stored_history_length: int = 0,
+        stored_history_digest: bytes = b"",
         hidden_messages: int = 0,
         hidden_items: int = 0,
         token: str = "",
@@ -110,6 +119,8 @@ class Baseline:
             "item_digests": item_digests,
             "field_digests": dict(field_digests or {}),
             "history_length": history_length,
+            "stored_history_length": stored_history_length,
+            "stored_history_digest": stored_history_digest,
             "hidden_messages": hidden_messages,
             "hidden_items": hidden_items,
             "token": token or secrets.token_hex(8),
@@ -150,7 +161,7 @@ class Baseline:
         """Return the baseline as a JSON object."""
         data = {name: getattr(self, name) for name in self.__slots__}
         data["sequences"], data["item_ids"] = list(self.sequences), list(self.item_ids)
-        for name in ("message_digests", "item_digests"):
+        for name in _BYTES:
             data[name] = base64.b64encode(data[name]).decode("ascii")
         data["field_digests"] = {name: d.hex() for name, d in self.field_digests.items()}
         return data
@@ -163,7 +174,7 @@ class Baseline:
         """
         try:
             values = dict(data)
-            for name in ("message_digests", "item_digests"):
+            for name in _BYTES:
                 values[name] = base64.b64decode(values[name], validate=True)
             values["field_digests"] = {
                 name: bytes.fromhex(d) for name, d in values["field_digests"].items()
@@ -181,6 +192,7 @@ class Baseline:
         numbers = [
             self.revision,
             self.history_length,
+            self.stored_history_length,
             self.hidden_messages,
             self.hidden_items,
             *self.sequences,

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from waffle import get_waffle_switch_model
 
 from flags.conf import SNAPSHOT_SECONDS, database_alias, default_switches
@@ -69,34 +70,47 @@ def stored_switches() -> dict[str, bool] | None:
     Returns: None when they could not be read.
     """
     alias = database_alias()
+    inside = connections[alias].in_atomic_block
     try:
-        model = get_waffle_switch_model()
-        query = model._base_manager.using(alias).filter(name__in=list(Switch))
-        with _impatient(alias):
-            rows = dict(query.values_list("name", "active"))
+        # A failed read inside a transaction would break it: give it a savepoint of its own.
+        with transaction.atomic(using=alias) if inside else nullcontext():
+            rows = _rows(connections[alias])
     except (Error, ImproperlyConfigured, LookupError) as error:
         logger.warning("switches could not be read: %s", type(error).__name__)
         return None
     return {**default_switches(strict=False), **rows}
 
 
-@contextmanager
-def _impatient(alias: str) -> Iterator[None]:
-    """Wait for no lock longer than a moment, and leave the caller's transaction as it was.
+def _rows(connection: BaseDatabaseWrapper) -> dict[str, bool]:
+    """Read the switches, and wait for no lock on their table longer than a moment."""
+    model = get_waffle_switch_model()
+    table = connection.ops.quote_name(model._meta.db_table)
+    names = ", ".join(f"'{switch}'" for switch in Switch)
+    select = f"SELECT name, active FROM {table} WHERE name IN ({names})"
+    before = 0
+    # One round trip, in which the patience of a transaction around it is restored. psycopg
+    # prepares no statement that is several, unless it is told to prepare every one at once.
+    if connection.vendor == "postgresql" and _prepares(connection) != 0:
+        select, before = f"{_HURRY}; {select}; {_REST}", 2
+    with connection.cursor() as cursor:
+        cursor.execute(select)
+        for _ in range(before):
+            cursor.nextset()
+        return {name: bool(active) for name, active in cursor.fetchall()}
 
-    A failed read would break it, so it gets a savepoint of its own.
-    """
-    connection = connections[alias]
-    if connection.vendor != "postgresql":
-        with transaction.atomic(using=alias) if connection.in_atomic_block else nullcontext():
-            yield
-        return
-    with transaction.atomic(using=alias), connection.cursor() as cursor:
-        cursor.execute("SELECT current_setting('lock_timeout')")
-        (before,) = cursor.fetchone()
-        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [MOMENT])
-        yield
-        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [before])
+
+def _prepares(connection: BaseDatabaseWrapper) -> int | None:
+    """Return after how many executions psycopg prepares a statement; None for never."""
+    connection.ensure_connection()
+    threshold: int | None = connection.connection.prepare_threshold
+    return threshold
+
+
+_HURRY = (
+    "SELECT set_config('flags.lock_timeout', current_setting('lock_timeout'), true);"
+    f" SELECT set_config('lock_timeout', '{MOMENT}', true)"
+)
+_REST = "SELECT set_config('lock_timeout', current_setting('flags.lock_timeout'), true)"
 
 
 def current_plan() -> Plan:

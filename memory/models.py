@@ -56,7 +56,10 @@ class MemoryChunk(models.Model):
 
 
 class MemoryContextItem(models.Model):
-    """One item of an assistant's memory context, in the order of `position`."""
+    """One item of an assistant's memory context, in the order of `position`.
+
+    An edit replaces the row; `sequence` stays, and is never used twice in a conversation.
+    """
 
     conversation = models.ForeignKey(
         "conversations.ConversationState",
@@ -64,6 +67,7 @@ class MemoryContextItem(models.Model):
         related_name="context_items",
         db_index=False,
     )
+    sequence = models.BigIntegerField()
     position = models.BigIntegerField()
     source = models.CharField(max_length=255, null=True, blank=True)
     content = models.TextField(null=True, blank=True)

@@ -115,6 +115,46 @@ def test_a_hosts_row_that_holds_nothing_yet_is_an_empty_conversation(
         assert texts(load_state("c", user_id=user)) == ["a"]
 
 
+def emptied() -> None:
+    TextSession.objects.update(payload=json.dumps(AgentState().to_dict()))
+
+
+def broken() -> None:
+    TextSession.objects.update(payload="{")
+
+
+def anothers() -> None:
+    TextSession.objects.update(owner=UserFactory(), payload=json.dumps(state("x").to_dict()))
+
+
+@override_settings(CONVERSATIONS={"LEGACY": OldSession.settings})
+@pytest.mark.parametrize("spoil", [emptied, broken, anothers])
+@pytest.mark.parametrize("first", Phase)
+def test_a_row_that_was_set_aside_is_never_the_truth(first: Phase, spoil: Any) -> None:
+    """Although our own last write stood there alone: old code has overwritten it."""
+    user = UserFactory()
+    with forced_phase(Phase.DUAL_WRITE):
+        save_state("c", state("a"), user)
+    with forced_phase(Phase.LEGACY):
+        append_messages("c", messages("lost"), user_id=user)
+    spoil()
+    for phase in (first, *Phase):
+        with forced_phase(phase):
+            assert texts(load_state("c", user_id=user))[0] == "a"
+            append_messages("c", messages(phase.label), user_id=user)
+    expected = ["a", first.label, *(phase.label for phase in Phase)]
+    assert texts(load_state("c", user_id=user)) == expected
+
+
+def test_an_empty_blob_replaces_no_fields_either() -> None:
+    with forced_phase(Phase.DUAL_WRITE):
+        save_state("c", AgentState(user_input="hi", history=["s"], last_tool_result=5))
+        old_save(connection, "c", None, AgentState().to_dict())
+        found = load_state("c")
+    assert (found.user_input, found.history, found.last_tool_result) == ("hi", ["s"], 5)
+    assert ConversationState.objects.get().conflicts.get().reason == "an empty state"
+
+
 @override_settings(CONVERSATIONS={"LEGACY": OldSession.settings})
 def test_a_hosts_row_that_was_emptied_empties_nothing() -> None:
     with forced_phase(Phase.NEW_READS):

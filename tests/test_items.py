@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from conversations.merge import Entry
 from conversations.models import ConversationState
-from conversations.storage import load_state, save_state
+from conversations.storage import load_state, save_state, update_state_partial
 from conversations.stores.normalized.items import positioned
 from memory.models import MemoryContextItem, MemoryMetadata
 from tests.factories import state
@@ -61,17 +61,41 @@ def test_positions_rise_along_the_list_and_only_what_must_moves(
             del entries[at : at + many]
         else:
             entries[at:at] = [Entry(b"") for _ in range(many)]
-        before = {entry.row: entry.identity for entry in entries if entry.row is not None}
+        before = {entry.row: entry.position for entry in entries if entry.row is not None}
         moved = positioned(entries)
-        after = [entry.place for entry in entries]
+        after = [entry.position for entry in entries]
         assert after == sorted(set(after))
         stayed = [entry for entry in entries if entry.row is not None and entry not in moved]
-        assert all(entry.identity == before[entry.row] for entry in stayed)
+        assert all(entry.position == before[entry.row] for entry in stayed)
         if moved:
             # Behind every place in use, so that no two rows share one while they move.
             assert min(after) > max(place for place in before.values() if place is not None)
         for entry in entries:
             entry.row = entry.row or next(rows)
+
+
+def test_an_edit_of_a_removed_item_touches_no_other(new_only: None) -> None:
+    save_state("c", state(memory_context=["x", "y"]))
+    one, other = load_state("c"), load_state("c")
+    other.memory_context.pop()
+    save_state("c", other)
+    update_state_partial("c", {"new_context_items": ["z"]})
+    one.memory_context[1] = "y2"
+    save_state("c", one)
+    assert sorted(load_state("c").memory_context) == ["x", "y2", "z"]
+
+
+def test_an_edit_finds_its_item_after_all_of_them_moved(new_only: None) -> None:
+    save_state("c", state(memory_context=["x", "y"]))
+    one = load_state("c")
+    for number in range(12):
+        other = load_state("c")
+        other.memory_context.insert(1, str(number))
+        save_state("c", other)
+    one.memory_context[1] = "y2"
+    save_state("c", one)
+    found = load_state("c").memory_context
+    assert (found[0], found[-1], len(found)) == ("x", "y2", 14)
 
 
 def test_what_is_attached_to_an_item_follows_its_edit_and_goes_with_it() -> None:

@@ -292,7 +292,10 @@ def fields_after(
 ) -> dict[str, Any]:
     return merge_fields(
         base={name: digest_of(value) for name, value in base.items()},
-        history_length=len(base.get("history", [])),
+        history=(
+            (len(base.get("history", [])), digest_of(base.get("history", []))),
+            (len(base.get("history", [])), digest_of(base.get("history", []))),
+        ),
         current=current,
         wanted=wanted,
     )
@@ -322,7 +325,7 @@ def fields_after(
         ({"history": [1]}, {"history": [1, 3, 4]}, {"history": [1, 3]}, {"history": [1, 3, 4]}),
         # what was rewritten keeps what others added
         ({"history": [1]}, {"history": [1, 2]}, {"history": [9]}, {"history": [9, 2]}),
-        ({"history": [1]}, {"history": [9, 2]}, {"history": [1, 3]}, {"history": [1, 3]}),
+        ({"history": [1]}, {"history": [9, 2]}, {"history": [1, 3]}, {"history": [9, 2, 3]}),
     ],
 )
 def test_fields_that_the_caller_changed_are_the_callers(
@@ -384,6 +387,8 @@ def test_an_entry_without_a_place_or_a_row_says_so() -> None:
         # The same save again, after an unknown outcome, with one step more.
         ([], ["a"], ["a", "b"], ["a", "b"]),
         ([1], [1, 2], [1, 2, 3], [1, 2, 3]),
+        ([1], [1, 9, 2], [1, 2, 3], [1, 9, 2, 3]),
+        ([1], [1, 9, 2, 8], [1, 2], [1, 9, 2, 8]),
         # A step log may be cut; what others added to it stays.
         ([1, 2, 3], [1, 2, 3], [3], [3]),
         ([1, 2, 3], [1, 2, 3], [], []),

@@ -16,6 +16,7 @@ from conversations.exceptions import (
     MessageNotFound,
     StorageUnavailable,
 )
+from conversations.formats import export_lines, import_lines
 from conversations.models import ConversationRedaction
 from conversations.redactions import REDACTED, redacted_form, text_hash
 from conversations.storage import (
@@ -150,6 +151,24 @@ def test_a_fork_knows_what_was_redacted_in_its_origin(phase: Phase) -> None:
     fork = fork_conversation("c")
     append_messages(fork, messages(SECRET))
     assert texts(load_state(fork)) == ["a", REDACTED, REDACTED]
+
+
+def test_an_imported_fork_and_its_forks_know_what_was_redacted_in_the_origin(
+    new_only: None,
+) -> None:
+    save_state("c", state(SECRET))
+    fork = fork_conversation("c")
+    (line,) = export_lines([fork])
+    redact_message("c", 1)
+    # The fork of the fork comes first: its origin is not here yet.
+    copies = [
+        json.dumps(json.loads(line) | {"conversation_id": name, "forked_from": origin})
+        for name, origin in (("last", "middle"), ("middle", "c"))
+    ]
+    list(import_lines(copies))
+    for name in ("middle", "last"):
+        append_messages(name, messages(SECRET))
+        assert texts(load_state(name)) == [REDACTED, REDACTED]
 
 
 def test_a_redaction_reaches_the_forks_of_a_fork_that_is_gone(phase: Phase) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -93,6 +94,58 @@ def test_a_users_conversations_are_listed_by_latest_activity(phase: Phase) -> No
     assert storage.should_resume_conversation(moment)
     assert storage.get_conversation_id(UserFactory()) is None
     assert storage.get_conversation_timestamp(user, "c") is None
+
+
+def test_a_step_log_keeps_what_two_writers_add_however_often_they_save(phase: Phase) -> None:
+    storage.save_state("c", state("a", history=["h"]))
+    one, other = storage.load_state("c"), storage.load_state("c")
+    expected = ["h"]
+    for turn in range(3):
+        for held, name in ((one, "a"), (other, "b")):
+            held.history.append(f"{name}{turn}")
+            expected.append(f"{name}{turn}")
+            again = pickle.dumps(held)
+            storage.save_state("c", held)
+            storage.save_state("c", pickle.loads(again))
+            assert storage.load_state("c").history == expected
+
+
+def test_two_who_found_nothing_keep_each_others_fields(phase: Phase) -> None:
+    one, other = storage.load_state("c"), storage.load_state("c")
+    one.user_input, one.step_count, one.focus, one.history = "hello", 7, ["f"], ["h"]
+    storage.save_state("c", one)
+    other.conversation_history.extend(messages("b"))
+    storage.save_state("c", other)
+    found = storage.load_state("c")
+    assert (found.user_input, found.step_count, found.focus, found.history) == (
+        "hello",
+        7,
+        ["f"],
+        ["h"],
+    )
+    assert texts(found) == ["b"]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    said: tuple[Any, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"conversation_history": list(self.said)}
+
+
+class Slotted:
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"conversation_history": messages("a")}
+
+
+@pytest.mark.parametrize("held", [Frozen(tuple(messages("a"))), Slotted()])
+def test_a_state_that_takes_no_attributes_is_saved_as_what_it_says(phase: Phase, held: Any) -> None:
+    for _ in range(2):
+        assert storage.save_state("c", held)["success"]
+        assert texts(storage.load_state("c")) == ["a"]
 
 
 def test_a_state_class_without_a_baseline_hands_it_over_in_its_mapping(phase: Phase) -> None:

@@ -33,6 +33,8 @@ def baseline(**changes: Any) -> Baseline:
         "item_digests": DIGEST,
         "field_digests": {"user_input": DIGEST},
         "history_length": 2,
+        "stored_history_length": 3,
+        "stored_history_digest": b"h" * 16,
         "hidden_messages": 2,
         "hidden_items": 0,
         "token": "t",

@@ -170,6 +170,21 @@ def test_while_the_switches_cannot_be_read_the_last_known_plan_holds(clock: Any)
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("threshold", [None, 0, 1, 5])
+def test_the_switches_are_read_whenever_psycopg_prepares(
+    clock: Any, monkeypatch: pytest.MonkeyPatch, threshold: int | None
+) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("only psycopg prepares")
+    connection.ensure_connection()
+    monkeypatch.setattr(connection.connection, "prepare_threshold", threshold)
+    for phase in [Phase.NEW_READS, Phase.DUAL_WRITE] * 5:
+        set_rows(phase)
+        clock.now += 1
+        assert current_plan().phase == phase
+
+
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_locked_table_holds_up_an_operation_for_a_moment_only(inside: bool) -> None:
     if connection.vendor == "sqlite":

@@ -32,6 +32,7 @@ from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk, MemoryMetadata
 from tests.blobs.models import TextSession
+from tests.faults.injection import failing, touches_messages
 from tests.legacy_schema import old_load, old_save
 from tests.machine.interleaving import interleaved
 from tests.machine.oldcode import OldSession
@@ -101,6 +102,17 @@ def test_what_a_load_takes_in_or_a_redaction_rewrites_is_no_activity() -> None:
         redact_message("taken in", 1)
     assert get_conversation_timestamp(None, "merged") == LONG_AGO + timedelta(days=1)
     assert get_conversation_timestamp(None, "taken in") == LONG_AGO
+
+
+@pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=2)])
+def test_what_was_taken_in_falls_back_to_the_blob_it_came_from(age: timedelta) -> None:
+    written_by_old_code("c", "a", at=datetime.now(UTC) - age)
+    assert done("tables") == {"c": Action.TAKEN_IN}
+    with forced_phase(Phase.DUAL_WRITE), failing(touches_messages) as failed:
+        assert texts("c") == ["a"]
+        append_messages("c", said("b"))
+    assert failed
+    assert texts("c") == ["a", "b"]
 
 
 def test_old_codes_late_write_is_merged() -> None:

@@ -52,6 +52,7 @@ def item(conversation: ConversationState, position: int = 0, **values: Any) -> M
     return MemoryContextItem.objects.create(
         **{
             "conversation": conversation,
+            "sequence": position + 1,
             "position": position,
             "digest": bytes(16),
             "added_in": 1,

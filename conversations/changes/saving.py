@@ -9,7 +9,7 @@ from typing import Any
 from conversations.changes.locating import located_items, located_messages
 from conversations.changes.protocols import OWN_KEYS, View, differ, new_token
 from conversations.digests import digest_of
-from conversations.documents import Document
+from conversations.documents import HISTORY, Document
 from conversations.merge import (
     Entry,
     Rebased,
@@ -40,6 +40,8 @@ class SaveState:
     overwritten: list[Entry] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     item_digests: list[bytes] = field(default_factory=list)
+    # The step log as it is stored then.
+    history: list[Any] = field(default_factory=list)
 
     token: str = field(init=False)
 
@@ -70,10 +72,17 @@ class SaveState:
         if self.baseline is not None:
             wanted = merge_fields(
                 base=self.baseline.field_digests,
-                history_length=self.baseline.history_length,
+                history=(
+                    (self.baseline.history_length, self.baseline.field_digests.get(HISTORY, b"")),
+                    (
+                        self.baseline.stored_history_length,
+                        self.baseline.stored_history_digest,
+                    ),
+                ),
                 current=current,
                 wanted=wanted,
             )
+        self.history = wanted[HISTORY]
         if digest_of([list(wanted.items())]) == digest_of([list(current.items())]):
             return None
         return wanted
@@ -130,7 +139,8 @@ class SaveState:
         current, base = view.items(), self.baseline
         rebased, self.saved_items = _rebased(
             None if base is None else base.given_items,
-            _places(base, view, () if base is None else base.item_ids),
+            # A removed item that was edited is a new one: its place is that of its neighbours.
+            [None] * (0 if base is None else len(base.item_ids)),
             located_items(base, view, current),
             items,
             current,

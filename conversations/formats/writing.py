@@ -8,6 +8,7 @@ from typing import Any
 from django.utils import timezone
 
 from conversations import conf
+from conversations.erasure import inherit
 from conversations.forking import touch
 from conversations.formats.records import Record
 from conversations.formats.snapshots import states_time
@@ -126,4 +127,5 @@ def join(fork: str, origin: str) -> bool:
         ancestor = rows.filter(pk=ancestor).values_list("forked_from_id", flat=True).first()
     if pk is not None and ancestor is None:
         joined.update(forked_from_id=above[0])
+        inherit(origin, fork)
     return True

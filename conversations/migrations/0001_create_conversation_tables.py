@@ -76,6 +76,7 @@ class Migration(migrations.Migration):
                 ),
                 ("revision", models.BigIntegerField(default=0)),
                 ("next_sequence", models.BigIntegerField(default=1)),
+                ("next_item_sequence", models.BigIntegerField(default=1)),
                 ("message_count", models.BigIntegerField(default=0)),
                 ("context_item_count", models.BigIntegerField(default=0)),
                 (
@@ -158,6 +159,7 @@ class Migration(migrations.Migration):
                             revision__gte=0,
                             legacy_revision__gte=0,
                             next_sequence__gte=1,
+                            next_item_sequence__gte=1,
                             message_count__gte=0,
                             context_item_count__gte=0,
                             redaction_count__gte=0,

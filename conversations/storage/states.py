@@ -19,6 +19,7 @@ from conversations.documents import (
     MESSAGES,
     STEP_COUNT,
     USER_INPUT,
+    Document,
     canonical,
     check_types,
     checked_document,
@@ -75,8 +76,18 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
     document = checked_document(data, known=known)
     operation = SaveState(document, baseline)
     outcome, result = written(conversation_id, operation, owner)
-    _advance(state, conversation_id, operation, outcome, committed=result["committed"])
+    if _remembers(state):
+        _advance(state, conversation_id, operation, outcome, committed=result["committed"])
     return result
+
+
+def _remembers(state: Any) -> bool:
+    """Whether a state takes attributes. One that does not is saved, and says what it is."""
+    try:
+        setattr(state, UNCOMMITTED_KEY, getattr(state, UNCOMMITTED_KEY, None))
+    except AttributeError:
+        return False
+    return True
 
 
 def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Outcome, SaveResult]:
@@ -119,6 +130,8 @@ def _advance(
         item_digests=b"".join(operation.item_digests or []),
         field_digests={name: digest_of(value) for name, value in document.fields.items()},
         history_length=len(document.fields[HISTORY]),
+        stored_history_length=len(operation.history),
+        stored_history_digest=digest_of(operation.history),
         hidden_messages=max(hidden[0], 0),
         hidden_items=max(hidden[1], 0),
     )
@@ -164,7 +177,15 @@ class Uncommitted:
 
 
 def _nothing_of(conversation_id: str) -> Baseline:
-    return Baseline(conversation_id=conversation_id, store=StoreName.NORMALIZED.value, revision=0)
+    """Return the baseline of a state that says nothing yet: its defaults are no changes."""
+    fields = Document.from_dict({}).fields
+    return Baseline(
+        conversation_id=conversation_id,
+        store=StoreName.NORMALIZED.value,
+        revision=0,
+        field_digests={name: digest_of(value) for name, value in fields.items()},
+        stored_history_digest=digest_of(fields[HISTORY]),
+    )
 
 
 def _baseline_of(state: Any) -> Baseline | None:

@@ -297,7 +297,12 @@ class ChunkStore:
         raised = max(floor, bounds["settled"] or 0)
         if bounds["open"] is not None:
             raised = max(floor, min(raised, bounds["open"] - 1))
-        unmarked = [chunk_id for chunk_id in _ids(seen) if chunk_id > raised]
+        newest = self._first(_OWNER_OF_NEWEST, conversation_id)
+        # What old code would read is marked in any case: it may have to be found again.
+        needed = {chunk_id for chunk_id in _ids(seen) if chunk_id > raised}
+        if newest is not None and newest.pk in _ids(seen):
+            needed.add(newest.pk)
+        unmarked = sorted(needed | {int(chunk_id) for chunk_id in quarantined})
         self._metadata().bulk_create(
             [
                 MemoryMetadata(

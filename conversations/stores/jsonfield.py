@@ -121,8 +121,9 @@ class JSONFieldStore:
 
     def load(self, conversation_id: str) -> Stored | None:
         row = self._row(conversation_id).first()
-        if row is None:
-            return None
+        return None if row is None else self._readable(row)
+
+    def _readable(self, row: Any) -> Stored:
         try:
             return self._stored(row)
         except InvalidState as error:
@@ -159,6 +160,9 @@ class JSONFieldStore:
         known: str = "",
     ) -> str:
         values = {self.state_name: self._raw(document)}
+        if owner is not None:
+            # Whoever made the row another's: nobody else may find this in it.
+            values[self.owner_name] = owner
         if self.version_name:
             values[self.version_name] = self._next_version()
         if self.updated_name:
@@ -167,7 +171,7 @@ class JSONFieldStore:
             if self.version_name and isinstance(values[self.version_name], Combinable):
                 # There is nothing yet to count on from.
                 values[self.version_name] = 1
-            self._rows().create(**{self.id_name: conversation_id, self.owner_name: owner}, **values)
+            self._rows().create(**{self.id_name: conversation_id, **values})
         return self.token(conversation_id)
 
     def _next_version(self) -> Any:
@@ -256,8 +260,11 @@ class JSONFieldStore:
             return [Foreign(str(row.pk), owner, problem=str(error))]
 
     def held(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
-        stored = self.load(conversation_id)
-        return stored if stored is not None and stored.version == known else None
+        row = self._row(conversation_id).first()
+        # What somebody else wrote need not even be readable.
+        if row is None or self.judge(row.store_token, "") != known:
+            return None
+        return self._readable(row)
 
     def correct(self, conversation_id: str, reference: str, document: Document, seen: str) -> str:
         return self.save(conversation_id, document)

@@ -158,6 +158,7 @@ class Migration(migrations.Migration):
                         db_index=False,
                     ),
                 ),
+                ("sequence", models.BigIntegerField()),
                 ("position", models.BigIntegerField()),
                 ("source", models.CharField(max_length=255, null=True, blank=True)),
                 ("content", models.TextField(null=True, blank=True)),

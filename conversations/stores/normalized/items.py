@@ -1,4 +1,7 @@
-"""Context items: a row each, in the order of `position`; an edit replaces its row."""
+"""Context items: a row each, in the order of `position`; an edit replaces its row.
+
+An item keeps its `sequence` when it is edited or moved, and no other ever gets it.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,13 @@ from memory.selection import quality_of, selected
 # See `found_row` for why it is spelled in SQL.
 _CURRENT = f"""
     SELECT {", ".join(f"item.{name}" for name in ITEM_COLUMNS)},
-        item.id, item.position, item.digest, item.added_in, state.context_items_revision,
+        item.id, item.sequence, item.position, item.digest, item.added_in,
+        state.context_items_revision,
         EXISTS (SELECT 1 FROM memory_metadata described WHERE described.context_item_id = item.id)
     FROM memory_context_items item
     JOIN conversation_states state ON state.id = item.conversation_id
     WHERE item.conversation_id = %s AND item.superseded_in IS NULL"""
+_WIDTH = len(ITEM_COLUMNS)
 # Positions leave room, so that an insertion rarely moves what follows.
 POSITION_GAP = 1024
 
@@ -48,15 +53,16 @@ class ItemRows:
             rows = cursor.fetchall()
         found, changed = [], row.context_items_revision
         for item, value in zip(rows, decode_items(rows), strict=True):
-            pk, position, digest, added_in, changed, has_metadata = item[len(ITEM_COLUMNS) :]
+            pk, sequence, position, digest, added_in, changed, described = item[_WIDTH:]
             found.append(
                 Entry(
                     bytes(digest),
                     value,
-                    identity=position,
+                    identity=sequence,
                     row=pk,
                     added_in=added_in,
-                    has_metadata=bool(has_metadata),
+                    has_metadata=bool(described),
+                    position=position,
                 )
             )
         found = [entry for entry in found if selected(entry.value, threshold=threshold)]
@@ -78,12 +84,15 @@ class ItemRows:
         carried = self._remove_items(removed, {entry.supersedes for entry in new})
         moved = positioned(after)
         if moved:
-            rows = [MemoryContextItem(pk=entry.row, position=entry.place) for entry in moved]
+            rows = [
+                MemoryContextItem(pk=entry.row, position=entry.position or 0) for entry in moved
+            ]
             MemoryContextItem.objects.using(conf.alias()).bulk_update(rows, ["position"])
         made = [
             MemoryContextItem(
                 conversation_id=row.pk,
-                position=entry.place,
+                sequence=entry.place,
+                position=entry.position or 0,
                 digest=entry.digest,
                 added_in=revision,
                 **encode_item(entry.value, now=now),
@@ -135,41 +144,50 @@ def limited_items(entries: Sequence[Entry], last: int | None) -> list[Entry]:
     return [entries[place] for place in sorted(ranked[:last])]
 
 
+def numbered(entries: Sequence[Entry], *, next_sequence: int) -> int:
+    """Give new items their sequences, in place. Returns: the next free one."""
+    for entry in entries:
+        if entry.identity is None:
+            entry.identity = next_sequence
+            next_sequence += 1
+    return next_sequence
+
+
 def positioned(entries: Sequence[Entry]) -> list[Entry]:
     """Give every entry a position that rises along the list.
 
     New entries are placed in the gaps. Returns: the stored entries that had to move, all to
     positions behind every one in use; () where the gaps sufficed.
     """
-    used = [entry.identity for entry in entries if entry.identity is not None]
+    used = [entry.position for entry in entries if entry.position is not None]
     low = 0
     place = 0
     while place < len(entries):
-        if entries[place].identity is not None:
-            low = entries[place].place
+        here = entries[place].position
+        if here is not None:
+            low = here
             place += 1
             continue
         end = place
-        while end < len(entries) and entries[end].identity is None:
+        while end < len(entries) and entries[end].position is None:
             end += 1
         count = end - place
-        if end == len(entries):
+        high = None if end == len(entries) else entries[end].position
+        if high is None:
             positions = [low + POSITION_GAP * step for step in range(1, count + 1)]
         elif place == 0:
-            high = entries[end].place
             positions = [high - POSITION_GAP * step for step in range(count, 0, -1)]
+        elif high - low <= count:
+            return _renumbered(entries, start=max(used))
         else:
-            high = entries[end].place
-            if high - low <= count:
-                return _renumbered(entries, start=max(used))
             positions = [low + (high - low) * step // (count + 1) for step in range(1, count + 1)]
         for entry, position in zip(entries[place:end], positions, strict=True):
-            entry.identity = position
+            entry.position = position
         place = end
     return []
 
 
 def _renumbered(entries: Sequence[Entry], *, start: int) -> list[Entry]:
     for step, entry in enumerate(entries, start=1):
-        entry.identity = start + POSITION_GAP * step
+        entry.position = start + POSITION_GAP * step
     return [entry for entry in entries if entry.row is not None]

@@ -21,7 +21,7 @@ from conversations.models import (
     ConversationState,
 )
 from conversations.stores.base import Stored, Summary
-from conversations.stores.normalized.items import ItemRows
+from conversations.stores.normalized.items import ItemRows, numbered
 from conversations.stores.normalized.messages import MessageRows
 from conversations.stores.normalized.rows import (
     Change,
@@ -90,6 +90,9 @@ class NormalizedStore(MessageRows, ItemRows):
         if change.items is not None:
             items_digest = roll(EMPTY, [entry.digest for entry in change.items[1]])
             digest = digest[:DIGEST_BYTES] + items_digest
+            columns["next_item_sequence"] = numbered(
+                change.items[1], next_sequence=row.next_item_sequence
+            )
             columns["context_item_count"] = len(change.items[1])
             columns["context_items_revision"] = revision
         columns["state_digest"] = digest
