@@ -34,8 +34,9 @@ def failure(conversation_id: str, error: Exception) -> str:
     connection = connections[conf.alias()]
     if connection.in_atomic_block and lost(conf.alias()):
         raise error
-    # Nobody else does this between requests, and a lost connection would fail for ever.
-    connection.close_if_unusable_or_obsolete()
+    if not connection.in_atomic_block:
+        # Nobody else does this between requests, and a lost connection would fail for ever.
+        connection.close_if_unusable_or_obsolete()
     logger.warning("conversation %s: %s", conversation_id, type(error).__name__)
     return str(error) if isinstance(error, ConversationStoreError) else type(error).__name__
 

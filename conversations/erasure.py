@@ -150,10 +150,11 @@ def _erase_in(
     revision = max(row.revision, row.legacy_revision) + 1
     columns: dict[str, Any] = {"redaction_count": len(everything)}
     if legacy is not None:
-        legacy.rewrite(
-            row.conversation_id, lambda document: redactions.applied_to(document, everything)
+        columns["legacy_token"] = legacy.rewrite(
+            row.conversation_id,
+            lambda document: redactions.applied_to(document, everything),
+            known=row.legacy_token,
         )
-        columns["legacy_token"] = legacy.token(row.conversation_id, row.legacy_token)
         if equal:
             legacy.renumber(row.conversation_id, old=row.legacy_revision, new=revision)
             columns["legacy_revision"] = revision
@@ -174,9 +175,8 @@ def _erase_records(row: ConversationState, texts: Collection[str], replacement: 
 
 def _without(value: Any, texts: Collection[str], replacement: str) -> Any:
     if isinstance(value, str):
-        for text in texts:
-            value = value.replace(text, replacement)
-        return value
+        # Whole texts only: a short one stands in many that have nothing to do with it.
+        return replacement if value in texts else value
     if isinstance(value, list):
         return [_without(inner, texts, replacement) for inner in value]
     if isinstance(value, dict):

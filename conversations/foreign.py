@@ -12,6 +12,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from django.db import Error
+
 from conversations import conf, redactions
 from conversations.digests import digest_of, loose_digest
 from conversations.documents import Document
@@ -21,6 +23,7 @@ from conversations.models import ConversationConflict, ConversationState
 from conversations.owners import owner_columns
 from conversations.stores.base import Foreign, LegacyStore, Stored
 from conversations.stores.normalized import Change, NormalizedStore, owner_of, replaced
+from conversations.transactions import attempt, lost
 
 logger = logging.getLogger("conversations")
 
@@ -47,7 +50,7 @@ def take_legacy(
         return
     if stored.owner is not None and stored.owner != owner_of(row):
         raise UnreadableState(f"legacy {stored.reference} belongs to another owner.")
-    document = stored.document
+    document = restored(tables, legacy, row, stored).document
     known = redactions.of(row)
     if known:
         document = redactions.applied_to(document, known) or document
@@ -68,6 +71,7 @@ def merge(
         # other's, take it in first, so that nothing of it depends on what old code read.
         own = legacy.held(row.conversation_id, revision=row.legacy_revision, known=row.legacy_token)
         if own is not None:
+            own = restored(tables, legacy, row, own)
             written = active_at(own, row, now)
             tables.take(row, own.document, revision=row.legacy_revision, now=written)
     seen = legacy.survey(row.conversation_id, row.legacy_token)
@@ -157,18 +161,14 @@ def _take(
 ) -> bool:
     """Merge one blob. Returns: whether the tables now hold exactly what the blob holds."""
     assert blob.stored is not None
-    document = blob.stored.document
-    versions = tables.versions(row, values=not legacy.exact)
+    document = restored(tables, legacy, row, blob.stored).document
+    versions = tables.versions(row)
     by_row = {entry.row: entry for entry in versions}
     current = [by_row[entry.row] for entry in tables.messages(row, values=False)]
     theirs = entries_of(document.messages)
     fields = tables.fields(row)
     items = tables.items(row)[0] if row.context_item_count else []
     their_items, their_fields = entries_of(document.items), document.fields
-    if not legacy.exact:
-        _restore_exact(theirs, versions)
-        _restore_exact(their_items, items)
-        their_fields = _exact_fields(their_fields, fields)
     merged = merge_foreign(versions=versions, current=current, theirs=theirs)
     change = Change()
     if owner_of(row) is None and blob.owner is not None:
@@ -201,13 +201,34 @@ def _take(
     return not kept and digests == [entry.digest for entry in theirs]
 
 
-def _restore_exact(theirs: list[Entry], versions: list[Entry]) -> None:
-    """Undo what a JSON column did to elements that we know: key order, 1.0, -0.0."""
-    exact = {loose_digest(entry.value): entry for entry in versions}
-    for entry in theirs:
-        known = exact.get(loose_digest(entry.value))
-        if known is not None:
-            entry.digest, entry.value = known.digest, known.value
+def restored(
+    tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, stored: Stored
+) -> Stored:
+    """Return what legacy holds with what a JSON column changed put back, as far as it is known.
+
+    Key order, 1.0 and -0.0 are as the tables have them, so that a message is the same in both.
+    """
+    if legacy.exact:
+        return stored
+    document = stored.document
+    try:
+        with attempt():
+            items = tables.items(row)[0] if row.context_item_count else []
+            exact = Document(
+                _exact_fields(document.fields, tables.fields(row)),
+                _exact(document.messages, tables.versions(row, values=True)),
+                _exact(document.items, items),
+            )
+    except Error:
+        if lost(conf.alias()):
+            raise
+        return stored
+    return replace(stored, document=exact)
+
+
+def _exact(theirs: Sequence[Any], known: Sequence[Entry]) -> list[Any]:
+    exact = {loose_digest(entry.value): entry.value for entry in known}
+    return [exact.get(loose_digest(value), value) for value in theirs]
 
 
 def _exact_fields(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:

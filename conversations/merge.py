@@ -179,7 +179,7 @@ def rebase(
     current: Sequence[Entry],
     token: str = "",
     gone: Mapping[str, bytes] | None = None,
-    hidden: int = 0,
+    before: int = 0,
 ) -> Rebased:
     """Apply the difference between `given` and `wanted` to the current entries.
 
@@ -187,18 +187,20 @@ def rebase(
     identity when it was given. What was not given stays. An edit wins over a removal, the
     later edit over the earlier. `token` makes keys for what is inserted, by which a repeated
     save recognises its own entries, among the current ones and those `gone` (key to first
-    digest). The first `hidden` current entries are older than that save.
+    digest). The first `before` current entries are older than that save.
     """
     edits = _Edits(current)
     rebased = Rebased([])
     own = {entry.key: entry for entry in current if entry.key} if token else {}
     known = {id(entry) for entry in located if entry is not None}
+    # Others may have removed some of what stood before.
+    before = min([before, *(edits.places[id(entry)] for entry in located if entry is not None)])
     inserts = 0
     for _, i1, i2, j1, j2 in opcodes(given, [entry.digest for entry in wanted]):
         paired = min(i2 - i1, j2 - j1)
         for step in range(paired):
             old, new = located[i1 + step], wanted[j1 + step]
-            if old is None and _already_there(new, current[hidden:], known):
+            if old is None and _already_there(new, current[before:], known):
                 continue
             if old is None:
                 restored = replace(new, identity=places[i1 + step])
@@ -220,7 +222,7 @@ def rebase(
             entry.key = f"{token}:{inserts}" if token else None
             entry.key_digest = entry.digest if token else None
             inserts += 1
-        start = max(hidden, _place_after(edits, located, i1 + paired))
+        start = max(before, _place_after(edits, located, i1 + paired))
         fresh = _not_repeated(added, current[start:], known)
         for entry in added:
             mine = own.get(entry.key or "")

@@ -27,7 +27,7 @@ from conversations.exceptions import (
     StorageUnavailable,
     UnreadableState,
 )
-from conversations.foreign import merge, record_overwritten, take_legacy
+from conversations.foreign import merge, record_overwritten, restored, take_legacy
 from conversations.locking import deleted, lock, lock_id, probed
 from conversations.models import ConversationState
 from conversations.owners import check_owner, owner_columns, user_exists
@@ -94,6 +94,8 @@ class _Write:
     seen: str = ""
     truth: Truth = Truth.LEGACY
     legacy_down: bool = False
+    # Whether the tables said whether there is a row.
+    found: bool = False
     plan: Plan = field(init=False)
 
     def __post_init__(self, chosen: Plan | None) -> None:
@@ -105,7 +107,8 @@ class _Write:
             with attempt() if blind else nullcontext():
                 self._find_truth(ask_legacy=ask_legacy)
         except Error:
-            if lost(conf.alias()) or not blind or self.operation.needs_rows:
+            # Blindly only where the row did not answer: what legacy refused, it refuses again.
+            if self.found or lost(conf.alias()) or not blind or self.operation.needs_rows:
                 raise
             return self._write_blindly()
         if not (self.plan.writes_normalized or self.operation.needs_rows):
@@ -141,9 +144,10 @@ class _Write:
             if probe is None or lost_connection():
                 raise
             raise LegacyDown from error
+        if self.row is None and deleted(self.conversation_id):
+            raise ConversationDeleted
+        self.found = True
         if self.row is None:
-            if deleted(self.conversation_id):
-                raise ConversationDeleted
             if self.legacy is not None:
                 self.seen = self.legacy.survey(self.conversation_id, "")
                 self.stored = self.legacy.load(self.conversation_id)
@@ -319,6 +323,7 @@ class _Write:
         numbers = Numbers(row.revision, row.legacy_revision)
         if change.nothing and numbers.legacy_revision >= numbers.revision:
             return Outcome(row.legacy_revision, [StoreName.LEGACY], row=row, changed=False)
+        saved = False
         try:
             with attempt():
                 token = self.legacy.save(
@@ -328,11 +333,15 @@ class _Write:
                     revision=numbers.next,
                     known=row.legacy_token,
                 )
+                saved = True
                 ConversationState.rows.using(conf.alias()).filter(pk=row.pk).update(
                     legacy_revision=numbers.next, legacy_token=token, updated_at=self.now
                 )
         except Error:
-            if lost(conf.alias()) or not may_write_legacy_blindly(self.plan):
+            behind = numbers.revision > numbers.legacy_revision
+            if not saved or behind or lost(conf.alias()):
+                raise
+            if not may_write_legacy_blindly(self.plan):
                 raise
             # The row cannot be told: the blob stays unmarked, and is merged later.
             self.legacy.save(self.conversation_id, document, owner=owner_of(row))
@@ -352,6 +361,7 @@ class _Write:
                 self.conversation_id, revision=row.legacy_revision, known=row.legacy_token
             )
             if stored is not None:
+                stored = restored(self.tables, self.legacy, row, stored)
                 return LegacyView(stored, revision=row.legacy_revision)
         row = self._row_at_truth()
         return TablesView(self.tables, row, values=True)

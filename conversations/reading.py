@@ -17,7 +17,7 @@ from conversations import conf
 from conversations.digests import digest_of
 from conversations.documents import HISTORY, Document
 from conversations.exceptions import StorageUnavailable, UnreadableState
-from conversations.foreign import merge
+from conversations.foreign import merge, restored
 from conversations.locking import deleted, lock, probed
 from conversations.merge import Entry, Given, entries_of
 from conversations.models import ConversationState
@@ -189,7 +189,8 @@ class _Read:
                     if name == StoreName.NORMALIZED:
                         return self._from_tables(row, stale=stale)
                     stored = self._held(row)
-                if stored is not None:
+                if stored is not None and self.legacy is not None:
+                    stored = restored(self.tables, self.legacy, row, stored)
                     return self._from_legacy(stored, revision=row.legacy_revision, stale=stale)
             except (Error, UnreadableState) as error:
                 if lost(conf.alias()):
@@ -298,6 +299,7 @@ def loaded(
         stored_history_length=length,
         stored_history_digest=digests.get(HISTORY, b""),
         hidden_messages=hidden[0],
+        messages_before=hidden[0],
         hidden_items=hidden[1],
     )
     document = Document(dict(fields), messages.values, items.values)

@@ -49,7 +49,8 @@ class Baseline:
     the lists are. `store`, `revision` and `version` say what was read (see changes.View).
     `sequences` and `message_digests` are the messages given, in order (from legacy: their
     places, from 1); `item_ids` (sequences) and `item_digests` the items; `field_digests` the
-    other fields. `history_length` is how long the step log was that was given, and
+    other fields. Of the `hidden_messages`, `messages_before` stood before the first that was
+    given. `history_length` is how long the step log was that was given, and
     `stored_history_…` what was stored then (after a save: with what others had added). `token` is
     random, and makes a repeated save recognisable.
     """
@@ -63,6 +64,7 @@ class Baseline:
         "item_digests",
         "item_ids",
         "message_digests",
+        "messages_before",
         "revision",
         "sequences",
         "store",
@@ -87,6 +89,7 @@ class Baseline:
     stored_history_digest: bytes
     hidden_messages: int
     hidden_items: int
+    messages_before: int
     token: str
 
     def __init__(
@@ -106,6 +109,7 @@ class Baseline:
         stored_history_digest: bytes = b"",
         hidden_messages: int = 0,
         hidden_items: int = 0,
+        messages_before: int = 0,
         token: str = "",
     ) -> None:
         values = {
@@ -123,6 +127,7 @@ class Baseline:
             "stored_history_digest": stored_history_digest,
             "hidden_messages": hidden_messages,
             "hidden_items": hidden_items,
+            "messages_before": messages_before,
             "token": token or secrets.token_hex(8),
         }
         for name, value in values.items():
@@ -195,6 +200,7 @@ class Baseline:
             self.stored_history_length,
             self.hidden_messages,
             self.hidden_items,
+            self.messages_before,
             *self.sequences,
             *self.item_ids,
         ]

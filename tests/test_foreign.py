@@ -165,6 +165,50 @@ def test_a_hosts_row_that_was_emptied_empties_nothing() -> None:
         assert texts(load_state("c")) == ["a", "b"]
 
 
+def spoken(text: str) -> dict[str, Any]:
+    """A message whose keys jsonb puts in another order."""
+    return {"role": "user", "name": "bob", "content": text, "weight": 1.0}
+
+
+@override_settings(CONVERSATIONS={"LEGACY": JSON_COLUMN})
+@pytest.mark.parametrize("saved", Phase)
+@pytest.mark.parametrize("loaded", Phase)
+def test_what_a_json_column_hands_back_can_be_edited_and_removed(
+    phase: Phase, saved: Phase, loaded: Phase
+) -> None:
+    first = AgentState(
+        conversation_history=[spoken(text) for text in "abc"],
+        memory_context=[{"zz": 1, "a": "i"}, {"zz": 2, "a": "j"}],
+    )
+    save_state("c", first)
+    with forced_phase(loaded):
+        held = load_state("c")
+    held.conversation_history[1] = spoken("B")
+    with forced_phase(saved):
+        save_state("c", held)
+        assert texts(load_state("c")) == ["a", "B", "c"]
+    with forced_phase(loaded):
+        held = load_state("c")
+    del held.conversation_history[0], held.memory_context[0]
+    with forced_phase(saved):
+        save_state("c", held)
+        found = load_state("c")
+    assert texts(found) == ["B", "c"]
+    assert [item["a"] for item in found.memory_context] == ["j"]
+
+
+@override_settings(CONVERSATIONS={"LEGACY": JSON_COLUMN})
+def test_a_host_that_counts_up_what_it_read_is_told_from_us() -> None:
+    with forced_phase(Phase.DUAL_WRITE):
+        save_state("c", state("a"))
+        read_before = AssistantSession.objects.get()
+        append_messages("c", messages("ours"))
+        read_before.data["conversation_history"].append(message("old code's"))
+        read_before.version += 1
+        read_before.save()
+        assert sorted(texts(load_state("c"))) == ["a", "old code's", "ours"]
+
+
 def from_state(data: dict[str, Any]) -> Any:
     return {"first": data["conversation_history"][0]["content"]}
 

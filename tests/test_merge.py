@@ -174,7 +174,7 @@ def test_whatever_is_saved_nothing_hidden_and_nothing_of_others_is_lost(
     """The window of a load is the tail: what stands before and what came since stays."""
     current = stored(hidden + given_ + appended.upper())
     base = stored(given_, first=len(hidden) + 1)
-    result = saved("", wanted, current, base=base, token="~t", hidden=len(hidden)).entries
+    result = saved("", wanted, current, base=base, token="~t", before=len(hidden)).entries
     assert text_of([entry for entry in result if entry.value.isupper()]) == appended.upper()
     assert text_of(result[: len(hidden)]) == hidden
     rest = [entry for entry in result[len(hidden) :] if not entry.value.isupper()]

@@ -17,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import OperationalError
 
 from memory.adoption import TARGET_COLUMNS, columns_of, has_check
@@ -175,14 +176,26 @@ def test_adoption_keeps_every_legacy_row(scratch: BaseDatabaseWrapper, indexed: 
     assert len(before["metadata"]) == 16
 
 
-def test_old_code_saves_before_during_and_after_migrate(legacy: BaseDatabaseWrapper) -> None:
+def test_old_code_saves_before_during_and_after_migrate(
+    legacy: BaseDatabaseWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_migration, between = MigrationExecutor.apply_migration, 0
     with OldWriter(legacy) as writer:
         before = len(writer.saved)
+
+        def awaited(*args: Any, **options: Any) -> Any:
+            nonlocal between
+            state = apply_migration(*args, **options)
+            writer.wait_for(1)
+            between += 1
+            return state
+
+        monkeypatch.setattr(MigrationExecutor, "apply_migration", awaited)
         migrate()
-        during = len(writer.saved) - before
+        monkeypatch.undo()
         writer.wait_for(3)
     assert before >= 3
-    assert during >= 1
+    assert between >= 3
     found = execute(
         legacy,
         "SELECT chunk_id, count(*) FROM memory_metadata WHERE chunk_id IN"

@@ -17,8 +17,9 @@ from conversations.exceptions import (
     StorageUnavailable,
 )
 from conversations.formats import export_lines, import_lines
-from conversations.models import ConversationRedaction
+from conversations.models import ConversationConflict, ConversationRedaction
 from conversations.redactions import REDACTED, redacted_form, text_hash
+from conversations.state import AgentState
 from conversations.storage import (
     append_messages,
     delete_conversation,
@@ -30,7 +31,9 @@ from conversations.storage import (
     replace_message,
     restore_message,
     save_state,
+    update_state_partial,
 )
+from conversations.stores.chunks import ChunkStore
 from flags.phases import Phase
 from flags.switches import forced_phase
 from tests.factories import UserFactory, message, messages, state, texts
@@ -169,6 +172,40 @@ def test_an_imported_fork_and_its_forks_know_what_was_redacted_in_the_origin(
     for name in ("middle", "last"):
         append_messages(name, messages(SECRET))
         assert texts(load_state(name)) == [REDACTED, REDACTED]
+
+
+def test_old_code_that_writes_while_a_redaction_runs_is_merged(
+    new_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes no lock: its blob comes between the statements."""
+    with forced_phase(Phase.NEW_READS):
+        save_state("c", state(SECRET, "b"))
+    rewrite = ChunkStore.rewrite
+
+    def interrupted(self: Any, *args: Any, **options: Any) -> str:
+        token = rewrite(self, *args, **options)
+        old_save(connection, "c", None, state(SECRET, "b", "old code's").to_dict())
+        return token
+
+    monkeypatch.setattr(ChunkStore, "rewrite", interrupted)
+    redact_message("c", 1)
+    monkeypatch.undo()
+    found = load_state("c")
+    assert (texts(found), found.load_info.stale) == ([REDACTED, "b", "old code's"], False)
+    redact_message("c", 2)
+    assert everywhere() == []
+
+
+def test_redacting_a_short_text_leaves_others_as_they_are() -> None:
+    with forced_phase(Phase.NEW_READS):
+        save_state("c", AgentState(user_input="hello", conversation_history=messages("o")))
+        with failing(touches_legacy):
+            update_state_partial("c", {"user_input": "new"})
+        blob = AgentState(user_input="the only copy", conversation_history=messages("o"))
+        old_save(connection, "c", None, blob.to_dict())
+        load_state("c")
+        redact_message("c", 1)
+    assert "the only copy" in ConversationConflict.objects.get().detail
 
 
 def test_a_redaction_reaches_the_forks_of_a_fork_that_is_gone(phase: Phase) -> None:

@@ -115,6 +115,16 @@ def test_what_was_taken_in_falls_back_to_the_blob_it_came_from(age: timedelta) -
     assert texts("c") == ["a", "b"]
 
 
+def test_one_that_fails_inside_a_transaction_takes_nothing_of_the_callers_with_it() -> None:
+    written_by_old_code("broken", "a")
+    MemoryChunk.objects.update(content="{")
+    with transaction.atomic():
+        with forced_phase(Phase.NEW_ONLY):
+            save_state("c", AgentState(conversation_history=said("mine")))
+        assert done("tables", ["broken"]) == {"broken": Action.FAILED}
+    assert texts("c") == ["mine"]
+
+
 def test_old_codes_late_write_is_merged() -> None:
     with forced_phase(Phase.DUAL_WRITE):
         save_state("c", AgentState(conversation_history=said("a", "b")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,12 @@ from django.utils import timezone
 from conversations.exceptions import InvalidState, StorageUnavailable, UnreadableState
 from conversations.models import ConversationState
 from conversations.state import AgentState
-from conversations.storage import append_messages, load_state, save_state
+from conversations.storage import (
+    append_messages,
+    load_state,
+    save_state,
+    update_state_partial,
+)
 from conversations.stores.normalized import NormalizedStore
 from flags.phases import Phase
 from flags.switches import forced_phase
@@ -91,6 +97,41 @@ def test_a_row_that_cannot_be_told_learns_of_the_blob_later() -> None:
     for phase in Phase:
         with forced_phase(phase):
             assert texts(load_state("c")) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("phase", [Phase.LEGACY, Phase.DUAL_WRITE])
+@pytest.mark.parametrize("verb", ["SELECT", "INSERT"])
+def test_what_legacy_itself_refuses_is_not_written_blindly(phase: Phase, verb: str) -> None:
+    """A blob without a number is merged as old code's: what this save removes would come back."""
+    with forced_phase(Phase.DUAL_WRITE):
+        save_state("c", state("a", "secret"))
+    with forced_phase(Phase.LEGACY):
+        held = load_state("c")
+    del held.conversation_history[1]
+    for table in ("memory_chunks", "memory_metadata"):
+        with forced_phase(Phase.LEGACY), failing(writes(table, verb), times=1) as failed:
+            with suppress(StorageUnavailable):
+                save_state("c", held)
+            if not failed:
+                continue
+        with forced_phase(phase):
+            save_state("c", held)
+            assert texts(load_state("c")) == ["a"]
+    for later in Phase:
+        with forced_phase(later):
+            assert texts(load_state("c")) == ["a"]
+
+
+def test_where_the_tables_are_ahead_a_row_that_cannot_be_told_stops_the_write() -> None:
+    with forced_phase(Phase.DUAL_WRITE):
+        save_state("c", state("a"))
+    with forced_phase(Phase.NEW_ONLY):
+        append_messages("c", messages("b"))
+    with forced_phase(Phase.LEGACY):
+        with failing(writes("conversation_states", "UPDATE")), pytest.raises(StorageUnavailable):
+            update_state_partial("c", {"user_input": "new"})
+        update_state_partial("c", {"user_input": "new"})
+        assert load_state("c").user_input == "new"
 
 
 @override_settings(CONVERSATIONS={"LEGACY": JSON_COLUMN})

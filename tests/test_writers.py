@@ -241,6 +241,37 @@ def test_a_repeated_save_adds_nothing_behind_what_others_added(phase: Phase) -> 
     assert said() == ["a", "1", "2"]
 
 
+@pytest.mark.parametrize("first", Phase)
+@pytest.mark.parametrize("second", Phase)
+def test_a_repeated_save_adds_nothing_before_what_others_added(
+    phase: Phase, first: Phase, second: Phase
+) -> None:
+    begun("a", "b")
+    held, other = load_state("c"), load_state("c")
+    save_state("c", add(other, "theirs"))
+    held.step_count = 1
+    save_state("c", held)
+    held.conversation_history.insert(0, message("mine"))
+    again = pickle.dumps(held)
+    with forced_phase(first):
+        save_state("c", held)
+    with forced_phase(second):
+        save_state("c", pickle.loads(again))
+    assert sorted(said()) == ["a", "b", "mine", "theirs"]
+
+
+def test_a_repeated_windowed_save_adds_nothing_after_a_removal(phase: Phase) -> None:
+    begun(*"abcdef")
+    held = add(load_state("c", max_messages=1), "mine")
+    again = pickle.dumps(held)
+    save_state("c", held)
+    other = load_state("c")
+    del other.conversation_history[:3]
+    save_state("c", other)
+    save_state("c", pickle.loads(again))
+    assert said() == ["d", "e", "f", "mine"]
+
+
 def test_a_repeated_save_undoes_nothing_that_came_since() -> None:
     with forced_phase(Phase.NEW_ONLY):
         begun("a")

@@ -128,7 +128,7 @@ class SaveState:
             current,
             token=self.token,
             gone=gone,
-            hidden=0 if base is None else base.hidden_messages,
+            before=0 if base is None else base.messages_before,
         )
         self.overwritten = rebased.overwritten
         return (current, rebased.entries) if differ(current, rebased.entries) else None
@@ -172,7 +172,7 @@ def _rebased(
     *,
     token: str = "",
     gone: Mapping[str, bytes] | None = None,
-    hidden: int = 0,
+    before: int = 0,
 ) -> tuple[Rebased, list[Entry | None]]:
     """Rebase; without a baseline the caller was given everything, and says what the list is."""
     if given is None:
@@ -186,6 +186,6 @@ def _rebased(
         current=current,
         token=token,
         gone=gone,
-        hidden=hidden,
+        before=before,
     )
     return rebased, located_by_content([e.digest for e in wanted], rebased.entries)

@@ -133,6 +133,8 @@ def _advance(
         stored_history_length=len(operation.history),
         stored_history_digest=digest_of(operation.history),
         hidden_messages=max(hidden[0], 0),
+        # What others added since stands behind, and in between.
+        messages_before=operation.baseline.messages_before if operation.baseline else 0,
         hidden_items=max(hidden[1], 0),
     )
     info = LoadInfo(store.value, outcome.revision, False, max(hidden[0], 0), max(hidden[1], 0))

@@ -212,8 +212,13 @@ class LegacyStore(StateStore, Protocol):
     def claim(self, conversation_id: str, owner: str) -> None:
         """Make `owner` the owner of what the store holds."""
 
-    def rewrite(self, conversation_id: str, change: Callable[[Document], Document | None]) -> int:
-        """Rewrite every version the store holds, where `change` gives one. Returns: how many."""
+    def rewrite(
+        self, conversation_id: str, change: Callable[[Document], Document | None], *, known: str
+    ) -> str:
+        """Rewrite every version the store holds, where `change` gives one.
+
+        Returns: the token, by which what others write meanwhile is still found.
+        """
 
     def conversations_of(self, owner: str) -> Sequence[str]:
         """Return the ids of everything the store holds of an owner."""

@@ -335,9 +335,10 @@ class ChunkStore:
         chunks = self._chunks().filter(pk__in=list(ids), user__isnull=True)
         chunks.update(user_id=_user_key(owner))
 
-    def rewrite(self, conversation_id: str, change: Callable[[Document], Document | None]) -> int:
+    def rewrite(
+        self, conversation_id: str, change: Callable[[Document], Document | None], *, known: str
+    ) -> str:
         ids = list(self._blobs(conversation_id).values_list("chunk_id", flat=True))
-        changed = 0
         for chunk in self._chunks().filter(pk__in=ids).defer("embedding").iterator(chunk_size=50):
             try:
                 document = change(parsed(chunk.content))
@@ -345,8 +346,7 @@ class ChunkStore:
                 raise UnreadableState(f"legacy chunk {chunk.pk} holds no state: {error}") from error
             if document is not None:
                 self.correct(conversation_id, str(chunk.pk), document, seen="")
-                changed += 1
-        return changed
+        return known
 
     def conversations_of(self, owner: str) -> Sequence[str]:
         """Return the ids of conversations with a state blob of this owner."""

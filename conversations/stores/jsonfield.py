@@ -9,6 +9,7 @@ between the host's JSON and `AgentState.to_dict()`.
 from __future__ import annotations
 
 import json
+import secrets
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -48,6 +49,7 @@ from conversations.stores.base import (
 from flags.phases import StoreName
 
 ABSENT = "-"
+LONGEST_STEP = 1000
 
 
 class JSONFieldStore:
@@ -178,7 +180,8 @@ class JSONFieldStore:
         assert self.version_name is not None
         column = self.model._meta.get_field(self.version_name)
         if isinstance(column, IntegerField):
-            return F(self.version_name) + 1
+            # A host that counts up what it read long ago must not arrive at our number.
+            return F(self.version_name) + 2 + secrets.randbelow(LONGEST_STEP)
         if isinstance(column, DateTimeField):
             return timezone.now()
         return uuid.uuid4() if isinstance(column, UUIDField) else uuid.uuid4().hex
@@ -293,13 +296,14 @@ class JSONFieldStore:
     def claim(self, conversation_id: str, owner: str) -> None:
         self._row(conversation_id).update(**{self.owner_name: owner})
 
-    def rewrite(self, conversation_id: str, change: Callable[[Document], Document | None]) -> int:
+    def rewrite(
+        self, conversation_id: str, change: Callable[[Document], Document | None], *, known: str
+    ) -> str:
         stored = self.load(conversation_id)
         document = None if stored is None else change(stored.document)
         if stored is None or document is None:
-            return 0
-        self.correct(conversation_id, stored.reference, document, seen="")
-        return 1
+            return self.token(conversation_id)
+        return self.correct(conversation_id, stored.reference, document, seen="")
 
     def conversations_of(self, owner: str) -> Sequence[str]:
         rows = self._rows().filter(**{self.owner_name: owner}).order_by(self.id_name)
