@@ -44,5 +44,9 @@ class UnreadableState(StorageUnavailable):
     """What legacy holds of this conversation is no state: repair it, then try again."""
 
 
+class SyncRefused(ConversationStoreError, LookupError):
+    """There is no such run, or it is not in a state for this: see `conversations runs`."""
+
+
 class DirectWriteRefused(ConversationStoreError, TypeError):
     """These models are for reading: write through conversations.storage."""

@@ -285,6 +285,80 @@ class ConversationConflict(models.Model):
         return f"{self.kind} {self.pk}"
 
 
+class SyncRun(models.Model):
+    """One backfill at scale: from where to where it goes, and how it stands."""
+
+    class State(models.TextChoices):
+        RUNNING = "running"
+        PAUSED = "paused"
+        FINISHED = "finished"
+        CANCELLED = "cancelled"
+        # Too much of it failed.
+        FAILED = "failed"
+
+    target = models.CharField(max_length=16)
+    state = models.CharField(max_length=16, choices=State, default=State.RUNNING)
+    # Keys of the rows that are walked over, as JSON: what is behind `cursor` is not in a batch
+    # yet, and what came after the start is behind `upper`.
+    cursor = models.TextField()
+    upper = models.TextField()
+    batch_size = models.PositiveIntegerField()
+    reason = models.CharField(max_length=255, blank=True, default="")
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ReadingManager()
+    rows = models.Manager()
+
+    class Meta:
+        db_table = "sync_runs"
+        verbose_name = "sync run"
+        base_manager_name = "rows"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["target"],
+                name="sync_run_alive",
+                condition=Q(state__in=["running", "paused"]),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.pk}: to {self.target}"
+
+
+class SyncBatch(models.Model):
+    """A range of keys that one worker carries over, in one transaction."""
+
+    run = models.ForeignKey(
+        SyncRun, on_delete=models.CASCADE, related_name="batches", db_index=False
+    )
+    low = models.TextField()
+    high = models.TextField()
+    # Rises when another worker takes it over: whoever held it before is refused.
+    generation = models.PositiveIntegerField(default=1)
+    conversations = models.PositiveIntegerField(default=0)
+    failures = models.TextField(default="[]", help_text="JSON: pairs of an id and a reason.")
+    failed = models.PositiveIntegerField(default=0)
+    taken_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ReadingManager()
+    rows = models.Manager()
+
+    class Meta:
+        db_table = "sync_batches"
+        verbose_name = "sync batch"
+        verbose_name_plural = "sync batches"
+        base_manager_name = "rows"
+        indexes = [
+            # the batches of a run, and those of them that are not finished
+            models.Index(fields=["run", "finished_at"], name="sync_batch_of_run"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run_id}: {self.low} to {self.high}"
+
+
 class ConversationRedaction(models.Model):
     """The keyed hash of a redacted text, so that a late write of it is redacted as well."""
 

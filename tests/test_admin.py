@@ -36,10 +36,13 @@ from conversations.models import (
     ConversationRedaction,
     ConversationState,
     ConversationTombstone,
+    SyncBatch,
+    SyncRun,
 )
 from conversations.state import AgentState
 from conversations.storage import StoredMessage
 from conversations.stores.normalized import new_row
+from conversations.sync import runs
 from flags.admin import register
 from flags.phases import HELP_TEXTS, ROUTING, Phase, Switch, switches_for
 from flags.switches import forced_phase
@@ -56,6 +59,8 @@ MODELS = [
     MemoryChunk,
     MemoryContextItem,
     MemoryMetadata,
+    SyncBatch,
+    SyncRun,
 ]
 STATES = "admin:conversations_conversationstate"
 SECRET = "the secret of the message"
@@ -184,6 +189,9 @@ def test_one_row_of_every_model_has_a_page(operator: Client, owner: User, model:
         ConversationTombstone.rows.create(
             conversation_id="gone", deleted_at=row.updated_at, reason="deleted"
         )
+    if model in (SyncRun, SyncBatch):
+        runs.begin("tables")
+        runs._take(SyncRun.rows.get().pk)
     found = model._base_manager.last()
     assert operator.get(url(model, "change", found.pk)).status_code == 200
     assert operator.get(url(model, "history", found.pk)).status_code == 200

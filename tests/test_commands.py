@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -302,3 +303,56 @@ def test_progress_goes_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     call_command("conversations", "sync", "--to", "tables", stdout=out, stderr=errors)
     assert out.getvalue() == "       5  taken in\n"
     assert errors.getvalue() == "2 conversations\n4 conversations\n"
+
+
+def test_a_sync_at_scale_says_how_it_stands_and_is_resumed() -> None:
+    for name in ("a", "b", "c"):
+        stored(name, Phase.LEGACY)
+    assert run("sync", "--to", "tables", "--workers", "1", "--max-seconds", "0")[0] == 4
+    (found,) = lines_of_json(run("runs", "--json")[1])
+    assert (found["state"], found["target"], found["conversations"]) == ("running", "tables", 0)
+    number = str(found["run"])
+    assert run("pause", number) == (0, "")
+    assert run("sync", "--to", "tables", "--workers", "1")[0] == 4
+    assert run("resume", number) == (0, "")
+    code, out = run("sync", "--to", "tables", "--workers", "1")
+    assert (code, out) == (
+        0,
+        f"run {number} to tables: finished, 100%, 3 conversations, 0 failed\n",
+    )
+    assert run("runs")[1] == out
+    assert run("cancel", number)[0] == 1
+    assert run("cancel", "4711")[0] == 1
+
+
+def test_a_sync_at_scale_names_what_failed() -> None:
+    stored("a", Phase.LEGACY)
+    MemoryChunk.objects.update(content="{")
+    code, out = run("sync", "--to", "tables", "--workers", "1")
+    assert code == 1
+    assert out.startswith("a: failed: legacy chunk ")
+    assert "finished, 100%, 1 conversations, 1 failed" in out
+
+
+@pytest.mark.parametrize("more", [["a"], ["--dry-run"]])
+def test_a_sync_at_scale_is_of_everything(more: list[str]) -> None:
+    assert run("sync", "--to", "tables", "--workers", "2", *more)[0] == 2
+    assert run("sync", "--to", "tables", "--workers", "0")[0] == 2
+
+
+def test_other_processes_work_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    class Helper:
+        def __init__(self, command: list[str], **options: Any) -> None:
+            started.append(command[1:])
+            assert options["env"]["DJANGO_SETTINGS_MODULE"] == "tests.settings"
+
+        def wait(self) -> None:
+            return
+
+    monkeypatch.setattr(subprocess, "Popen", Helper)
+    stored("a", Phase.LEGACY)
+    assert run("sync", "--to", "tables", "--workers", "3", "--max-seconds", "60")[0] == 0
+    command = "-m django conversations sync --to tables --workers 1 --max-seconds 60.0"
+    assert started == [command.split()] * 2

@@ -51,6 +51,7 @@ ERRORS = {
     "KeyReused": "ConversationStoreError",
     "MessageNotFound": "ConversationStoreError",
     "StorageUnavailable": "ConversationStoreError",
+    "SyncRefused": "ConversationStoreError",
     "UnreadableState": "StorageUnavailable",
 }
 

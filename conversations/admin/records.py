@@ -13,6 +13,8 @@ from conversations.models import (
     ConversationMessage,
     ConversationRedaction,
     ConversationTombstone,
+    SyncBatch,
+    SyncRun,
 )
 from memory.admin.models import (
     CONVERSATION_TEXTS,
@@ -39,6 +41,47 @@ class OutcomeFilter(ConditionFilter):
     conditions = (
         ("succeeded", "succeeded", Q(tool_success=True)),
         ("failed", "failed", Q(tool_success=False)),
+    )
+
+
+@admin.register(SyncRun)
+class SyncRunAdmin(ReadOnlyAdmin):
+    """The backfills at scale."""
+
+    list_display = ("id", "target", "state", "started_at", "finished_at", "reason")
+    list_filter = ("state", "target")
+    ordering = ("-id",)
+    fields = (
+        "target",
+        "state",
+        "cursor",
+        "upper",
+        "batch_size",
+        "reason",
+        "started_at",
+        "finished_at",
+    )
+
+
+@admin.register(SyncBatch)
+class SyncBatchAdmin(ReadOnlyAdmin):
+    """The batches of the backfills, with what could not be carried over."""
+
+    list_display = ("id", "run", "conversations", "failed", "generation", "taken_at", "finished_at")
+    list_filter = ("taken_at",)
+    list_select_related = ("run",)
+    ordering = ("-id",)
+    large_columns = ("failures",)
+    fields = (
+        "run",
+        "low",
+        "high",
+        "generation",
+        "conversations",
+        "failed",
+        "failures",
+        "taken_at",
+        "finished_at",
     )
 
 

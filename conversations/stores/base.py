@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
 from django.db import connections
-from django.db.models import Model, Q
+from django.db.models import Model, Q, QuerySet
 
 from conversations import conf
 from conversations.documents import Document
@@ -88,6 +88,18 @@ def has_foreign_key(model: type[Model], column: str) -> bool:
     with connection.cursor() as cursor:
         found = connection.introspection.get_constraints(cursor, model._meta.db_table)
     return any(each["foreign_key"] and column in each["columns"] for each in found.values())
+
+
+def between(rows: QuerySet[Any], low: Any, high: Any, *, name: str) -> QuerySet[Any]:
+    """Return the rows whose `name` is behind `low` (None: from the first) and up to `high`."""
+    bounded = rows.filter(**{f"{name}__lte": high})
+    return bounded if low is None else bounded.filter(**{f"{name}__gt": low})
+
+
+def key_after(rows: QuerySet[Any], low: Any, upper: Any, *, count: int) -> Any:
+    """Return the primary key of the `count`-th row of a range, or of its last one, or None."""
+    keys = between(rows, low, upper, name="pk").order_by("pk").values_list("pk", flat=True)
+    return keys[count - 1 : count].first() or keys.reverse().first()
 
 
 @runtime_checkable
@@ -225,6 +237,19 @@ class LegacyStore(StateStore, Protocol):
 
     def ids(self, *, after: str = "", limit: int = 500) -> Sequence[str]:
         """Return conversation ids in ascending order, for batches."""
+
+    def last_key(self) -> Any:
+        """Return the greatest primary key of the rows that hold conversations, None without any."""
+
+    def key_after(self, low: Any, upper: Any, *, count: int) -> Any:
+        """Return the key of the `count`-th row behind `low` (None: the first), or `upper`.
+
+        Keys are JSON values, in the order of the database; nothing behind `upper` is counted.
+        Returns: None when there is no row.
+        """
+
+    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+        """Return the ids of conversations with a row behind `low` up to and including `high`."""
 
     def mark(self) -> str:
         """Return a note of what was written until now, for `written_since`."""

@@ -26,8 +26,10 @@ from conversations.stores.base import (
     Foreign,
     Stored,
     Summary,
+    between,
     grown,
     has_foreign_key,
+    key_after,
     listed_behind,
 )
 from flags.phases import StoreName
@@ -365,6 +367,17 @@ class ChunkStore:
         )
         found = rows.values_list("value", flat=True).distinct().order_by("value")
         return [str(value) for value in found[:limit]]
+
+    def last_key(self) -> Any:
+        return self._chunks().aggregate(last=Max("pk"))["last"]
+
+    def key_after(self, low: Any, upper: Any, *, count: int) -> Any:
+        return key_after(self._chunks(), low, upper, count=count)
+
+    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+        rows = self._metadata().filter(self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID)
+        found = between(rows, low, high, name="chunk_id").values_list("value", flat=True)
+        return [str(value) for value in found.distinct().order_by("value")]
 
     def mark(self) -> str:
         newest = self._chunks().aggregate(newest=Max("pk"))["newest"]

@@ -42,8 +42,10 @@ from conversations.stores.base import (
     Foreign,
     Stored,
     Summary,
+    between,
     grown,
     has_foreign_key,
+    key_after,
     listed_behind,
 )
 from flags.phases import StoreName
@@ -313,6 +315,18 @@ class JSONFieldStore:
         rows = self._rows().filter(**{f"{self.id_name}__gt": after}).order_by(self.id_name)
         return [str(found) for found in rows.values_list(self.id_name, flat=True)[:limit]]
 
+    def last_key(self) -> Any:
+        last = self._rows().order_by("-pk").values_list("pk", flat=True).first()
+        return None if last is None else _json_key(last)
+
+    def key_after(self, low: Any, upper: Any, *, count: int) -> Any:
+        found = key_after(self._rows(), low, upper, count=count)
+        return None if found is None else _json_key(found)
+
+    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+        rows = between(self._rows(), low, high, name="pk").order_by("pk")
+        return [str(found) for found in rows.values_list(self.id_name, flat=True)]
+
     def mark(self) -> str:
         return timezone.now().isoformat()
 
@@ -322,6 +336,11 @@ class JSONFieldStore:
         if self.updated_name:
             rows = rows.filter(**{f"{self.updated_name}__gte": datetime.fromisoformat(mark)})
         return (str(found) for found in rows.values_list(self.id_name, flat=True).iterator())
+
+
+def _json_key(key: Any) -> Any:
+    """Return a primary key as JSON holds it: a number, or the text of anything else."""
+    return key if isinstance(key, int) else str(key)
 
 
 def _refused_by_jsonb(text: str) -> bool:

@@ -1,25 +1,29 @@
-"""`manage.py conversations`: sync, verify, import, export and prune. The apps do the work."""
+"""`manage.py conversations`: sync, verify, import, export and prune. The packages do the work."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error
 
 from conversations import formats, retention, sync, verification
 from conversations.exceptions import ConversationStoreError
+from conversations.sync import runs
 
 # Exit codes, the same for every command of the project.
-DONE, FAILED, USAGE, MISMATCHES = 0, 1, 2, 3
+DONE, FAILED, USAGE, MISMATCHES, PAUSED = 0, 1, 2, 3, 4
 
 STANDARD = "-"
 # How many conversations pass between two lines of progress.
@@ -64,9 +68,72 @@ class Command(BaseCommand):
             reason = f"the database did not answer ({type(error).__name__}): try again,"
             raise CommandError(f"{reason} what was done is kept.", returncode=FAILED) from error
 
-    def _sync(self, *, to: str, ids: list[str], dry_run: bool, **options: Any) -> None:
+    def _sync(
+        self,
+        *,
+        to: str,
+        ids: list[str],
+        dry_run: bool,
+        workers: int | None,
+        max_seconds: float | None,
+        **options: Any,
+    ) -> None:
+        if workers is not None:
+            if ids or dry_run or workers < 1:
+                raise CommandError(
+                    "--workers carries over everything: name no ids, and no --dry-run.",
+                    returncode=USAGE,
+                )
+            self._at_scale(to, workers, max_seconds, as_json=options["as_json"])
+            return
         found = sync.sync(to, ids or None, dry_run=dry_run)
         self._report((_synced(one) for one in found), options, dry_run=dry_run)
+
+    def _at_scale(self, to: str, workers: int, max_seconds: float | None, *, as_json: bool) -> None:
+        """Begin or join a run, with other processes beside this one."""
+        run = runs.begin(to)
+        beside = [_helper(to, max_seconds) for _ in range(workers - 1)]
+        try:
+            for _ in runs.work(run, seconds=max_seconds):
+                found = runs.progress(run)
+                left = found.seconds_left
+                more = "" if left is None else f", about {left:.0f} s left"
+                self.stderr.write(f"run {run}: {found.conversations} conversations{more}")
+        finally:
+            for process in beside:
+                process.wait()
+        for conversation_id, reason in runs.failures(run):
+            self.stdout.write(f"{conversation_id}: failed: {reason}")
+        found = runs.progress(run)
+        self._standing(found, as_json=as_json)
+        if found.failed or found.state == "failed":
+            raise CommandError("not everything was done: see above.", returncode=FAILED)
+        if found.state in ("running", "paused"):
+            raise CommandError(f"run {run} is not finished: begin it again.", returncode=PAUSED)
+
+    def _runs(self, *, as_json: bool, **options: Any) -> None:
+        for found in runs.latest():
+            self._standing(found, as_json=as_json)
+
+    def _pause(self, *, run: int, **options: Any) -> None:
+        runs.pause(run)
+
+    def _resume(self, *, run: int, **options: Any) -> None:
+        runs.resume(run)
+
+    def _cancel(self, *, run: int, **options: Any) -> None:
+        runs.cancel(run)
+
+    def _standing(self, found: runs.Progress, *, as_json: bool) -> None:
+        if as_json:
+            self.stdout.write(json.dumps(asdict(found), default=str))
+            return
+        share = "" if found.share is None else f", {found.share:.0%}"
+        reason = f": {found.reason}" if found.reason else ""
+        self.stdout.write(
+            f"run {found.run} to {found.target}: {found.state}{share},"
+            f" {found.conversations} conversations, {found.failed} failed{reason}"
+        )
 
     def _verify(self, *, ids: list[str], **options: Any) -> None:
         self._report((_verified(one) for one in verification.verify(ids or None)), options)
@@ -132,6 +199,18 @@ class Command(BaseCommand):
             self.stdout.write("nothing to do")
         if more.get("dry_run"):
             self.stdout.write("dry run: nothing was written")
+
+
+def _helper(to: str, max_seconds: float | None) -> subprocess.Popen[bytes]:
+    """Start another process that works on the same run."""
+    more = [] if max_seconds is None else ["--max-seconds", str(max_seconds)]
+    command = ["conversations", "sync", "--to", to, "--workers", "1", *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "django", *command],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": str(settings.SETTINGS_MODULE)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def _synced(found: sync.Synced) -> Row:
@@ -220,6 +299,19 @@ def _sync_arguments(parser: ArgumentParser) -> None:
     )
     _with_ids(parser)
     _dry(parser)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="At scale: begin or join a run that so many processes share, and that is resumed.",
+    )
+    parser.add_argument(
+        "--max-seconds", type=float, help="With --workers: stop behind the batch that is at work."
+    )
+    _common(parser)
+
+
+def _run_argument(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=int, help="The number of the run: see `conversations runs`.")
     _common(parser)
 
 
@@ -261,6 +353,10 @@ def _prune_arguments(parser: ArgumentParser) -> None:
 
 _COMMANDS: tuple[tuple[str, str, Callable[[ArgumentParser], None]], ...] = (
     ("sync", "Bring the tables, or legacy, to the truth. May be repeated.", _sync_arguments),
+    ("runs", "List the syncs at scale, the latest first.", _common),
+    ("pause", "Let the workers of a run stop behind their batches.", _run_argument),
+    ("resume", "Let the workers of a run go on; begin them again.", _run_argument),
+    ("cancel", "End a run; what it carried over stays.", _run_argument),
     ("verify", "Hold both stores against their digests and each other.", _verify_arguments),
     ("import", "Create conversations from lines of JSON. May be repeated.", _import_arguments),
     ("export", "Write every conversation as a line of JSON.", _export_arguments),

@@ -1,4 +1,4 @@
-"""Bringing one store of each conversation to the truth: the backfill, both ways.
+"""Carrying one conversation over: to the tables, or to legacy.
 
 One conversation is one transaction under its lock, and carried over by the same code as a
 write of the phase that would do it. A second run finds nothing to do.
@@ -14,7 +14,11 @@ from django.db import transaction
 
 from conversations import conf
 from conversations.batches import conversation_ids, failure
-from conversations.exceptions import ConversationNotFound
+from conversations.exceptions import (
+    ConversationNotFound,
+    StorageUnavailable,
+    UnreadableState,
+)
 from conversations.forking import touch
 from conversations.locking import deleted, lock
 from conversations.models import ConversationState
@@ -53,11 +57,15 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What became of one conversation; `reason` says why it failed."""
+    """What became of one conversation; `reason` says why it failed.
+
+    `unanswered` says that a store did not answer: it may work the next time.
+    """
 
     conversation_id: str
     action: Action
     reason: str = ""
+    unanswered: bool = False
 
 
 _ACTIONS = {
@@ -86,21 +94,36 @@ def sync(
 
     Raises: ConversationNotFound when there is no legacy store to sync with.
     """
+    legacy = the_legacy_store()
+    for conversation_id in conversation_ids(ids):
+        yield carry(legacy, Target(to), conversation_id, dry_run=dry_run)
+
+
+def the_legacy_store() -> LegacyStore:
+    """Return the store to sync with. Raises: ConversationNotFound when there is none."""
     legacy = legacy_store()
     if legacy is None:
         raise ConversationNotFound(
             "there is no legacy store: CONVERSATIONS['LEGACY'] is not set, so there is nothing"
             " to sync."
         )
-    target = Target(to)
-    for conversation_id in conversation_ids(ids):
-        try:
-            with translated(conversation_id), transaction.atomic(using=conf.alias()):
-                action = _sync_one(legacy, target, conversation_id, dry_run=dry_run)
-        except Exception as error:  # noqa: BLE001 - a host's functions may raise anything
-            yield Synced(conversation_id, Action.FAILED, failure(conversation_id, error))
-        else:
-            yield Synced(conversation_id, action)
+    return legacy
+
+
+def carry(
+    legacy: LegacyStore, target: Target, conversation_id: str, *, dry_run: bool = False
+) -> Synced:
+    """Bring one conversation to the truth in a transaction, or a savepoint, of its own."""
+    try:
+        with translated(conversation_id), transaction.atomic(using=conf.alias()):
+            action = _sync_one(legacy, target, conversation_id, dry_run=dry_run)
+    except Exception as error:  # noqa: BLE001 - a host's functions may raise anything
+        unanswered = isinstance(error, StorageUnavailable) and not isinstance(
+            error, UnreadableState
+        )
+        reason = failure(conversation_id, error)
+        return Synced(conversation_id, Action.FAILED, reason, unanswered=unanswered)
+    return Synced(conversation_id, action)
 
 
 def _sync_one(

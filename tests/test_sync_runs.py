@@ -1,0 +1,328 @@
+"""A backfill at scale: every conversation once, whoever dies, sleeps or gets in the way."""
+
+from __future__ import annotations
+
+import random
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from conversations.exceptions import ConversationNotFound, SyncRefused
+from conversations.models import ConversationState, SyncBatch, SyncRun
+from conversations.storage import append_messages, delete_conversation, load_state, save_state
+from conversations.sync import Action, runs
+from conversations.verification import verify
+from flags.phases import Phase
+from flags.switches import forced_phase
+from memory.models import MemoryChunk, MemoryMetadata
+from tests.factories import messages, state, texts
+from tests.faults.injection import failing
+from tests.legacy_schema import old_save
+from tests.machine.oldcode import OldSession
+from tests.processes import Job, result_of, start
+from tests.scale import examples
+from tests.test_fence import until_true
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _chunks(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
+    monkeypatch.setattr(runs, "FIRST_BATCH", 3)
+
+
+def in_legacy(count: int, *, gap: int = 0) -> list[str]:
+    """Let old code write conversations, with gaps between their keys."""
+    names = [f"c{number:03}" for number in range(count)]
+    for name in names:
+        chunk = old_save(connection, name, None, state(name).to_dict())
+        if gap:
+            # Blobs of other kinds, and rows that went, leave keys that hold nothing.
+            for _ in range(gap):
+                MemoryChunk.objects.create(content="summary", created_at=timezone.now())
+            MemoryChunk.objects.filter(pk=chunk + 1).delete()
+    return names
+
+
+def actions(run: int) -> dict[str, Action]:
+    return {one.conversation_id: one.action for done in runs.work(run) for one in done}
+
+
+def in_tables() -> set[str]:
+    return set(ConversationState.rows.values_list("conversation_id", flat=True))
+
+
+def everything_is_in_order() -> bool:
+    return all(found.in_order for found in verify())
+
+
+@pytest.mark.parametrize("gap", [0, 2])
+@pytest.mark.parametrize("count", [0, 1, 3, 10])
+def test_a_run_carries_over_everything_once(count: int, gap: int) -> None:
+    names = in_legacy(count, gap=gap)
+    run = runs.begin("tables")
+    assert actions(run) == dict.fromkeys(names, Action.TAKEN_IN)
+    found = runs.progress(run)
+    assert (found.state, found.conversations, found.failed) == ("finished", count, 0)
+    assert (found.share, found.open_batches) == (1.0, 0)
+    assert in_tables() == set(names)
+    assert everything_is_in_order()
+
+
+@pytest.mark.parametrize("mapping", ["memory_chunks", OldSession.settings])
+def test_it_goes_both_ways_and_the_second_time_writes_nothing(settings: Any, mapping: Any) -> None:
+    settings.CONVERSATIONS = {"LEGACY": mapping}
+    with forced_phase(Phase.LEGACY):
+        for name in "abcde":
+            save_state(name, state("x"))
+    first = runs.begin("tables")
+    assert set(actions(first).values()) == {Action.TAKEN_IN}
+    with forced_phase(Phase.NEW_ONLY):
+        for name in "abc":
+            append_messages(name, messages("y"))
+        save_state("f", state("new"))
+    back = runs.begin("legacy")
+    assert actions(back) == dict.fromkeys("abcf", Action.WRITTEN_TO_LEGACY)
+    before = list(ConversationState.rows.order_by("pk").values_list("revision", "legacy_revision"))
+    for target in ("tables", "legacy") * 2:
+        assert set(actions(runs.begin(target)).values()) <= {Action.UNCHANGED}
+    after = list(ConversationState.rows.order_by("pk").values_list("revision", "legacy_revision"))
+    assert before == after
+    with forced_phase(Phase.LEGACY):
+        assert texts(load_state("a")) == ["x", "y"]
+        assert texts(load_state("f")) == ["new"]
+
+
+def test_what_is_written_after_the_start_is_not_walked_over() -> None:
+    """Or a run behind endless inserts would never end; live saves carry their own."""
+    in_legacy(4)
+    run = runs.begin("tables")
+    worker = runs.work(run)
+    next(worker)
+    for number in range(20):
+        old_save(connection, f"late{number}", None, state("x").to_dict())
+    assert sum(len(done) for done in worker) <= 3
+    assert runs.progress(run).state == "finished"
+
+
+def test_there_is_one_run_of_a_kind_that_everybody_joins() -> None:
+    in_legacy(4)
+    run = runs.begin("tables")
+    assert runs.begin("tables") == run
+    assert runs.begin("legacy") != run
+    list(runs.work(run))
+    assert runs.begin("tables") != run
+
+
+def test_without_legacy_there_is_nothing_to_run(settings: Any) -> None:
+    settings.CONVERSATIONS = {}
+    with pytest.raises(ConversationNotFound):
+        runs.begin("tables")
+    assert not SyncRun.objects.exists()
+
+
+# Stopping
+
+
+def test_a_run_is_paused_resumed_and_cancelled() -> None:
+    in_legacy(10)
+    run = runs.begin("tables")
+    worker = runs.work(run)
+    next(worker)
+    runs.pause(run)
+    assert list(worker) == []
+    assert list(runs.work(run)) == []
+    with pytest.raises(SyncRefused, match="is not running"):
+        runs.pause(run)
+    runs.resume(run)
+    next(runs.work(run))
+    runs.cancel(run)
+    assert list(runs.work(run)) == []
+    assert runs.progress(run).state == "cancelled"
+    for change in (runs.pause, runs.resume, runs.cancel):
+        with pytest.raises(SyncRefused):
+            change(run)
+    assert 3 <= len(in_tables()) < 10
+    actions(runs.begin("tables"))
+    assert len(in_tables()) == 10
+
+
+def test_a_worker_stops_when_it_is_told_and_after_its_time() -> None:
+    in_legacy(10)
+    run = runs.begin("tables")
+    assert list(runs.work(run, until=lambda: True)) == []
+    assert list(runs.work(run, seconds=0)) == []
+    assert runs.progress(run).state == "running"
+
+
+@pytest.mark.parametrize("call", [runs.progress, runs.pause, lambda run: list(runs.work(run))])
+def test_a_run_that_does_not_exist_is_refused(call: Any) -> None:
+    with pytest.raises(SyncRefused):
+        call(4711)
+
+
+# What fails
+
+
+def test_what_cannot_be_read_is_named_with_the_reason_and_holds_nobody_up() -> None:
+    names = in_legacy(30)
+    MemoryChunk.objects.filter(metadata__value="c007").update(content="{broken")
+    run = runs.begin("tables")
+    assert actions(run)["c007"] == Action.FAILED
+    ((name, reason),) = runs.failures(run)
+    assert name == "c007"
+    assert "holds no state" in reason
+    assert runs.progress(run).state == "finished"
+    assert in_tables() == set(names) - {"c007"}
+
+
+def test_a_run_of_which_too_much_fails_is_ended() -> None:
+    in_legacy(60)
+    MemoryChunk.objects.update(content="{broken")
+    run = runs.begin("tables")
+    list(runs.work(run))
+    found = runs.progress(run)
+    assert (found.state, found.reason) == (
+        "failed",
+        f"{found.conversations} of {found.conversations} conversations failed",
+    )
+    assert 20 <= found.conversations < 60
+
+
+def test_a_batch_that_meets_a_store_that_does_not_answer_is_halved_and_repeated() -> None:
+    names = in_legacy(9)
+    run = runs.begin("tables")
+    with failing(
+        lambda sql: sql.startswith("INSERT INTO") and "conversation_messages" in sql, times=3
+    ):
+        assert sum(len(done) for done in runs.work(run)) == 9
+    assert in_tables() == set(names)
+    assert everything_is_in_order()
+    assert runs.progress(run).failed == 0
+
+
+def test_one_that_never_answers_is_a_failure_of_its_own() -> None:
+    in_legacy(3)
+    run = runs.begin("tables")
+    with failing(lambda sql: sql.startswith("INSERT INTO") and "conversation_messages" in sql):
+        assert set(actions(run).values()) == {Action.FAILED}
+    assert runs.progress(run).failed == 3
+    assert in_tables() == set()
+
+
+# Workers
+
+
+def test_a_batch_that_nobody_holds_is_taken_over_and_its_first_worker_is_refused() -> None:
+    in_legacy(3)
+    run = runs.begin("tables")
+    taken = runs._take(run)
+    assert taken not in (None, runs.OTHERS_WORK)
+    assert runs._take(run) == runs.OTHERS_WORK
+    SyncBatch.rows.update(taken_at=timezone.now() - timedelta(minutes=1))
+    again = runs._take(run)
+    assert again == (taken[0], 2)
+    # The first worker wakes up, before and after the other has done its work.
+    assert runs._carry_over(*taken) is None
+    assert len(runs._carry_over(*again) or []) == 3
+    assert runs._carry_over(*taken) is None
+    assert runs._carry_over(*again) is None
+    assert runs.progress(run).conversations == 3
+
+
+def test_batches_grow_while_they_are_quick_and_shrink_while_they_are_slow() -> None:
+    in_legacy(1)
+    run = runs.begin("tables")
+
+    def size() -> int:
+        return int(SyncRun.rows.get().batch_size)
+
+    runs._tune(run, seconds=0.01)
+    assert size() == 6
+    runs._tune(run, seconds=60)
+    assert size() == 3
+    for _ in range(5):
+        runs._tune(run, seconds=60)
+    assert size() == 1
+    for _ in range(20):
+        runs._tune(run, seconds=0)
+    assert size() == runs.LARGEST_BATCH
+
+
+def test_progress_says_how_much_is_left() -> None:
+    in_legacy(30)
+    run = runs.begin("tables")
+    assert runs.progress(run).seconds_left is None
+    worker = runs.work(run)
+    for _ in range(3):
+        next(worker)
+    found = runs.progress(run)
+    assert found.share is not None
+    assert 0 < found.share < 1
+    assert found.seconds_left is not None
+    assert found.seconds_left > 0
+
+
+def labour(run: int, began: str) -> int:
+    """Work on a run in another process. Returns: how many conversations it carried over."""
+    Path(began).touch()
+    return sum(len(done) for done in runs.work(run))
+
+
+def crowd(run: int, folder: Path, count: int) -> list[Any]:
+    return [
+        start(Job("tests.test_sync_runs:labour", {"run": run, "began": str(folder / f"b{number}")}))
+        for number in range(count)
+    ]
+
+
+def test_two_workers_share_a_run_while_others_save_and_delete(tmp_path: Path) -> None:
+    names = in_legacy(120)
+    run = runs.begin("tables")
+    workers = crowd(run, tmp_path, 2)
+    chance = random.Random(1)
+    with forced_phase(Phase.DUAL_WRITE):
+        for name in chance.sample(names, 20):
+            append_messages(name, messages("live"))
+        gone = chance.sample(names, 10)
+        for name in gone:
+            delete_conversation(name)
+    assert sum(result_of(worker) for worker in workers) >= 100
+    assert runs.progress(run).state == "finished"
+    assert in_tables() == set(names) - set(gone)
+    assert everything_is_in_order()
+
+
+@pytest.mark.long
+def test_a_worker_that_is_killed_at_any_moment_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifty kills in a full run; each one leaves a batch that is done, or is not."""
+    monkeypatch.setattr(runs, "ABANDONED", timedelta(0))
+    for kill in range(max(3, examples(50))):
+        MemoryMetadata.objects.all().delete()
+        MemoryChunk.objects.all()._raw_delete("default")
+        for name in in_tables():
+            delete_conversation(name)
+        chance = random.Random(kill)
+        names = [f"k{kill}-{number}" for number in range(15)]
+        for name in names:
+            old_save(connection, name, None, state(name, "b").to_dict())
+        run = runs.begin("tables")
+        folder = tmp_path / str(kill)
+        folder.mkdir()
+        (worker,) = crowd(run, folder, 1)
+        until_true((folder / "b0").exists)
+        threading.Event().wait(chance.random() * 0.15)
+        worker.kill()
+        worker.communicate()
+        list(runs.work(run))
+        assert runs.progress(run).state == "finished", f"seed {kill}"
+        assert in_tables() == set(names), f"seed {kill}"
+        assert everything_is_in_order(), f"seed {kill}"
