@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -204,10 +203,10 @@ class Command(BaseCommand):
 def _helper(to: str, max_seconds: float | None) -> subprocess.Popen[bytes]:
     """Start another process that works on the same run."""
     more = [] if max_seconds is None else ["--max-seconds", str(max_seconds)]
-    command = ["conversations", "sync", "--to", to, "--workers", "1", *more]
+    host = ["--settings", str(settings.SETTINGS_MODULE), "--pythonpath", sys.path[0] or "."]
+    command = ["conversations", "sync", "--to", to, "--workers", "1", *more, *host]
     return subprocess.Popen(
         [sys.executable, "-m", "django", *command],
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": str(settings.SETTINGS_MODULE)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
