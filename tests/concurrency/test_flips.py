@@ -20,8 +20,8 @@ from tests.test_fence import until_true
 from tests.test_switches import Rows, set_rows
 
 PROCESSES = 4
-# Of each cache: a hundred in all in a full run.
-FLIPS = max(4, examples(34))
+# With each cache; more than a hundred in a long run.
+FLIPS = max(4, examples(12))
 REDIS = ("127.0.0.1", 6379)
 CACHES = {
     "local memory": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "TIMEOUT": None},
