@@ -294,9 +294,9 @@ def test_prune_counts_versions_and_says_what_it_would_do() -> None:
 
 
 def test_progress_goes_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    from conversations.management.commands import conversations as command
+    from conversations.management.subcommands import base
 
-    monkeypatch.setattr(command, "PROGRESS_EVERY", 2)
+    monkeypatch.setattr(base, "PROGRESS_EVERY", 2)
     for name in "abcde":
         old_save(connection, name, None, AgentState(user_input=name).to_dict())
     out, errors = io.StringIO(), io.StringIO()
