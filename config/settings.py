@@ -107,6 +107,7 @@ PRESETS = {
 }
 if ENVIRONMENT not in PRESETS:
     raise ImproperlyConfigured(f"ENVIRONMENT: {ENVIRONMENT} is none of {', '.join(PRESETS)}.")
+MONITORED = {"development": False, "staging": True, "production": True}
 SWITCH_VARIABLES = ("USE_NEW_STORAGE", "USE_NEW_SAVE", "USE_NEW_LOAD", "PARALLEL_MODE")
 
 CONVERSATIONS: dict[str, Any] = {
@@ -114,5 +115,8 @@ CONVERSATIONS: dict[str, Any] = {
     "SWITCHES": {
         variable.lower(): env.bool(variable, default=preset)
         for variable, preset in zip(SWITCH_VARIABLES, PRESETS[ENVIRONMENT], strict=True)
+    }
+    | {
+        "performance_monitoring": env.bool("PERFORMANCE_MONITORING", default=MONITORED[ENVIRONMENT])
     },
 }

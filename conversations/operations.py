@@ -99,7 +99,7 @@ class _Write:
     plan: Plan = field(init=False)
 
     def __post_init__(self, chosen: Plan | None) -> None:
-        self.plan = chosen or plan_for(has_legacy=self.legacy is not None)
+        self.plan = chosen or plan_for(self.conversation_id, has_legacy=self.legacy is not None)
 
     def run(self, *, ask_legacy: bool) -> Outcome:
         blind = self.legacy is not None and may_write_legacy_blindly(self.plan)

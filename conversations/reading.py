@@ -92,7 +92,7 @@ class _Read:
     tables: NormalizedStore
 
     def run(self) -> Loaded | None:
-        plan = plan_for(has_legacy=self.legacy is not None)
+        plan = plan_for(self.conversation_id, has_legacy=self.legacy is not None)
         try:
             with attempt():
                 row, truth, certain = self._row_and_truth()

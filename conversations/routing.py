@@ -10,9 +10,9 @@ from flags.phases import PLANS, Phase, Plan, StoreName
 from flags.switches import current_plan
 
 
-def plan_for(*, has_legacy: bool) -> Plan:
+def plan_for(conversation_id: str, *, has_legacy: bool) -> Plan:
     """Return the plan in force. A team without a legacy store is always in new_only."""
-    return current_plan() if has_legacy else PLANS[Phase.NEW_ONLY]
+    return current_plan(conversation_id) if has_legacy else PLANS[Phase.NEW_ONLY]
 
 
 def read_order(plan: Plan, truth: Truth) -> tuple[StoreName, ...]:

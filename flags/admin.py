@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.contrib import admin
@@ -12,8 +12,8 @@ from waffle.admin import SwitchAdmin
 
 from flags.conf import conversations_settings
 from flags.models import Transition
-from flags.phases import HELP_TEXTS, Phase, Plan, Switch, plan_of, switches_for
-from flags.switches import stored_switches
+from flags.phases import HELP_TEXTS, Phase, Plan, Switch, switches_for
+from flags.switches import stored_settings
 
 
 def phase_notice() -> dict[str, Any]:
@@ -22,21 +22,22 @@ def phase_notice() -> dict[str, Any]:
     Returns: `phase` (its label), `plan`, `mixed`, `emergency`, and `turn`: what to flip so that
     the switches spell the phase as which they act. {} when they could not be read.
     """
-    values = stored_switches()
-    if values is None:
+    found = stored_settings()
+    if found is None:
         return {}
-    plan = plan_of(values)
+    values, plan = found.switches, found.plan
     return {
         "phase": plan.phase.label,
         "plan": plan,
         "mixed": plan.mixed,
         "emergency": plan.emergency,
+        "canary": found.canary,
         "turn": list(_differences(plan, values)),
         "ignored": not conversations_settings().get("LEGACY"),
     }
 
 
-def _differences(plan: Plan, values: dict[str, bool]) -> Iterator[str]:
+def _differences(plan: Plan, values: Mapping[str, bool]) -> Iterator[str]:
     for switch, wanted in switches_for(plan.phase).items():
         if values[switch] != wanted:
             yield f"{switch} {'on' if wanted else 'off'}"

@@ -138,7 +138,7 @@ def check_stored_switches(connection: BaseDatabaseWrapper) -> Iterator[CheckMess
 def _default_values() -> dict[str, bool]:
     """Return what holds where a row is absent, reading even wrong settings."""
     if not configured().get("LEGACY"):
-        return {**switches_for(Phase.NEW_ONLY), Switch.EMERGENCY_ROLLBACK.value: False}
+        return {**dict.fromkeys(map(str, Switch), False), **switches_for(Phase.NEW_ONLY)}
     chosen = configured().get("SWITCHES")
     chosen = chosen if isinstance(chosen, Mapping) else {}
     return {switch.value: bool(chosen.get(switch.value, False)) for switch in Switch}

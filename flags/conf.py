@@ -28,15 +28,19 @@ def database_alias() -> str:
 def default_switches(*, strict: bool = True) -> dict[str, bool]:
     """Return the switch values that hold while waffle has no row for a switch.
 
-    Without `LEGACY` there is nothing to migrate from: new_only. With it,
+    Without `LEGACY` there is nothing to migrate from: new_only, monitored if
+    `CONVERSATIONS["SWITCHES"]` says so. With it,
     `CONVERSATIONS["SWITCHES"]`, where what is not named is off (phase legacy).
 
     Raises: UnknownSwitch for a name that is no switch; unless `strict`, it is passed over.
     """
     configured = conversations_settings()
-    if not configured.get("LEGACY"):
-        return {**switches_for(Phase.NEW_ONLY), Switch.EMERGENCY_ROLLBACK.value: False}
     chosen = configured.get("SWITCHES") or {}
+    if not configured.get("LEGACY"):
+        monitoring = Switch.PERFORMANCE_MONITORING.value
+        off = dict.fromkeys(map(str, Switch), False)
+        on = {monitoring: bool(chosen.get(monitoring, False))}
+        return {**off, **switches_for(Phase.NEW_ONLY), **on}
     unknown = set(chosen) - {switch.value for switch in Switch}
     if unknown and strict:
         raise UnknownSwitch(

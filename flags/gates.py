@@ -19,13 +19,14 @@ class Step:
     """A step that is asked for: from one phase to the next one, either way.
 
     `began` is when the gates began to look, `since` when the present phase was entered (or
-    first seen).
+    first seen). `rehearsed` says that the step is not going to be made.
     """
 
     source: Phase
     target: Phase
     began: datetime
     since: datetime
+    rehearsed: bool = False
 
     @property
     def forwards(self) -> bool:

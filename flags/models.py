@@ -35,6 +35,8 @@ class Transition(models.Model):
         ROLLBACK = "rollback"
         EMERGENCY = "emergency"
         RESUME = "resume"
+        CANARY = "canary"
+        REHEARSAL = "rehearsal"
         # Somebody changed a switch without us: in waffle's admin, its command, or SQL.
         NOTICED = "noticed"
 
@@ -46,6 +48,7 @@ class Transition(models.Model):
     reason = models.TextField(blank=True, default="")
     # JSON texts: the switch values from then on, and what each gate said.
     switches = models.TextField()
+    canary = models.FloatField(default=100.0, help_text="In percent of the conversations.")
     gates = models.TextField(default="[]")
 
     objects = FixedManager()

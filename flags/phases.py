@@ -15,7 +15,13 @@ class Switch(StrEnum):
     USE_NEW_LOAD = "use_new_load"
     PARALLEL_MODE = "parallel_mode"
     EMERGENCY_ROLLBACK = "emergency_rollback"
+    PERFORMANCE_MONITORING = "performance_monitoring"
 
+
+# The waffle sample that says for how many percent of the conversations the phase is in force;
+# the rest is one phase lower. Waffle draws lots for a sample; we do not, see flags.sampling.
+CANARY = "rollout_canary"
+EVERYTHING = 100.0
 
 # The four that spell a phase; emergency_rollback overrules them all.
 ROUTING = (
@@ -34,6 +40,10 @@ HELP_TEXTS: Mapping[Switch, str] = {
     ),
     Switch.EMERGENCY_ROLLBACK: (
         "Legacy alone is written and preferred for reading, whatever the other switches say."
+    ),
+    Switch.PERFORMANCE_MONITORING: (
+        "Processes report themselves, operations are counted and timed, and some loads are"
+        " compared with the other store. Changes no routing."
     ),
 }
 
@@ -111,6 +121,11 @@ def phase_of(switches: Mapping[str, bool]) -> Phase:
     if load:
         return Phase.NEW_ONLY if storage and save else Phase.NEW_READS
     return Phase.DUAL_WRITE if storage or save or parallel else Phase.LEGACY
+
+
+def lowered(plan: Plan) -> Plan:
+    """Return the plan of the phase before, for what a canary leaves out."""
+    return PLANS[Phase(max(plan.phase - 1, 0))]
 
 
 def plan_of(switches: Mapping[str, bool]) -> Plan:

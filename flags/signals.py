@@ -7,7 +7,7 @@ from typing import Any
 from django.apps import apps
 from django.db import connections, transaction
 from django.db.models.signals import post_delete, post_migrate, post_save
-from waffle import get_waffle_switch_model
+from waffle import get_waffle_sample_model, get_waffle_switch_model
 
 from flags.conf import database_alias, default_switches
 from flags.phases import HELP_TEXTS, Switch
@@ -18,7 +18,9 @@ def connect() -> None:
     """Connect the receivers; called once from `FlagsConfig.ready`."""
     model = get_waffle_switch_model()
     for signal in (post_save, post_delete):
-        signal.connect(_forget, sender=model, dispatch_uid=f"flags.forget.{id(signal)}")
+        for sender in (model, get_waffle_sample_model()):
+            uid = f"flags.forget.{sender.__name__}.{id(signal)}"
+            signal.connect(_forget, sender=sender, dispatch_uid=uid)
     # Waffle's own turn: django sends the signal only for apps that have models, and then its
     # table is there.
     owner = apps.get_app_config(model._meta.app_label)

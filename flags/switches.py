@@ -1,4 +1,4 @@
-"""Reading the four routing switches: one query, or a snapshot at most half a second old.
+"""Reading the switches and the canary: one query, or a snapshot at most half a second old.
 
 Waffle's own cache is never used: another process sees a flip up to 300 seconds late, and
 `QuerySet.update` never flushes it. Reading never raises and never breaks the caller's
@@ -13,14 +13,16 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from waffle import get_waffle_switch_model
+from waffle import get_waffle_sample_model, get_waffle_switch_model
 
 from flags.conf import SNAPSHOT_SECONDS, database_alias, default_switches
-from flags.phases import PLANS, Phase, Plan, Switch, plan_of
+from flags.phases import CANARY, EVERYTHING, PLANS, Phase, Plan, Switch, lowered, plan_of
+from flags.sampling import share_of
 
 logger = logging.getLogger("flags")
 
@@ -30,42 +32,67 @@ MOMENT = "40ms"
 _forced: ContextVar[Plan | None] = ContextVar("flags_forced_plan", default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the database says: every switch, and for how many percent the phase is in force."""
+
+    switches: Mapping[str, bool]
+    canary: float = EVERYTHING
+
+    @property
+    def plan(self) -> Plan:
+        """Return the plan of the phase, leaving the canary aside."""
+        return plan_of(self.switches)
+
+    def plan_for(self, conversation_id: str) -> Plan:
+        """Return the plan of one conversation."""
+        plan = self.plan
+        if self.canary >= EVERYTHING or plan.emergency:
+            return plan
+        return plan if share_of(conversation_id) * EVERYTHING < self.canary else lowered(plan)
+
+
 class Snapshot:
-    """The switch values that this process read last."""
+    """The settings that this process read last."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._values: Mapping[str, bool] | None = None
+        self._known: Settings | None = None
         self._read_at = float("-inf")
 
     def clear(self) -> None:
-        """Forget the age of the values, so that the next operation reads them anew."""
+        """Forget the age of the settings, so that the next operation reads them anew."""
         self._read_at = float("-inf")
 
     def forget(self) -> None:
-        """Forget the values as well, as a new process has none."""
-        self._values = None
+        """Forget the settings as well, as a new process has none."""
+        self._known = None
         self.clear()
 
-    def values(self) -> Mapping[str, bool]:
-        """Return the switch values, at most `SNAPSHOT_SECONDS` old.
+    def settings(self) -> Settings:
+        """Return the settings, at most `SNAPSHOT_SECONDS` old.
 
         Where they could not be read, that is tried again only then: a try may take a moment.
         """
         if time.monotonic() - self._read_at >= SNAPSHOT_SECONDS:
-            with self._lock:
-                started = time.monotonic()
-                values = stored_switches()
-                self._values = self._values if values is None else values
-                self._read_at = started
-        return default_switches(strict=False) if self._values is None else self._values
+            self.refresh()
+        return Settings(default_switches(strict=False)) if self._known is None else self._known
+
+    def refresh(self) -> bool:
+        """Read the settings now. Returns: whether they could be read."""
+        with self._lock:
+            started = time.monotonic()
+            found = stored_settings()
+            self._known = self._known if found is None else found
+            self._read_at = started
+        return found is not None
 
 
 snapshot = Snapshot()
 
 
-def stored_switches() -> dict[str, bool] | None:
-    """Return the switch values of the database, defaults where a row is absent.
+def stored_settings() -> Settings | None:
+    """Return the settings of the database, defaults where a row is absent.
 
     Returns: None when they could not be read.
     """
@@ -78,15 +105,22 @@ def stored_switches() -> dict[str, bool] | None:
     except (Error, ImproperlyConfigured, LookupError) as error:
         logger.warning("switches could not be read: %s", type(error).__name__)
         return None
-    return {**default_switches(strict=False), **rows}
+    canary = next((float(percent) for _, _, percent in rows if percent is not None), EVERYTHING)
+    switches = {name: bool(active) for name, active, percent in rows if percent is None}
+    return Settings({**default_switches(strict=False), **switches}, canary)
 
 
-def _rows(connection: BaseDatabaseWrapper) -> dict[str, bool]:
-    """Read the switches, and wait for no lock on their table longer than a moment."""
-    model = get_waffle_switch_model()
-    table = connection.ops.quote_name(model._meta.db_table)
+def _rows(connection: BaseDatabaseWrapper) -> list[tuple[str, bool | None, float | None]]:
+    """Read switches and canary, and wait for no lock on their tables longer than a moment."""
+    switches, samples = (
+        connection.ops.quote_name(model._meta.db_table)
+        for model in (get_waffle_switch_model(), get_waffle_sample_model())
+    )
     names = ", ".join(f"'{switch}'" for switch in Switch)
-    select = f"SELECT name, active FROM {table} WHERE name IN ({names})"
+    select = (
+        f"SELECT name, active, NULL FROM {switches} WHERE name IN ({names})"
+        f" UNION ALL SELECT name, NULL, percent FROM {samples} WHERE name = '{CANARY}'"
+    )
     before = 0
     # One round trip, in which the patience of a transaction around it is restored. psycopg
     # prepares no statement that is several, unless it is told to prepare every one at once.
@@ -96,7 +130,7 @@ def _rows(connection: BaseDatabaseWrapper) -> dict[str, bool]:
         cursor.execute(select)
         for _ in range(before):
             cursor.nextset()
-        return {name: bool(active) for name, active in cursor.fetchall()}
+        return list(cursor.fetchall())
 
 
 def _prepares(connection: BaseDatabaseWrapper) -> int | None:
@@ -113,10 +147,22 @@ _HURRY = (
 _REST = "SELECT set_config('lock_timeout', current_setting('flags.lock_timeout'), true)"
 
 
-def current_plan() -> Plan:
-    """Return the plan in force for one operation. Never raises."""
+def current_plan(conversation_id: str | None = None) -> Plan:
+    """Return the plan in force for one operation on a conversation. Never raises.
+
+    Without an id, that of the conversations for which the phase is in force.
+    """
     forced = _forced.get()
-    return plan_of(snapshot.values()) if forced is None else forced
+    if forced is not None:
+        return forced
+    settings = snapshot.settings()
+    return settings.plan if conversation_id is None else settings.plan_for(conversation_id)
+
+
+def monitored() -> bool:
+    """Whether performance_monitoring is on, as this process saw it last. Reads nothing."""
+    known = snapshot._known
+    return known is not None and known.switches[Switch.PERFORMANCE_MONITORING]
 
 
 @contextmanager

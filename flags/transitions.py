@@ -6,54 +6,36 @@ either, and is recorded as noticed the next time anybody asks.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any
+from dataclasses import replace
 
 from django.db import Error, connections, transaction
 from django.utils import timezone
-from waffle import get_waffle_switch_model
 
-from flags import fence
+from flags import fence, records
 from flags.conf import conversations_settings, database_alias
 from flags.exceptions import SwitchesUnreadable, TransitionRefused, UnknownGate
 from flags.gates import GateResult, Step, guarding
 from flags.models import Transition
-from flags.phases import HELP_TEXTS, Phase, Plan, Switch, plan_of, switches_for
-from flags.switches import snapshot, stored_switches
+from flags.phases import EVERYTHING, Phase, Switch, switches_for
+from flags.records import Kind, Record, Status
+
+__all__ = [
+    "Record",
+    "Status",
+    "advance",
+    "canary",
+    "check",
+    "emergency",
+    "history",
+    "rehearse",
+    "resume",
+    "rollback",
+    "status",
+]
 
 logger = logging.getLogger("flags")
-
-Kind = Transition.Kind
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One transition as it was recorded. `epoch` rises with each."""
-
-    epoch: int
-    at: datetime
-    kind: str
-    source: Phase
-    target: Phase
-    actor: str
-    reason: str
-    switches: Mapping[str, bool]
-    gates: Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Where the rollout stands, and the transition that brought it there."""
-
-    phase: Phase
-    mixed: bool
-    emergency: bool
-    switches: Mapping[str, bool]
-    last: Record
 
 
 def status() -> Status:
@@ -62,12 +44,12 @@ def status() -> Status:
     Raises: SwitchesUnreadable.
     """
     with transaction.atomic(using=database_alias()):
-        return _status()
+        return records.current()
 
 
 def history(*, limit: int = 50) -> list[Record]:
     """Return the latest transitions, newest first."""
-    return [_record(row) for row in _rows().order_by("-pk")[:limit]]
+    return [records.record_of(row) for row in records.rows().order_by("-pk")[:limit]]
 
 
 def check(to: Phase | None = None, *, waive: Mapping[str, str] | None = None) -> list[GateResult]:
@@ -81,15 +63,60 @@ def check(to: Phase | None = None, *, waive: Mapping[str, str] | None = None) ->
     return [_waived(gate.look(step), waive) for gate in guarding(step)]
 
 
-def advance(*, reason: str = "", actor: str = "", waive: Mapping[str, str] | None = None) -> Record:
+def advance(
+    *,
+    reason: str = "",
+    actor: str = "",
+    waive: Mapping[str, str] | None = None,
+    percent: float = EVERYTHING,
+) -> Record:
     """Make the next step towards new_only, if every gate of it holds.
 
+    With `percent` (0..100) it is made for that share of the conversations; see `canary`.
     Raises: TransitionRefused (`results` says which gate, and what to do), FenceBusy.
     """
     _not_in_a_transaction()
-    step = _step(status(), None)
+    share = _percent(percent)
+    now = status()
+    if now.canary < EVERYTHING:
+        raise TransitionRefused(
+            f"{now.phase.label} is in force for {now.canary:g} % of the conversations only:"
+            " `rollout canary 100` first."
+        )
+    step = _step(now, None)
     _check_waivers(waive, [step])
-    return _make(step, Kind.ADVANCE, reason=reason, actor=actor, waive=waive)
+    return _make(step, Kind.ADVANCE, reason=reason, actor=actor, waive=waive, share=share)
+
+
+def canary(percent: float, *, reason: str = "", actor: str = "") -> Record:
+    """Let the phase be in force for a share of the conversations, the rest being one lower.
+
+    Which ones is decided by a hash of their ids: a larger share contains every smaller one.
+    `percent` is 0..100, to one decimal. It may be raised and lowered at will: the truth of each
+    conversation holds in every phase.
+
+    Raises: TransitionRefused in phase legacy, which has no lower one, and for mixed switches.
+    """
+    _not_in_a_transaction()
+    share = _percent(percent)
+    with transaction.atomic(using=database_alias()):
+        fence.close()
+        now = records.current()
+        if now.phase == Phase.LEGACY or now.mixed:
+            what = "the switches spell no phase" if now.mixed else "legacy has no lower phase"
+            raise TransitionRefused(f"{what}: there is nothing to be a canary of.")
+        records.change({}, canary=share)
+        settings = records.stored()
+        return records.recorded(
+            Kind.CANARY, now.phase, now.phase, settings, reason=reason, actor=actor
+        )
+
+
+def _percent(percent: float) -> float:
+    share = round(float(percent), 1)
+    if not 0 <= share <= EVERYTHING:
+        raise TransitionRefused(f"a canary is 0 to 100 percent of the conversations: {percent}.")
+    return share
 
 
 def rollback(
@@ -170,10 +197,50 @@ def resume(*, reason: str = "", actor: str = "", waive: Mapping[str, str] | None
         return _overruled(Kind.RESUME, results=results, reason=reason, actor=actor)
 
 
+def rehearse(
+    to: Phase = Phase.LEGACY,
+    *,
+    reason: str = "",
+    actor: str = "",
+    waive: Mapping[str, str] | None = None,
+) -> Record:
+    """Ask the gates of every step back to a phase, as from one phase ahead; change nothing.
+
+    One of them plays the way back with a conversation of its own, which is rolled back. What
+    was found is recorded; the step into new_reads needs it.
+
+    Raises: TransitionRefused when one of them refuses, which is not recorded.
+    """
+    _not_in_a_transaction()
+    now = status()
+    ahead = Phase(min(now.phase + 1, max(Phase)))
+    if to >= ahead:
+        raise TransitionRefused(f"{to.label} is not before {ahead.label}.")
+    steps = [
+        Step(Phase(phase), Phase(phase - 1), timezone.now(), now.last.at, rehearsed=True)
+        for phase in range(ahead, to, -1)
+    ]
+    _check_waivers(waive, steps)
+    results = [_waived(gate.look(step), waive) for step in steps for gate in guarding(step)]
+    _refuse_unless_holding(results)
+    with transaction.atomic(using=database_alias()):
+        now = records.current()
+        settings = records.stored()
+        return records.recorded(
+            Kind.REHEARSAL,
+            now.phase,
+            now.phase,
+            settings,
+            results=results,
+            reason=reason,
+            actor=actor,
+        )
+
+
 def _switch_emergency(*, on: bool) -> None:
     try:
         with transaction.atomic(using=database_alias()):
-            _write({Switch.EMERGENCY_ROLLBACK.value: on})
+            records.change({Switch.EMERGENCY_ROLLBACK.value: on})
     except Error as error:
         raise SwitchesUnreadable from error
 
@@ -186,10 +253,10 @@ def _overruled(
     actor: str = "",
 ) -> Status:
     """Record that the emergency began or ended; the phase behind it stays."""
-    switches = _stored()
-    phase = _routed(switches).phase
-    _recorded(kind, phase, phase, switches, results=results, reason=reason, actor=actor)
-    return _status()
+    settings = records.stored()
+    phase = records.routed(settings).phase
+    records.recorded(kind, phase, phase, settings, results=results, reason=reason, actor=actor)
+    return records.current()
 
 
 def _not_in_a_transaction() -> None:
@@ -220,21 +287,28 @@ def _step(now: Status, to: Phase | None) -> Step:
 
 
 def _make(
-    step: Step, kind: Transition.Kind, *, reason: str, actor: str, waive: Mapping[str, str] | None
+    step: Step,
+    kind: Transition.Kind,
+    *,
+    reason: str,
+    actor: str,
+    waive: Mapping[str, str] | None,
+    share: float = EVERYTHING,
 ) -> Record:
     """Let the gates look, close the fence, let them look again, flip and record."""
     looked = [(gate, _waived(gate.look(step), waive)) for gate in guarding(step)]
     _refuse_unless_holding([result for _, result in looked])
     with transaction.atomic(using=database_alias()):
         fence.close()
-        if _status().phase != step.source:
+        if records.current().phase != step.source:
             raise TransitionRefused("somebody else changed the phase meanwhile: look again.")
         results = [_waived(gate.look_again(step, found), waive) for gate, found in looked]
         _refuse_unless_holding(results)
-        switches = {**_stored(), **switches_for(step.target)}
-        _write(switches)
-        return _recorded(
-            kind, step.source, step.target, switches, results=results, reason=reason, actor=actor
+        switches = {**records.stored().switches, **switches_for(step.target)}
+        records.change(switches, canary=share)
+        settings = records.stored()
+        return records.recorded(
+            kind, step.source, step.target, settings, results=results, reason=reason, actor=actor
         )
 
 
@@ -256,95 +330,3 @@ def _refuse_unless_holding(results: Sequence[GateResult]) -> None:
     if failed:
         said = "; ".join(f"{r.gate}: {r.message} {r.fix}".strip() for r in failed)
         raise TransitionRefused(f"refused by {said}", results=results)
-
-
-def _status() -> Status:
-    """Return where the rollout stands, inside a transaction."""
-    fence.queue()
-    switches = _stored()
-    plan = _routed(switches)
-    row = _rows().order_by("-pk").first()
-    last = None if row is None else _record(row)
-    if last is None or dict(last.switches) != switches:
-        source = plan.phase if last is None else last.target
-        last = _recorded(Kind.NOTICED, source, plan.phase, switches)
-    return Status(plan.phase, plan.mixed, switches[Switch.EMERGENCY_ROLLBACK], switches, last)
-
-
-def _routed(switches: Mapping[str, bool]) -> Plan:
-    """Return what the routing switches mean, whether or not an emergency overrules them."""
-    return plan_of({**switches, Switch.EMERGENCY_ROLLBACK: False})
-
-
-def _stored() -> dict[str, bool]:
-    switches = stored_switches()
-    if switches is None:
-        raise SwitchesUnreadable
-    return switches
-
-
-def _write(switches: Mapping[str, bool]) -> None:
-    """Set the switches, and tell this process and waffle's cache when that is committed."""
-    alias = database_alias()
-    rows = get_waffle_switch_model()._base_manager.using(alias)
-    for name, active in switches.items():
-        defaults = {"active": active, "note": HELP_TEXTS[Switch(name)]}
-        row, made = rows.get_or_create(name=name, defaults=defaults)
-        if not made:
-            rows.filter(pk=row.pk).update(active=active, modified=timezone.now())
-        # A cache that is down must not make a step that was made look refused.
-        transaction.on_commit(row.flush, using=alias, robust=True)
-    transaction.on_commit(snapshot.clear, using=alias)
-
-
-def _recorded(
-    kind: Transition.Kind,
-    source: Phase,
-    target: Phase,
-    switches: Mapping[str, bool],
-    *,
-    results: Sequence[GateResult] = (),
-    reason: str = "",
-    actor: str = "",
-) -> Record:
-    row = Transition(
-        at=timezone.now(),
-        kind=kind,
-        from_phase=source,
-        to_phase=target,
-        actor=actor[:255],
-        reason=reason,
-        switches=json.dumps(dict(switches)),
-        gates=json.dumps([_as_json(result) for result in results]),
-    )
-    row.save(using=database_alias())
-    logger.info("rollout %s: %s to %s (epoch %s)", kind, source.label, target.label, row.pk)
-    return _record(row)
-
-
-def _as_json(result: GateResult) -> dict[str, Any]:
-    return {
-        "gate": result.gate,
-        "passed": result.passed,
-        "message": result.message,
-        "evidence": result.evidence,
-        "waived": result.waived,
-    }
-
-
-def _record(row: Transition) -> Record:
-    return Record(
-        epoch=row.pk,
-        at=row.at,
-        kind=str(row.kind),
-        source=Phase(row.from_phase),
-        target=Phase(row.to_phase),
-        actor=row.actor,
-        reason=row.reason,
-        switches=json.loads(row.switches),
-        gates=json.loads(row.gates),
-    )
-
-
-def _rows() -> Any:
-    return Transition.objects.using(database_alias())

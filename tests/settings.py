@@ -17,6 +17,7 @@ for variable in (
     "USE_NEW_SAVE",
     "USE_NEW_LOAD",
     "PARALLEL_MODE",
+    "PERFORMANCE_MONITORING",
 ):
     os.environ.pop(variable, None)
 

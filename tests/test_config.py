@@ -10,7 +10,13 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 SETTINGS = Path(__file__).resolve().parents[1] / "config" / "settings.py"
-SWITCHES = ("use_new_storage", "use_new_save", "use_new_load", "parallel_mode")
+SWITCHES = (
+    "use_new_storage",
+    "use_new_save",
+    "use_new_load",
+    "parallel_mode",
+    "performance_monitoring",
+)
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ def test_an_empty_environment_is_development_on_sqlite(read: Any) -> None:
     database = settings["DATABASES"]["default"]
     assert settings["DEBUG"] is True
     assert settings["CONVERSATIONS"]["LEGACY"] == "memory_chunks"
-    assert switches(settings) == (True, True, True, False)
+    assert switches(settings) == (True, True, True, False, False)
     assert database["ENGINE"] == "django.db.backends.sqlite3"
     assert database["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
     assert "journal_mode = WAL" in database["OPTIONS"]["init_command"]
@@ -53,9 +59,9 @@ def test_an_empty_environment_is_development_on_sqlite(read: Any) -> None:
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ("development", (True, True, True, False)),
-        ("staging", (False, True, False, True)),
-        ("production", (False, False, False, False)),
+        ("development", (True, True, True, False, False)),
+        ("staging", (False, True, False, True, True)),
+        ("production", (False, False, False, False, True)),
     ],
 )
 def test_an_environment_presets_its_phase(
@@ -66,7 +72,7 @@ def test_an_environment_presets_its_phase(
 
 def test_a_variable_beats_the_preset(read: Any) -> None:
     settings = read(ENVIRONMENT="production", SECRET_KEY="its own", USE_NEW_SAVE="true")
-    assert switches(settings) == (False, True, False, False)
+    assert switches(settings) == (False, True, False, False, True)
 
 
 def test_an_unknown_environment_is_refused(read: Any) -> None:

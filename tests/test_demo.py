@@ -28,7 +28,7 @@ from conversations.state import AgentState
 from conversations.storage import load_state, save_state
 from conversations.verification import verify
 from flags.phases import Phase, phase_of
-from flags.switches import current_plan, stored_switches
+from flags.switches import current_plan, stored_settings
 from memory.models import MemoryChunk, MemoryMetadata
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -83,9 +83,9 @@ def test_the_rollout_there_and_back_loses_nothing() -> None:
 def test_each_step_of_the_rollout_flips_the_switches_in_the_database() -> None:
     phases = []
     for step in Rollout(few(1)).steps():
-        switches = stored_switches()
-        assert switches is not None
-        assert phase_of(switches) == current_plan().phase
+        settings = stored_settings()
+        assert settings is not None
+        assert phase_of(settings.switches) == current_plan().phase
         phases.append((step.name.removeprefix("back to "), current_plan().phase.label))
     flipped = [name for name, _ in phases if name in {phase.label for phase in Phase}]
     assert [label for name, label in phases if name in flipped] == flipped

@@ -141,7 +141,11 @@ def test_an_emergency_overrules_every_combination(bits: str) -> None:
 
 
 def spelled(phase: Phase) -> dict[str, bool]:
-    return {**switches_for(phase), "emergency_rollback": False}
+    return {
+        **switches_for(phase),
+        "emergency_rollback": False,
+        "performance_monitoring": False,
+    }
 
 
 def test_a_fresh_team_is_in_new_only(settings) -> None:
@@ -149,6 +153,9 @@ def test_a_fresh_team_is_in_new_only(settings) -> None:
     assert default_switches() == spelled(Phase.NEW_ONLY)
     settings.CONVERSATIONS = None
     assert default_switches() == spelled(Phase.NEW_ONLY)
+    settings.CONVERSATIONS = {"SWITCHES": {"performance_monitoring": True}}
+    monitored = {**spelled(Phase.NEW_ONLY), "performance_monitoring": True}
+    assert default_switches() == monitored
 
 
 def test_a_migrating_team_begins_in_legacy(settings) -> None:

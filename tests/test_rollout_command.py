@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from waffle import get_waffle_switch_model
 
 from conversations.storage import save_state
 from flags import transitions
@@ -58,15 +59,18 @@ def test_status_says_the_phase_and_since_when() -> None:
         "emergency": False,
         "epoch": status().last.epoch,
         "since": status().last.at.isoformat(),
-        "switches": {**switches_for(Phase.DUAL_WRITE), "emergency_rollback": False},
+        "canary": 100.0,
+        "switches": {
+            **switches_for(Phase.DUAL_WRITE),
+            "emergency_rollback": False,
+            "performance_monitoring": False,
+        },
     }
 
 
 def test_status_says_what_to_turn_where_the_switches_spell_no_phase() -> None:
     set_rows(Phase.NEW_PRIMARY)
-    transitions.get_waffle_switch_model()._base_manager.filter(name="use_new_save").update(
-        active=False
-    )
+    get_waffle_switch_model()._base_manager.filter(name="use_new_save").update(active=False)
     assert "mixed switches: turn use_new_save on for new_primary\n" in run("status")[1]
 
 

@@ -22,7 +22,7 @@ from flags.phases import (
     plan_of,
     switches_for,
 )
-from flags.switches import current_plan, forced_phase, snapshot, stored_switches
+from flags.switches import current_plan, forced_phase, snapshot, stored_settings
 from tests.factories import UserFactory
 from tests.faults.injection import failing, locked
 
@@ -118,11 +118,11 @@ def test_a_snapshot_is_as_old_as_the_moment_before_it_was_read(
     snapshot.forget()
 
     def slow() -> Any:
-        values = stored_switches()
+        values = stored_settings()
         clock.now += 10
         return values
 
-    monkeypatch.setattr(switches, "stored_switches", slow)
+    monkeypatch.setattr(switches, "stored_settings", slow)
     assert current_plan().phase == Phase.LEGACY
     monkeypatch.undo()
     assert snapshot._read_at == 1000.0
@@ -281,7 +281,7 @@ def test_a_migration_makes_the_rows_with_their_help(settings: Any) -> None:
     Rows._base_manager.all().delete()
     call_command("migrate", verbosity=0, interactive=False)
     rows = Rows._base_manager.values_list("name", "active", "note")
-    values = (*SWITCHES_OF[Phase.DUAL_WRITE], False)
+    values = (*SWITCHES_OF[Phase.DUAL_WRITE], False, False)
     assert {name: (active, note) for name, active, note in rows} == {
         switch.value: (active, HELP_TEXTS[switch])
         for switch, active in zip(Switch, values, strict=True)
@@ -305,4 +305,5 @@ def test_a_fresh_team_gets_rows_that_say_new_only(settings: Any) -> None:
     assert dict(Rows._base_manager.values_list("name", "active")) == {
         **switches_for(Phase.NEW_ONLY),
         "emergency_rollback": False,
+        "performance_monitoring": False,
     }

@@ -153,7 +153,11 @@ def test_rows_that_are_missing_are_made() -> None:
     get_waffle_switch_model()._base_manager.all().delete()
     advance()
     rows = get_waffle_switch_model()._base_manager.values_list("name", "active")
-    assert dict(rows) == {**switches_for(Phase.DUAL_WRITE), "emergency_rollback": False}
+    assert dict(rows) == {
+        **switches_for(Phase.DUAL_WRITE),
+        "emergency_rollback": False,
+        "performance_monitoring": False,
+    }
 
 
 def test_a_cache_that_is_down_makes_no_step_look_refused(

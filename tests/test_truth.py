@@ -75,5 +75,5 @@ def test_only_where_legacy_decides_may_a_save_go_there_blindly() -> None:
 @pytest.mark.parametrize("phase", Phase)
 def test_a_team_without_legacy_is_in_new_only_whatever_the_switches_say(phase: Phase) -> None:
     with forced_phase(phase):
-        assert plan_for(has_legacy=False) == PLANS[Phase.NEW_ONLY]
-        assert plan_for(has_legacy=True) == PLANS[phase]
+        assert plan_for("c", has_legacy=False) == PLANS[Phase.NEW_ONLY]
+        assert plan_for("c", has_legacy=True) == PLANS[phase]

@@ -31,6 +31,8 @@ class Migration(migrations.Migration):
                             ("rollback", "Rollback"),
                             ("emergency", "Emergency"),
                             ("resume", "Resume"),
+                            ("canary", "Canary"),
+                            ("rehearsal", "Rehearsal"),
                             ("noticed", "Noticed"),
                         ],
                         max_length=16,
@@ -41,6 +43,10 @@ class Migration(migrations.Migration):
                 ("actor", models.CharField(blank=True, default="", max_length=255)),
                 ("reason", models.TextField(blank=True, default="")),
                 ("switches", models.TextField()),
+                (
+                    "canary",
+                    models.FloatField(default=100.0, help_text="In percent of the conversations."),
+                ),
                 ("gates", models.TextField(default="[]")),
             ],
             options={

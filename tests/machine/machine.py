@@ -23,8 +23,8 @@ from conversations.exceptions import (
 )
 from conversations.models import ConversationMessage, ConversationState
 from conversations.state import AgentState
-from flags.phases import ROUTING, Phase, plan_of, switches_for
-from flags.switches import snapshot
+from flags.phases import ROUTING, Phase, switches_for
+from flags.switches import Settings, snapshot
 from tests.faults.injection import failing, touches_legacy, touches_messages, touches_tables
 from tests.machine.interleaving import interleaved
 from tests.machine.model import Model
@@ -114,7 +114,7 @@ class Rollout(RuleBasedStateMachine):
     @rule(values=switch_values)
     def go_stale(self, values: tuple[bool, ...]) -> None:
         """Let this process believe in switches that were flipped long ago."""
-        snapshot._values = dict(zip(ROUTING, values, strict=True))
+        snapshot._known = Settings(dict(zip(ROUTING, values, strict=True)))
         snapshot._read_at = time.monotonic()
 
     @rule(store=st.sampled_from([None, None, *DOWN]))
@@ -326,7 +326,7 @@ class Rollout(RuleBasedStateMachine):
             return
         storage.load_state(self.id)
         row = self.row()
-        plan = plan_of(snapshot.values())
+        plan = snapshot.settings().plan
         text = next(self.texts)
         try:
             with failing(DOWN[leg], after=nth, times=1) as failed:

@@ -15,7 +15,7 @@ from django.db import Error
 from flags import transitions
 from flags.exceptions import FenceBusy, FlagsError, TransitionRefused, UnknownGate
 from flags.gates import GateResult
-from flags.phases import Phase, switches_for
+from flags.phases import EVERYTHING, Phase, switches_for
 from flags.transitions import Record
 
 # Exit codes, the same for every command of the project.
@@ -66,6 +66,7 @@ class Command(BaseCommand):
                     "phase": found.phase.label,
                     "mixed": found.mixed,
                     "emergency": found.emergency,
+                    "canary": found.canary,
                     "epoch": found.last.epoch,
                     "since": found.last.at.isoformat(),
                     "switches": dict(found.switches),
@@ -73,7 +74,8 @@ class Command(BaseCommand):
             )
             return
         overruled = ", EMERGENCY ROLLBACK" if found.emergency else ""
-        self.stdout.write(f"{found.phase.label}, epoch {found.last.epoch}{overruled}")
+        share = "" if found.canary >= EVERYTHING else f" for {found.canary:g} %"
+        self.stdout.write(f"{found.phase.label}{share}, epoch {found.last.epoch}{overruled}")
         self.stdout.write(_line(found.last))
         for name, on in turn.items():
             self.stdout.write(
@@ -92,14 +94,30 @@ class Command(BaseCommand):
         if not all(result.holds for result in results):
             raise CommandError("a gate refuses: see above.", returncode=REFUSED)
 
-    def _advance(self, *, reason: str, waive: list[str], as_json: bool, **options: Any) -> None:
-        made = transitions.advance(reason=reason, actor=_actor(), waive=_waived(waive))
+    def _advance(
+        self, *, reason: str, waive: list[str], canary: float, as_json: bool, **options: Any
+    ) -> None:
+        made = transitions.advance(
+            reason=reason, actor=_actor(), waive=_waived(waive), percent=canary
+        )
         self._made([made], as_json=as_json)
 
     def _rollback(
-        self, *, to: str | None, reason: str, waive: list[str], as_json: bool, **options: Any
+        self,
+        *,
+        to: str | None,
+        reason: str,
+        waive: list[str],
+        rehearsal: bool,
+        as_json: bool,
+        **options: Any,
     ) -> None:
-        made = transitions.rollback(_phase(to), reason=reason, actor=_actor(), waive=_waived(waive))
+        words: dict[str, Any] = {"reason": reason, "actor": _actor(), "waive": _waived(waive)}
+        phase = _phase(to)
+        if rehearsal:
+            made = [transitions.rehearse(Phase.LEGACY if phase is None else phase, **words)]
+        else:
+            made = transitions.rollback(phase, **words)
         self._made(made, as_json=as_json)
 
     def _emergency(self, *, reason: str, as_json: bool, **options: Any) -> None:
@@ -108,6 +126,10 @@ class Command(BaseCommand):
             self.stderr.write("It is in force; it could not be recorded, and will be noticed.")
             return
         self._made([found.last], as_json=as_json)
+
+    def _canary(self, *, percent: float, reason: str, as_json: bool, **options: Any) -> None:
+        made = transitions.canary(percent, reason=reason, actor=_actor())
+        self._made([made], as_json=as_json)
 
     def _resume(self, *, reason: str, waive: list[str], as_json: bool, **options: Any) -> None:
         found = transitions.resume(reason=reason, actor=_actor(), waive=_waived(waive))
@@ -184,12 +206,40 @@ def _limit(parser: ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=50, help="How many, the newest first.")
 
 
+def _percent(parser: ArgumentParser) -> None:
+    parser.add_argument("percent", type=float, help="0 to 100, to one decimal.")
+
+
+def _canary(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--canary",
+        type=float,
+        default=EVERYTHING,
+        metavar="PERCENT",
+        help="Make the step for that share of the conversations.",
+    )
+
+
+def _rehearsal(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        dest="rehearsal",
+        help="Play the way back with a conversation of its own, and change nothing.",
+    )
+
+
 _Arguments = tuple[Callable[[ArgumentParser], None], ...]
 _COMMANDS: tuple[tuple[str, str, _Arguments], ...] = (
     ("status", "Say which phase is in force, and since when.", ()),
     ("check", "Ask the gates of the next step, or of the step --to a phase.", (_to, _waive)),
-    ("advance", "Make the next step, if its gates let it.", (_reason, _waive)),
-    ("rollback", "Go back one step, or step by step --to a phase.", (_to, _reason, _waive)),
+    ("advance", "Make the next step, if its gates let it.", (_reason, _waive, _canary)),
+    (
+        "rollback",
+        "Go back one step, or step by step --to a phase.",
+        (_to, _reason, _waive, _rehearsal),
+    ),
+    ("canary", "Let the phase be in force for a share of the conversations.", (_percent, _reason)),
     ("emergency", "Let legacy alone be written and preferred, at once.", (_reason,)),
     ("resume", "End an emergency.", (_reason, _waive)),
     ("history", "List the transitions, newest first.", (_limit,)),
