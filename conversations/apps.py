@@ -9,7 +9,9 @@ class ConversationsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from conversations import checks, gates, signals  # noqa: F401  (registers the checks)
+        from conversations import checks, gates, shadow, signals  # noqa: F401  (registers checks)
+        from flags import monitor
 
         signals.connect()
         gates.register()
+        monitor.every_hour(shadow.prune)

@@ -40,6 +40,12 @@ DEFAULTS: dict[str, Any] = {
     "KEEP_SUPERSEDED": timedelta(days=30),
     # How many superseded versions of one message are kept however young they are.
     "KEEP_VERSIONS": 20,
+    # The share of loads that are compared with the other store while both are written.
+    "SHADOW_SHARE": 0.01,
+    # How many of them must have agreed before loads come from the tables; 0 asks for none.
+    "SHADOW_READS": 100,
+    # How long nobody else may have written into legacy before loads come from the tables.
+    "FOREIGN_QUIET": timedelta(hours=24),
     # How long a phase must have been in force before the rollout goes on behind new_reads.
     "SOAK_TIME": timedelta(hours=24),
     # No write of old code is in flight for longer than this (see stores.chunks).

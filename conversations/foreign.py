@@ -100,7 +100,7 @@ def merge(
         seen=seen,
         quarantined=quarantined,
     )
-    columns: dict[str, Any] = {"legacy_token": token}
+    columns: dict[str, Any] = {"legacy_token": token, "foreign_written_at": now}
     if equal:
         revision = max(row.revision, row.legacy_revision)
         columns["legacy_revision"] = revision

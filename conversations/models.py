@@ -92,6 +92,11 @@ class ConversationState(models.Model):
     verified_revision = models.BigIntegerField(
         default=-1, help_text="The number of the write after which both stores were verified."
     )
+    foreign_written_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="When somebody else was last seen to have written it into legacy.",
+    )
     forked_from = models.ForeignKey(
         "self",
         on_delete=models.SET_NULL,
@@ -283,6 +288,34 @@ class ConversationConflict(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.pk}"
+
+
+class ConversationMismatch(models.Model):
+    """A shadow read that found the stores to differ: where and when, never what."""
+
+    conversation_id = models.CharField(max_length=255)
+    seen_at = models.DateTimeField()
+    phase = models.PositiveSmallIntegerField()
+    revision = models.BigIntegerField()
+    places = models.TextField(help_text="JSON: the fields and places that differ.")
+    tables_hash = models.CharField(max_length=96)
+    legacy_hash = models.CharField(max_length=96, blank=True)
+
+    objects = ReadingManager()
+    rows = models.Manager()
+
+    class Meta:
+        db_table = "conversation_mismatches"
+        verbose_name = "mismatch"
+        verbose_name_plural = "mismatches"
+        base_manager_name = "rows"
+        indexes = [
+            # the latest ones, and those that are old
+            models.Index(fields=["seen_at"], name="mismatch_by_time"),
+        ]
+
+    def __str__(self) -> str:
+        return f"mismatch {self.pk}"
 
 
 class SyncRun(models.Model):

@@ -12,6 +12,7 @@ import logging
 from contextlib import nullcontext
 from dataclasses import InitVar, dataclass, field
 from datetime import datetime
+from time import perf_counter
 
 from django.db import Error, IntegrityError, transaction
 from django.utils import timezone
@@ -38,6 +39,7 @@ from conversations.stores.registry import legacy_store
 from conversations.transactions import attempt, lost, lost_connection, translated
 from conversations.truth import Numbers, Truth, verdict
 from conversations.views import LegacyView, TablesView, changed_document
+from flags import metrics
 from flags.phases import Phase, Plan, StoreName
 
 logger = logging.getLogger("conversations")
@@ -127,6 +129,7 @@ class _Write:
                 self.conversation_id,
                 type(error).__name__,
             )
+        metrics.observe("leg", StoreName.NORMALIZED, None, error=True)
         self.row = row
         return self._write_legacy(fallback=self.plan.decides != StoreName.LEGACY)
 
@@ -255,6 +258,7 @@ class _Write:
         if self.stored is not None:
             written = min(self.stored.updated_at or self.now, self.now)
         row = new_row(self.conversation_id, now=written, **owner_columns(owner))
+        row.foreign_written_at = None if self.stored is None else written
         row.forked_from_id = getattr(self.operation, "forked_from", None)
         if self.legacy is not None:
             revision = 0 if self.stored is None else 1
@@ -271,7 +275,9 @@ class _Write:
     ) -> bool:
         """Write legacy beside the tables. Returns: whether it took the write."""
         assert self.legacy is not None
+        started = perf_counter()
         if self.legacy_down:
+            metrics.observe("leg", StoreName.LEGACY, None, error=True)
             return False
         try:
             with attempt():
@@ -294,7 +300,9 @@ class _Write:
                 row.legacy_revision,
                 type(error).__name__,
             )
+            metrics.observe("leg", StoreName.LEGACY, perf_counter() - started, error=True)
             return False
+        metrics.observe("leg", StoreName.LEGACY, perf_counter() - started)
         change.columns |= {"legacy_revision": revision, "legacy_token": token}
         return True
 

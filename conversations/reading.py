@@ -29,6 +29,7 @@ from conversations.stores.normalized import NormalizedStore, found_row, limited_
 from conversations.stores.registry import legacy_store
 from conversations.transactions import attempt, lost, translated
 from conversations.truth import Numbers, Truth, verdict
+from flags import metrics
 from flags.phases import Plan, StoreName
 from memory.selection import selected
 
@@ -186,12 +187,11 @@ class _Read:
         for name in read_order(plan, truth):
             try:
                 with attempt():
-                    if name == StoreName.NORMALIZED:
-                        return self._from_tables(row, stale=stale)
-                    stored = self._held(row)
-                if stored is not None and self.legacy is not None:
-                    stored = restored(self.tables, self.legacy, row, stored)
-                    return self._from_legacy(stored, revision=row.legacy_revision, stale=stale)
+                    found = self._from(name, row, stale=stale)
+                if found is not None:
+                    if failure is not None:
+                        metrics.observe("load", plan.reads, None, error=True, fallback=True)
+                    return found
             except (Error, UnreadableState) as error:
                 if lost(conf.alias()):
                     raise
@@ -208,6 +208,16 @@ class _Read:
             raise _Raced
         # Legacy's last write vanished; what the tables hold is all there is.
         return self._from_tables(row, stale=True)
+
+    def _from(self, name: StoreName, row: ConversationState, *, stale: bool) -> Loaded | None:
+        """Return what a store that is current holds, None when legacy's last write vanished."""
+        if name == StoreName.NORMALIZED:
+            return self._from_tables(row, stale=stale)
+        stored = self._held(row)
+        if stored is None or self.legacy is None:
+            return None
+        stored = restored(self.tables, self.legacy, row, stored)
+        return self._from_legacy(stored, revision=row.legacy_revision, stale=stale)
 
     def _held(self, row: ConversationState) -> Stored | None:
         if self.legacy is None:

@@ -9,6 +9,7 @@ class FlagsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from flags import checks, signals  # noqa: F401  (registers the checks)
+        # Importing them registers the checks, and what a monitor does at every beat.
+        from flags import checks, metrics, processes, signals  # noqa: F401
 
         signals.connect()

@@ -1,4 +1,7 @@
-"""The record of every transition of the rollout. Public for reading; `flags.transitions` writes."""
+"""The tables of a rollout: its transitions, who takes part, and what was measured.
+
+Public for reading. `flags.transitions`, `flags.processes` and `flags.metrics` write them.
+"""
 
 from __future__ import annotations
 
@@ -74,3 +77,57 @@ class Transition(models.Model):
     def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise HistoryIsFixed."""
         raise HistoryIsFixed
+
+
+class ReportingProcess(models.Model):
+    """A process that reported itself; it is removed when it exits, or has not for a while."""
+
+    token = models.CharField(max_length=32)
+    host = models.CharField(max_length=255)
+    pid = models.BigIntegerField()
+    version = models.CharField(max_length=64)
+    phase = models.PositiveSmallIntegerField()
+    epoch = models.BigIntegerField(help_text="The latest transition that it acts on.")
+    seen_at = models.DateTimeField(help_text="By the database's clock.")
+
+    class Meta:
+        db_table = "rollout_processes"
+        verbose_name = "process"
+        verbose_name_plural = "processes"
+        constraints = [
+            # one row each, however often it reports
+            models.UniqueConstraint(fields=["token"], name="process_token"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}"
+
+
+class MeasuredMinute(models.Model):
+    """What all processes measured of one operation on one store in one minute."""
+
+    began_at = models.DateTimeField()
+    operation = models.CharField(max_length=32)
+    store = models.CharField(max_length=32)
+    count = models.BigIntegerField(default=0)
+    errors = models.BigIntegerField(default=0)
+    fallbacks = models.BigIntegerField(default=0)
+    stale = models.BigIntegerField(default=0)
+    mismatches = models.BigIntegerField(default=0)
+    seconds = models.FloatField(default=0.0, help_text="The sum of the durations.")
+    cells = models.TextField(
+        default="", help_text="JSON: how many took how long; see flags.measures.BOUNDS."
+    )
+
+    class Meta:
+        db_table = "rollout_measures"
+        verbose_name = "measured minute"
+        constraints = [
+            # the latest minutes, and the row that a process adds to
+            models.UniqueConstraint(
+                fields=["began_at", "operation", "store"], name="measure_minute"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.began_at:%Y-%m-%d %H:%M} {self.operation} {self.store}"

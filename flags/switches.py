@@ -8,6 +8,7 @@ transaction; on any error the last known plan holds, else the static default.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -60,6 +61,10 @@ class Snapshot:
         self._known: Settings | None = None
         self._read_at = float("-inf")
 
+    def forked(self) -> None:
+        """Take a lock of its own: in the parent, another thread may have held this one."""
+        self._lock = threading.Lock()
+
     def clear(self) -> None:
         """Forget the age of the settings, so that the next operation reads them anew."""
         self._read_at = float("-inf")
@@ -89,6 +94,7 @@ class Snapshot:
 
 
 snapshot = Snapshot()
+os.register_at_fork(after_in_child=snapshot.forked)
 
 
 def stored_settings() -> Settings | None:

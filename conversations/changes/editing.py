@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from conversations.changes.locating import descendants
 from conversations.changes.protocols import OWN_KEYS, View, differ, new_token
@@ -20,6 +20,7 @@ from conversations.stores.normalized import Change
 class AppendMessages:
     """Add messages behind the last one; those whose keys are known already are there."""
 
+    name: ClassVar[str] = "append"
     messages: Sequence[Any]
     keys: Sequence[str] | None = None
     needs_values: bool = False
@@ -75,6 +76,7 @@ def _found(entries: Sequence[Entry], reference: int | str) -> Entry:
 class EditMessages:
     """Change the list of messages by a function of the view; needs sequences and keys."""
 
+    name: ClassVar[str] = "edit"
     change: Callable[[View, Redactions], tuple[Sequence[Entry], Sequence[Entry]]]
     redactions: Redactions = field(default_factory=dict, init=False)
     needs_rows: bool = True
@@ -161,6 +163,7 @@ def restoration(reference: int | str, revision: int | None) -> EditMessages:
 class Clear:
     """Remove every message and item, and set the fields to their defaults."""
 
+    name: ClassVar[str] = "edit"
     needs_rows: bool = True
     needs_values: bool = False
     creates: bool = False

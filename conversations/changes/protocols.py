@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from conversations.merge import Entry
 from conversations.redactions import Redactions
@@ -47,6 +47,8 @@ class View(Protocol):
 class Operation(Protocol):
     """One mutation of one conversation."""
 
+    # What it is counted as; see flags.metrics.
+    name: ClassVar[str]
     # Whether it needs what only the tables hold: keys, sequences, versions.
     needs_rows: bool
     # Whether it needs the content of the messages, not only their digests.

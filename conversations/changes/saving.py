@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from conversations.changes.locating import located_items, located_messages
 from conversations.changes.protocols import OWN_KEYS, View, differ, new_token
@@ -28,6 +28,7 @@ from flags.phases import StoreName
 class SaveState:
     """Make a conversation what a caller's state says, except for what the caller never saw."""
 
+    name: ClassVar[str] = "save"
     document: Document
     baseline: Baseline | None
     needs_rows: bool = False

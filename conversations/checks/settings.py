@@ -26,6 +26,10 @@ def _duration(value: Any) -> bool:
     return isinstance(value, timedelta) and value >= timedelta(0)
 
 
+def _share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
 # What a value must be, and how to say it. LEGACY, SWITCHES and STATE_CLASS have their own checks.
 RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "DATABASE": (lambda value: isinstance(value, str), "the alias of a database"),
@@ -38,6 +42,9 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "KEEP_VERSIONS": (_whole(0), "a whole number, 0 or more"),
     "SOAK_TIME": (_duration, "a timedelta, not negative"),
     "LEGACY_SETTLES_WITHIN": (_duration, "a timedelta, not negative"),
+    "FOREIGN_QUIET": (_duration, "a timedelta, not negative"),
+    "SHADOW_READS": (_whole(0), "a whole number, 0 or more"),
+    "SHADOW_SHARE": (_share, "a number from 0 to 1"),
 }
 
 

@@ -103,6 +103,14 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "foreign_written_at",
+                    models.DateTimeField(
+                        null=True,
+                        blank=True,
+                        help_text="When somebody else was last seen to have written it into legacy.",
+                    ),
+                ),
+                (
                     "forked_from",
                     models.ForeignKey(
                         "conversations.conversationstate",
@@ -321,6 +329,32 @@ class Migration(migrations.Migration):
                     models.UniqueConstraint(
                         fields=["conversation", "text_hash"], name="redaction_text"
                     ),
+                ],
+            },
+            managers=MANAGERS,
+        ),
+        migrations.CreateModel(
+            name="ConversationMismatch",
+            fields=[
+                ("id", primary_key()),
+                ("conversation_id", models.CharField(max_length=255)),
+                ("seen_at", models.DateTimeField()),
+                ("phase", models.PositiveSmallIntegerField()),
+                ("revision", models.BigIntegerField()),
+                (
+                    "places",
+                    models.TextField(help_text="JSON: the fields and places that differ."),
+                ),
+                ("tables_hash", models.CharField(max_length=96)),
+                ("legacy_hash", models.CharField(blank=True, max_length=96)),
+            ],
+            options={
+                "db_table": "conversation_mismatches",
+                "verbose_name": "mismatch",
+                "verbose_name_plural": "mismatches",
+                "base_manager_name": "rows",
+                "indexes": [
+                    models.Index(fields=["seen_at"], name="mismatch_by_time"),
                 ],
             },
             managers=MANAGERS,

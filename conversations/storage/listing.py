@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Any
 
 from django.utils import timezone
@@ -17,6 +18,7 @@ from conversations.storage.arguments import checked_id, checked_size
 from conversations.stores.base import NEVER, Summary
 from conversations.stores.combined import Position, summaries
 from conversations.transactions import attempt, translated
+from flags import metrics
 from flags.phases import StoreName
 
 
@@ -66,8 +68,11 @@ def list_conversations(
 
 
 def _summaries(owner: str | None, *, before: Position | None = None, limit: int) -> list[Summary]:
+    started = perf_counter()
     with translated("of a user"), attempt():
-        return summaries(owner, before=before, limit=limit)
+        found = summaries(owner, before=before, limit=limit)
+    metrics.observe("list", StoreName.NORMALIZED, perf_counter() - started)
+    return found
 
 
 def _cursor(summary: Summary) -> str:

@@ -29,6 +29,7 @@ from conversations.exceptions import ConversationNotFound, InvalidState
 from conversations.operations import Outcome
 from conversations.owners import owner_key
 from conversations.reading import Selection, read
+from conversations.shadow import shadow
 from conversations.state import UNCOMMITTED_KEY, AgentState, Baseline, LoadInfo, SaveResult
 from conversations.storage.arguments import (
     checked_id,
@@ -36,6 +37,7 @@ from conversations.storage.arguments import (
     checked_limit,
     checked_threshold,
 )
+from conversations.storage.measuring import measured_read, measured_write
 from flags.phases import StoreName
 
 _FIELDS = {
@@ -93,7 +95,11 @@ def _remembers(state: Any) -> bool:
 def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Outcome, SaveResult]:
     """Carry out an operation. Returns: its outcome, and what callers get of it."""
     committed = not connections[conf.alias()].in_atomic_block
-    outcome = operations.write(conversation_id, operation, owner=owner)
+    outcome = measured_write(
+        operation.name,
+        conversation_id,
+        lambda: operations.write(conversation_id, operation, owner=owner),
+    )
     result = SaveResult(
         success=True,
         conversation_id=conversation_id,
@@ -234,7 +240,9 @@ def load_state(
         max_items=checked_limit(max_context_items, path="max_context_items"),
     )
     try:
-        found = read(conversation_id, selection, owner=owner)
+        found = measured_read(
+            conversation_id, lambda: read(conversation_id, selection, owner=owner)
+        )
     except ConversationNotFound:
         found = None
     made = conf.state_class()
@@ -243,6 +251,7 @@ def load_state(
         state = made.from_dict(AgentState(user_input="").to_dict())
         attach(state, _nothing_of(conversation_id), None)
         return state
+    shadow(conversation_id)
     state = made.from_dict(found.document.to_dict())
     attach(state, found.baseline, found.info)
     return state

@@ -1,6 +1,6 @@
-"""Create the record of transitions.
+"""Create the record of transitions, of processes and of what was measured.
 
-A new table; takes no time, and its reverse drops it.
+New tables; takes no time, and its reverse drops them.
 """
 
 from django.db import migrations, models
@@ -55,6 +55,74 @@ class Migration(migrations.Migration):
                     models.CheckConstraint(
                         name="transition_between_phases",
                         condition=Q(from_phase__lte=4, to_phase__lte=4),
+                    ),
+                ],
+            },
+        ),
+        migrations.CreateModel(
+            name="ReportingProcess",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("token", models.CharField(max_length=32)),
+                ("host", models.CharField(max_length=255)),
+                ("pid", models.BigIntegerField()),
+                ("version", models.CharField(max_length=64)),
+                ("phase", models.PositiveSmallIntegerField()),
+                (
+                    "epoch",
+                    models.BigIntegerField(help_text="The latest transition that it acts on."),
+                ),
+                ("seen_at", models.DateTimeField(help_text="By the database's clock.")),
+            ],
+            options={
+                "db_table": "rollout_processes",
+                "verbose_name": "process",
+                "verbose_name_plural": "processes",
+                "constraints": [
+                    models.UniqueConstraint(fields=["token"], name="process_token"),
+                ],
+            },
+        ),
+        migrations.CreateModel(
+            name="MeasuredMinute",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("began_at", models.DateTimeField()),
+                ("operation", models.CharField(max_length=32)),
+                ("store", models.CharField(max_length=32)),
+                ("count", models.BigIntegerField(default=0)),
+                ("errors", models.BigIntegerField(default=0)),
+                ("fallbacks", models.BigIntegerField(default=0)),
+                ("stale", models.BigIntegerField(default=0)),
+                ("mismatches", models.BigIntegerField(default=0)),
+                (
+                    "seconds",
+                    models.FloatField(default=0.0, help_text="The sum of the durations."),
+                ),
+                (
+                    "cells",
+                    models.TextField(
+                        default="",
+                        help_text="JSON: how many took how long; see flags.measures.BOUNDS.",
+                    ),
+                ),
+            ],
+            options={
+                "db_table": "rollout_measures",
+                "verbose_name": "measured minute",
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=["began_at", "operation", "store"], name="measure_minute"
                     ),
                 ],
             },

@@ -1,0 +1,154 @@
+"""Counting and timing operations, while performance_monitoring is on.
+
+A process adds up in memory; its monitor (`flags.monitor`) writes that every few seconds, in a
+transaction of its own, so a caller's rollback takes nothing back. The rows, one a minute for
+each operation and store, are shared by all processes.
+
+Operations are `save`, `append`, `edit`, `load` and `list`, by the store that decided them;
+`leg`, what the other store took of a write; and `shadow`, a load that was compared.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from flags import monitor
+from flags.conf import database_alias
+from flags.measures import Measure
+from flags.models import MeasuredMinute
+from flags.switches import monitored
+
+KEPT = timedelta(days=30)
+MINUTE = timedelta(minutes=1)
+_NUMBERS = tuple(each.name for each in fields(Measure) if each.name != "cells")
+
+# When the minute began, the operation and the store.
+Key = tuple[datetime, str, str]
+
+_lock = threading.Lock()
+_measured: dict[tuple[str, str], Measure] = {}
+
+
+def enabled() -> bool:
+    """Whether operations are measured. Costs next to nothing."""
+    return monitored()
+
+
+def observe(operation: str, store: str, seconds: float | None, **how: bool) -> None:
+    """Count one operation on a store, if measuring is on.
+
+    `how` it ended: `error`, `fallback`, `stale`, `mismatch`; see `flags.measures.Measure`.
+    """
+    if not monitored():
+        return
+    monitor.ensure()
+    with _lock:
+        measure = _measured.get((operation, store))
+        if measure is None:
+            measure = _measured[operation, store] = Measure()
+        measure.observe(seconds, **how)
+
+
+def totals(since: datetime, until: datetime | None = None) -> Mapping[tuple[str, str], Measure]:
+    """Return what all processes measured, by operation and store.
+
+    Whole minutes: from the one that holds `since`, up to the one that holds `until`.
+    """
+    rows = _rows().filter(began_at__gte=_minute(since))
+    if until is not None:
+        rows = rows.filter(began_at__lte=until)
+    found: dict[tuple[str, str], Measure] = {}
+    for row in rows.iterator():
+        found.setdefault((row.operation, row.store), Measure()).add(_measure(row))
+    return found
+
+
+def flush(*, now: datetime | None = None) -> None:
+    """Write what this process has measured since the last time; on an error it is kept."""
+    taken = _take()
+    if not taken:
+        return
+    try:
+        _write({(_minute(now or timezone.now()), *key): value for key, value in taken.items()})
+    except BaseException:
+        _give_back(taken)
+        raise
+
+
+def prune(*, now: datetime | None = None) -> int:
+    """Remove what is older than 30 days. Returns: how many rows."""
+    removed: int = _rows().filter(began_at__lt=(now or timezone.now()) - KEPT).delete()[0]
+    return removed
+
+
+def forget() -> None:
+    """Drop what this process has not written yet, as a child that was forked does."""
+    global _lock
+    _lock = threading.Lock()
+    _measured.clear()
+
+
+monitor.on_fork(forget)
+monitor.every_beat(flush)
+monitor.every_hour(prune)
+
+
+def _take() -> dict[tuple[str, str], Measure]:
+    with _lock:
+        taken = dict(_measured)
+        _measured.clear()
+    return taken
+
+
+def _give_back(taken: Mapping[tuple[str, str], Measure]) -> None:
+    with _lock:
+        for key, value in taken.items():
+            _measured.setdefault(key, Measure()).add(value)
+
+
+def _write(measured: Mapping[Key, Measure]) -> None:
+    """Add to the rows of a minute, which other processes add to as well."""
+    with transaction.atomic(using=database_alias()):
+        rows = _rows()
+        rows.bulk_create(
+            [MeasuredMinute(began_at=at, operation=op, store=store) for at, op, store in measured],
+            ignore_conflicts=True,
+        )
+        (at,) = {began for began, _, _ in measured}
+        # In one order, or two processes could wait for each other.
+        locked = list(rows.select_for_update().filter(began_at=at).order_by("pk"))
+        changed = [row for row in locked if (at, row.operation, row.store) in measured]
+        for row in changed:
+            total = _measure(row)
+            total.add(measured[at, row.operation, row.store])
+            for name, value in _columns(total):
+                setattr(row, name, value)
+        rows.bulk_update(changed, [*_NUMBERS, "cells"])
+
+
+def _measure(row: MeasuredMinute) -> Measure:
+    measure = Measure(**{name: getattr(row, name) for name in _NUMBERS})
+    if row.cells:
+        measure.cells = json.loads(row.cells)
+    return measure
+
+
+def _columns(measure: Measure) -> Iterator[tuple[str, Any]]:
+    yield from ((name, getattr(measure, name)) for name in _NUMBERS)
+    yield "cells", json.dumps(measure.cells)
+
+
+def _minute(moment: datetime) -> datetime:
+    return moment.replace(second=0, microsecond=0)
+
+
+def _rows() -> Any:
+    return MeasuredMinute.objects.using(database_alias())

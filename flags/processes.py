@@ -1,0 +1,113 @@
+"""The processes that are alive, and which transition each has seen, by what they report."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from django.db.models.functions import Now
+
+from flags import monitor
+from flags.conf import database_alias
+from flags.models import ReportingProcess
+from flags.phases import Phase
+from flags.records import latest
+from flags.switches import snapshot
+
+# Who has not reported for that long is dead, or cut off.
+EXPIRY = timedelta(seconds=5 * monitor.BEAT_SECONDS)
+
+_token = uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as it reported last. `age` is how long ago, by the database's clock.
+
+    `epoch` is the latest transition (see `flags.transitions.Record`) that it acts on, 0 when
+    there was none.
+    """
+
+    host: str
+    pid: int
+    version: str
+    phase: Phase
+    epoch: int
+    age: timedelta
+
+
+@cache
+def our_version() -> str:
+    """Return the version of this package, "unknown" when it is not installed as one."""
+    try:
+        return version("django-conversation-store")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def live() -> list[Process]:
+    """Return the processes that reported within `EXPIRY`, by host and pid."""
+    rows = _rows().annotate(now=Now()).order_by("host", "pid", "pk")
+    found = [
+        Process(
+            host=row.host,
+            pid=row.pid,
+            version=row.version,
+            phase=Phase(row.phase),
+            epoch=row.epoch,
+            age=max(row.now - row.seen_at, timedelta(0)),
+        )
+        for row in rows
+    ]
+    return [process for process in found if process.age <= EXPIRY]
+
+
+def report() -> None:
+    """Say that this process is alive, and what it has seen."""
+    newest = latest()
+    # What is read from now on is at least as new as that transition.
+    seen = snapshot.refresh()
+    values: dict[str, Any] = {
+        "host": socket.gethostname()[:255],
+        "pid": os.getpid(),
+        "version": our_version()[:64],
+        "phase": int(snapshot.settings().plan.phase),
+        "seen_at": Now(),
+    }
+    if seen:
+        values["epoch"] = newest.epoch if newest else 0
+    _rows().update_or_create(token=_token, defaults=values, create_defaults={"epoch": 0, **values})
+
+
+def expire() -> None:
+    """Remove who has not reported for long; they report again if they are alive."""
+    rows = _rows().annotate(now=Now())
+    gone = [row.pk for row in rows if row.now - row.seen_at > 4 * EXPIRY]
+    if gone:
+        _rows().filter(pk__in=gone).delete()
+
+
+def sign_off() -> None:
+    """Say that this process ends."""
+    _rows().filter(token=_token).delete()
+
+
+def _forked() -> None:
+    global _token
+    _token = uuid.uuid4().hex
+
+
+monitor.every_beat(report)
+monitor.every_beat(expire)
+monitor.at_end(sign_off)
+monitor.on_fork(_forked)
+
+
+def _rows() -> Any:
+    return ReportingProcess.objects.using(database_alias())
