@@ -1,0 +1,216 @@
+"""Operations are counted and timed for all processes, whatever becomes of a transaction."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from conversations.exceptions import ConversationNotFound, StorageUnavailable
+from conversations.storage import (
+    append_messages,
+    list_conversations,
+    load_state,
+    replace_message,
+    save_state,
+    update_state_partial,
+)
+from flags import metrics, monitor
+from flags.measures import Measure
+from flags.models import MeasuredMinute
+from flags.phases import Phase
+from flags.switches import forced_phase, snapshot
+from tests.factories import message, messages, state
+from tests.faults.injection import failing, touches_legacy, touches_messages
+from tests.processes import Job, together
+from tests.test_switches import Rows, set_rows
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def monitoring(*, on: bool) -> None:
+    name = "performance_monitoring"
+    Rows._base_manager.update_or_create(name=name, defaults={"active": on})
+    Rows._base_manager.filter(name=name).update(active=on)
+    snapshot.refresh()
+
+
+@pytest.fixture(autouse=True)
+def _monitored(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Measure, and let the tests say when it is written."""
+    settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SHADOW_SHARE": 0}
+    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    set_rows(Phase.DUAL_WRITE)
+    monitoring(on=True)
+    metrics.forget()
+    yield
+    metrics.forget()
+
+
+def touches_rows(sql: str) -> bool:
+    return "conversation_states" in sql
+
+
+def counted() -> dict[tuple[str, str], Measure]:
+    metrics.flush()
+    return dict(metrics.totals(timezone.now() - timedelta(minutes=2)))
+
+
+def counts() -> dict[tuple[str, str], int]:
+    return {key: measure.count for key, measure in counted().items()}
+
+
+def test_every_operation_is_counted_for_the_store_that_decides() -> None:
+    save_state("c", state("a"))
+    load_state("c")
+    append_messages("c", messages("b"), keys=["k"])
+    update_state_partial("c", {"step_count": 2})
+    with forced_phase(Phase.NEW_READS):
+        load_state("c")
+        replace_message("c", "k", message("x"))
+    list_conversations(None)
+    found = counts()
+    assert found.pop(("leg", "legacy")) == 4
+    assert found == {
+        ("save", "legacy"): 1,
+        ("load", "legacy"): 1,
+        ("append", "legacy"): 2,
+        ("load", "normalized"): 1,
+        ("edit", "normalized"): 1,
+        ("list", "normalized"): 1,
+    }
+    assert all(measure.p50 for measure in counted().values())
+
+
+def test_what_the_caller_did_wrong_is_no_error() -> None:
+    with pytest.raises(ConversationNotFound):
+        append_messages("missing", messages("b"))
+    assert counts() == {}
+
+
+def test_failing_stores_are_errors_and_fallbacks() -> None:
+    with forced_phase(Phase.NEW_READS):
+        save_state("c", state("a"))
+        with failing(touches_messages):
+            append_messages("c", messages("b"))
+        with failing(touches_messages):
+            load_state("c")
+        with failing(touches_rows), pytest.raises(StorageUnavailable):
+            load_state("c")
+    found = counted()
+    assert (found["append", "normalized"].count, found["append", "normalized"].fallbacks) == (1, 1)
+    assert found["leg", "normalized"].errors == 1
+    assert found["load", "normalized"].errors == 1
+
+
+def test_a_leg_that_fails_is_an_error_of_its_store() -> None:
+    with forced_phase(Phase.NEW_READS):
+        save_state("d", state("a"))
+        with failing(touches_legacy):
+            append_messages("d", messages("b"))
+    found = counted()
+    assert (found["leg", "legacy"].count, found["leg", "legacy"].errors) == (2, 1)
+    assert found["append", "normalized"].errors == 0
+
+
+def test_a_load_that_fell_back_is_an_error_of_the_store_that_was_asked_first() -> None:
+    with forced_phase(Phase.NEW_READS):
+        save_state("c", state("a"))
+        with failing(touches_messages):
+            assert load_state("c").load_info.store == "legacy"
+    found = counted()
+    asked = found["load", "normalized"]
+    assert (asked.count, asked.errors, asked.fallbacks) == (1, 1, 1)
+    assert found["load", "legacy"].count == 1
+
+
+def test_a_stale_read_is_counted() -> None:
+    save_state("c", state("a"))
+    with failing(touches_rows):
+        assert load_state("c").load_info.stale
+    assert counted()["load", "legacy"].stale == 1
+
+
+def test_counters_survive_the_rollback_of_the_caller() -> None:
+    with transaction.atomic():
+        save_state("c", state("a"))
+        transaction.set_rollback(True)
+    assert load_state("c").load_info is None
+    assert counts()["save", "legacy"] == 1
+
+
+def test_off_it_costs_no_statement_and_counts_nothing() -> None:
+    save_state("c", state("a"))
+    measured = statements()
+    monitoring(on=False)
+    assert statements() == measured
+    metrics.forget()
+    load_state("c")
+    append_messages("c", messages("b"))
+    monitoring(on=True)
+    assert counts() == {}
+
+
+def statements() -> list[str]:
+    """Return what a load and a save send to the database, on the caller's connection."""
+    with CaptureQueriesContext(connection) as captured:
+        load_state("c")
+        append_messages("c", messages("b"))
+    return [q["sql"].split(" ", 1)[0] for q in captured.captured_queries]
+
+
+def measure_in_another_process(count: int) -> int:
+    monitor.ensure = lambda: None  # type: ignore[assignment]
+    snapshot.refresh()
+    for _ in range(count):
+        metrics.observe("save", "legacy", 0.01)
+        metrics.flush()
+    return count
+
+
+def test_processes_add_to_the_same_minutes() -> None:
+    jobs = [Job("tests.test_metrics:measure_in_another_process", {"count": 30}) for _ in range(3)]
+    assert sum(together(jobs)) == 90
+    measure = counted()["save", "legacy"]
+    assert (measure.count, sum(measure.cells)) == (90, 90)
+    assert measure.seconds == pytest.approx(0.9)
+    assert MeasuredMinute.objects.count() <= 2
+
+
+def test_threads_lose_nothing() -> None:
+    def observe() -> None:
+        for _ in range(2_000):
+            metrics.observe("save", "legacy", 0.001)
+
+    threads = [threading.Thread(target=observe) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts()["save", "legacy"] == 8_000
+
+
+def test_what_could_not_be_written_is_written_later() -> None:
+    metrics.observe("save", "legacy", 0.001)
+    with failing(lambda sql: "rollout_measures" in sql), pytest.raises(Exception, match="injected"):
+        metrics.flush()
+    metrics.observe("save", "legacy", 0.001)
+    assert counts()["save", "legacy"] == 2
+
+
+def test_minutes_are_kept_for_thirty_days() -> None:
+    now = timezone.now()
+    for age in (timedelta(days=31), timedelta(days=29), timedelta(0)):
+        metrics.observe("save", "legacy", 0.001)
+        metrics.flush(now=now - age)
+    assert metrics.prune() == 1
+    assert metrics.totals(now - timedelta(days=40))["save", "legacy"].count == 2
+    assert metrics.totals(now - timedelta(minutes=5))["save", "legacy"].count == 1
+    early = metrics.totals(now - timedelta(days=40), now - timedelta(days=1))
+    assert early["save", "legacy"].count == 1
