@@ -46,6 +46,8 @@ DEFAULTS: dict[str, Any] = {
     "SHADOW_READS": 100,
     # How long nobody else may have written into legacy before loads come from the tables.
     "FOREIGN_QUIET": timedelta(hours=24),
+    # Nineteen of twenty operations must be that quick before loads come from the tables.
+    "MAX_P95": timedelta(milliseconds=500),
     # How long a phase must have been in force before the rollout goes on behind new_reads.
     "SOAK_TIME": timedelta(hours=24),
     # No write of old code is in flight for longer than this (see stores.chunks).

@@ -6,7 +6,7 @@ it may take its time, and inside it, where nothing is being written and it has a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -18,8 +18,11 @@ from flags.phases import Phase
 class Step:
     """A step that is asked for: from one phase to the next one, either way.
 
+    The end of an emergency is a step from the phase to itself.
+
     `began` is when the gates began to look, `since` when the present phase was entered (or
-    first seen). `rehearsed` says that the step is not going to be made.
+    first seen). `rehearsed` says that the step is not going to be made. `waivers` has why somebody
+    answers for a gate, or, as "gate:item", for one conversation or class of reasons of it.
     """
 
     source: Phase
@@ -27,11 +30,17 @@ class Step:
     began: datetime
     since: datetime
     rehearsed: bool = False
+    waivers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def forwards(self) -> bool:
         """Whether the step leads towards new_only."""
         return self.target > self.source
+
+    def waiver(self, gate: str, items: Iterable[str]) -> str:
+        """Return why somebody answers for one of the items of a gate, or ""."""
+        reasons = (self.waivers.get(f"{gate}:{item}", "") for item in items)
+        return next(filter(None, reasons), "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,10 @@ _waiting: deque[Work] = deque()
 _thread: threading.Thread | None = None
 _stop = threading.Event()
 _starting = threading.Lock()
+# Held while the thread's connection is open: no child may inherit one. SQLite would count its
+# locks in the child for ever, and PostgreSQL's socket would be shared.
+_connected = threading.Lock()
+_held_for_fork = False
 _failing = False
 _hour_began = float("-inf")
 
@@ -125,25 +129,38 @@ def _guarded(work: Work) -> None:
     What was not written is kept, or can be done without; the log says once that it began.
     """
     global _failing
-    try:
-        work()
-        _failing = False
-    except Error as error:
-        if not _failing:
-            logger.warning("monitoring is interrupted: %s", type(error).__name__)
-        _failing = True
-    finally:
-        connections[database_alias()].close()
+    with _connected:
+        try:
+            work()
+            _failing = False
+        except Error as error:
+            if not _failing:
+                logger.warning("monitoring is interrupted: %s", type(error).__name__)
+            _failing = True
+        finally:
+            connections[database_alias()].close()
+
+
+def _before_fork() -> None:
+    global _held_for_fork
+    # A database that hangs holds up no fork for longer.
+    _held_for_fork = _connected.acquire(timeout=BEAT_SECONDS)
+
+
+def _after_fork() -> None:
+    if _held_for_fork:
+        _connected.release()
 
 
 def _forked() -> None:
     """A child has none of its parent's threads, and none of what they were to write."""
-    global _thread, _starting, _stop
-    _thread, _starting, _stop = None, threading.Lock(), threading.Event()
+    global _thread, _starting, _connected, _stop
+    _thread, _stop = None, threading.Event()
+    _starting, _connected = threading.Lock(), threading.Lock()
     _waiting.clear()
     for work in _on_fork:
         work()
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
 atexit.register(stop)

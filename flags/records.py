@@ -50,7 +50,7 @@ class Status:
     """Where the rollout stands, and the transition that brought it there.
 
     `canary` says for how many percent of the conversations the phase is in force; the rest is
-    one phase lower.
+    one phase lower. Both are so since `since`.
     """
 
     phase: Phase
@@ -59,6 +59,7 @@ class Status:
     switches: Mapping[str, bool]
     canary: float
     last: Record
+    since: datetime
 
 
 def current() -> Status:
@@ -78,7 +79,16 @@ def current() -> Status:
         found.switches,
         found.canary,
         last,
+        _since(last),
     )
+
+
+def _since(last: Record) -> datetime:
+    """Return when the present phase began; a rehearsal changes nothing."""
+    if last.kind != Kind.REHEARSAL:
+        return last.at
+    row = rows().exclude(kind=Kind.REHEARSAL).order_by("-pk").first()
+    return last.at if row is None else row.at
 
 
 def stored() -> Settings:

@@ -58,9 +58,9 @@ def check(to: Phase | None = None, *, waive: Mapping[str, str] | None = None) ->
     Nothing is changed. `waive` maps names of gates to why somebody answers for them.
     Raises: TransitionRefused when there is no such step.
     """
-    step = _step(status(), to)
-    _check_waivers(waive, [step])
-    return [_waived(gate.look(step), waive) for gate in guarding(step)]
+    step = _step(status(), to, waive)
+    _check_waivers([step])
+    return _looked([step])
 
 
 def advance(
@@ -83,9 +83,9 @@ def advance(
             f"{now.phase.label} is in force for {now.canary:g} % of the conversations only:"
             " `rollout canary 100` first."
         )
-    step = _step(now, None)
-    _check_waivers(waive, [step])
-    return _make(step, Kind.ADVANCE, reason=reason, actor=actor, waive=waive, share=share)
+    step = _step(now, None, waive)
+    _check_waivers([step])
+    return _make(step, Kind.ADVANCE, reason=reason, actor=actor, share=share)
 
 
 def canary(percent: float, *, reason: str = "", actor: str = "") -> Record:
@@ -140,15 +140,16 @@ def rollback(
         raise TransitionRefused(f"{goal.label} is not before {now.phase.label}.")
     targets = [Phase(target) for target in range(now.phase - 1, goal - 1, -1)]
     sources = [now.phase, *targets]
-    planned = (
-        Step(source, target, began=now.last.at, since=now.last.at)
-        for source, target in zip(sources, targets, strict=False)
+    _check_waivers(
+        [
+            Step(source, target, now.since, now.since, waivers=waive or {})
+            for source, target in zip(sources, targets, strict=False)
+        ]
     )
-    _check_waivers(waive, planned)
     made = []
     for target in targets:
-        step = _step(status(), target)
-        made.append(_make(step, Kind.ROLLBACK, reason=reason, actor=actor, waive=waive))
+        step = _step(status(), target, waive)
+        made.append(_make(step, Kind.ROLLBACK, reason=reason, actor=actor))
     return made
 
 
@@ -180,16 +181,16 @@ def emergency(*, reason: str = "", actor: str = "") -> Status | None:
 def resume(*, reason: str = "", actor: str = "", waive: Mapping[str, str] | None = None) -> Status:
     """End an emergency: the other switches hold again, and the tables take in what was written.
 
-    The gates of the first step are asked, which is into writing the tables.
+    Its gates ask whether both stores can be written.
     Raises: TransitionRefused.
     """
     _not_in_a_transaction()
     now = status()
     if not now.emergency:
         raise TransitionRefused("emergency_rollback is off: there is nothing to resume.")
-    step = Step(Phase.LEGACY, Phase.DUAL_WRITE, began=timezone.now(), since=now.last.at)
-    _check_waivers(waive, [step])
-    results = [_waived(gate.look(step), waive) for gate in guarding(step)]
+    step = Step(now.phase, now.phase, timezone.now(), now.since, waivers=waive or {})
+    _check_waivers([step])
+    results = _looked([step])
     _refuse_unless_holding(results)
     with transaction.atomic(using=database_alias()):
         fence.close()
@@ -216,12 +217,13 @@ def rehearse(
     ahead = Phase(min(now.phase + 1, max(Phase)))
     if to >= ahead:
         raise TransitionRefused(f"{to.label} is not before {ahead.label}.")
+    began = timezone.now()
     steps = [
-        Step(Phase(phase), Phase(phase - 1), timezone.now(), now.last.at, rehearsed=True)
+        Step(Phase(phase), Phase(phase - 1), began, now.since, rehearsed=True, waivers=waive or {})
         for phase in range(ahead, to, -1)
     ]
-    _check_waivers(waive, steps)
-    results = [_waived(gate.look(step), waive) for step in steps for gate in guarding(step)]
+    _check_waivers(steps)
+    results = _looked(steps)
     _refuse_unless_holding(results)
     with transaction.atomic(using=database_alias()):
         now = records.current()
@@ -266,7 +268,7 @@ def _not_in_a_transaction() -> None:
         )
 
 
-def _step(now: Status, to: Phase | None) -> Step:
+def _step(now: Status, to: Phase | None, waive: Mapping[str, str] | None) -> Step:
     if not conversations_settings().get("LEGACY"):
         raise TransitionRefused("CONVERSATIONS['LEGACY'] is not set: there is nothing to roll out.")
     if now.emergency and (to is None or to > now.phase):
@@ -283,7 +285,7 @@ def _step(now: Status, to: Phase | None) -> Step:
         raise TransitionRefused(
             f"{now.phase.label} and {Phase(target).label} are not adjacent: go step by step."
         )
-    return Step(now.phase, Phase(target), began=timezone.now(), since=now.last.at)
+    return Step(now.phase, Phase(target), timezone.now(), now.since, waivers=waive or {})
 
 
 def _make(
@@ -292,17 +294,19 @@ def _make(
     *,
     reason: str,
     actor: str,
-    waive: Mapping[str, str] | None,
     share: float = EVERYTHING,
 ) -> Record:
     """Let the gates look, close the fence, let them look again, flip and record."""
-    looked = [(gate, _waived(gate.look(step), waive)) for gate in guarding(step)]
-    _refuse_unless_holding([result for _, result in looked])
+    found = _looked([step])
+    _refuse_unless_holding(found)
     with transaction.atomic(using=database_alias()):
         fence.close()
         if records.current().phase != step.source:
             raise TransitionRefused("somebody else changed the phase meanwhile: look again.")
-        results = [_waived(gate.look_again(step, found), waive) for gate, found in looked]
+        results = [
+            _waived(gate.look_again(step, before), step)
+            for gate, before in zip(guarding(step), found, strict=True)
+        ]
         _refuse_unless_holding(results)
         switches = {**records.stored().switches, **switches_for(step.target)}
         records.change(switches, canary=share)
@@ -312,16 +316,20 @@ def _make(
         )
 
 
-def _check_waivers(waive: Mapping[str, str] | None, steps: Iterable[Step]) -> None:
+def _check_waivers(steps: Sequence[Step]) -> None:
     """Raise UnknownGate for a waiver of a gate that none of these steps has."""
     names = dict.fromkeys(gate.name for step in steps for gate in guarding(step))
-    for name in waive or ():
-        if name not in names:
+    for name in steps[0].waivers if steps else ():
+        if name.partition(":")[0] not in names:
             raise UnknownGate(f"there is no gate {name} here: {', '.join(names)}.")
 
 
-def _waived(result: GateResult, waive: Mapping[str, str] | None) -> GateResult:
-    why = (waive or {}).get(result.gate, "")
+def _looked(steps: Iterable[Step]) -> list[GateResult]:
+    return [_waived(gate.look(step), step) for step in steps for gate in guarding(step)]
+
+
+def _waived(result: GateResult, step: Step) -> GateResult:
+    why = step.waivers.get(result.gate, "")
     return result if result.passed or not why else replace(result, waived=why)
 
 

@@ -14,6 +14,7 @@ from flags.sampling import share_of
 from flags.switches import Settings, current_plan, snapshot, stored_settings
 from flags.transitions import advance, canary, history, rollback, status
 from tests.factories import messages, state, texts
+from tests.rollout import step_forward
 from tests.test_emergency import set_emergency
 from tests.test_switches import set_rows
 
@@ -94,7 +95,7 @@ def test_a_share_that_somebody_else_changed_is_noticed() -> None:
 
 def test_a_step_is_made_for_a_share_and_the_next_one_waits_for_all() -> None:
     enter(Phase.LEGACY)
-    made = advance(percent=10)
+    made = step_forward(percent=10)
     assert (made.target, made.canary) == (Phase.DUAL_WRITE, 10)
     with pytest.raises(TransitionRefused, match="10 % of the conversations only"):
         advance()

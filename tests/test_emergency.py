@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -29,6 +28,7 @@ from flags.transitions import advance, emergency, history, resume, rollback, sta
 from tests.factories import messages, state, texts
 from tests.faults.injection import failing, locked
 from tests.machine.oldcode import OldSession
+from tests.rollout import EASED
 from tests.test_switches import set_rows, touches_switches
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -51,7 +51,7 @@ def legacy() -> Any:
 
 @pytest.fixture(autouse=True)
 def _in_new_only(settings: Any, legacy: Any) -> Iterator[None]:
-    settings.CONVERSATIONS = {"LEGACY": legacy, "SOAK_TIME": timedelta(0)}
+    settings.CONVERSATIONS = {"LEGACY": legacy, **EASED}
     enter(Phase.NEW_PRIMARY)
     save_state("in both", state("a"))
     enter(Phase.NEW_ONLY)

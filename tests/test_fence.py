@@ -19,6 +19,7 @@ from flags.phases import PLANS, Phase
 from flags.switches import current_plan, snapshot
 from tests.factories import messages, state, texts
 from tests.processes import Job, result_of, start
+from tests.rollout import EASED
 from tests.test_switches import set_rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -68,7 +69,7 @@ class Writer:
 
 @pytest.fixture(autouse=True)
 def _begun(settings: Any) -> None:
-    settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SOAK_TIME": timedelta(0)}
+    settings.CONVERSATIONS = {"LEGACY": "memory_chunks", **EASED}
     set_rows(Phase.NEW_READS)
     snapshot.forget()
     save_state("c", state("a"))

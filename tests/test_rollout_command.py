@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import io
 import json
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from flags.switches import forced_phase, snapshot
 from flags.transitions import history, status
 from tests.factories import state
 from tests.faults.injection import failing
+from tests.rollout import EASED, prepare
 from tests.test_switches import set_rows, touches_switches
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -27,9 +27,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def _in_dual_write(settings: Any) -> None:
-    settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SOAK_TIME": timedelta(0)}
+    settings.CONVERSATIONS = {"LEGACY": "memory_chunks", **EASED}
     set_rows(Phase.DUAL_WRITE)
     snapshot.forget()
+    prepare()
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -51,14 +52,14 @@ def test_status_says_the_phase_and_since_when() -> None:
     code, out, _ = run("status")
     assert code == 0
     assert out.startswith(f"dual_write, epoch {status().last.epoch}\n")
-    assert "noticed  dual_write to dual_write" in out
+    assert "rehearsal  dual_write to dual_write" in out
     data = json.loads(run("status", "--json")[1])
     assert data == {
         "phase": "dual_write",
         "mixed": False,
         "emergency": False,
         "epoch": status().last.epoch,
-        "since": status().last.at.isoformat(),
+        "since": status().since.isoformat(),
         "canary": 100.0,
         "switches": {
             **switches_for(Phase.DUAL_WRITE),
@@ -75,18 +76,31 @@ def test_status_says_what_to_turn_where_the_switches_spell_no_phase() -> None:
 
 
 def test_check_says_what_every_gate_says() -> None:
-    assert run("check") == (0, "passed   verified: everything is in order.\n", "")
+    code, out, error = run("check")
+    assert (code, error) == (0, "")
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["passed", f"{gate}:"]
+        for gate in (
+            "rehearsed",
+            "shadow_reads",
+            "errors",
+            "latency",
+            "foreign_writes",
+            "verified",
+        )
+    ]
+    assert out.endswith("passed   verified: everything is in order.\n")
     only_in_legacy()
     code, out, error = run("check")
     assert (code, error) == (5, "a gate refuses: see above.")
-    assert out.splitlines() == [
+    assert out.splitlines()[-2:] == [
         "REFUSED  verified: 1 conversations are not in order.",
         "         Run `manage.py conversations sync --to tables`, then `conversations verify`.",
     ]
     code, out, _ = run("check", "--json", "--waive", "verified=known")
     assert code == 0
-    assert json.loads(out)["gates"][0]["evidence"]["ids"] == ["c"]
-    assert json.loads(out)["gates"][0]["waived"] == "known"
+    assert json.loads(out)["gates"][-1]["evidence"]["ids"] == ["c"]
+    assert json.loads(out)["gates"][-1]["waived"] == "known"
     assert run("check", "--to", "legacy")[1] == "passed   legacy_current: legacy is current.\n"
 
 
@@ -96,7 +110,7 @@ def test_a_refusal_names_the_gate_and_what_to_do() -> None:
     assert (code, out) == (5, "")
     assert error.startswith("refused by verified: 1 conversations are not in order. Run `manage.py")
     code, out, _ = run("advance", "--json")
-    assert (code, json.loads(out)["gates"][0]["passed"]) == (5, False)
+    assert (code, json.loads(out)["gates"][-1]["passed"]) == (5, False)
     assert status().phase == Phase.DUAL_WRITE
 
 
@@ -127,7 +141,8 @@ def test_a_waiver_needs_a_reason() -> None:
 
 def test_a_gate_that_nobody_knows_cannot_be_waived() -> None:
     code, _, error = run("advance", "--waive", "verifed=typo")
-    assert (code, error) == (2, "there is no gate verifed here: verified.")
+    assert code == 2
+    assert error.startswith("there is no gate verifed here: rehearsed, ")
 
 
 def test_what_fails_says_so_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:

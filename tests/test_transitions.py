@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,18 +19,19 @@ from flags.switches import current_plan, snapshot
 from flags.transitions import advance, check, history, rollback, status
 from tests.factories import messages, state, texts
 from tests.faults.injection import failing
+from tests.rollout import EASED, prepare, step_forward
 from tests.test_switches import set_rows, touches_switches
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-LEGACY = {"LEGACY": "memory_chunks", "SOAK_TIME": timedelta(0)}
+LEGACY = {"LEGACY": "memory_chunks", **EASED}
 
 
 @pytest.fixture(autouse=True)
 def _no_soak(settings: Any) -> None:
     settings.CONVERSATIONS = LEGACY
-    set_rows(Phase.LEGACY)
-    snapshot.forget()
+    enter(Phase.LEGACY)
+    prepare()
 
 
 def enter(phase: Phase) -> None:
@@ -52,7 +52,7 @@ def test_the_whole_way_there_and_back_each_step_recorded() -> None:
     for phase in list(Phase)[1:]:
         list(sync("tables"))
         steps.append((phase - 1, phase))
-        made = advance(reason=f"to {phase.label}", actor="ann")
+        made = step_forward(reason=f"to {phase.label}", actor="ann")
         assert (made.source, made.target) == steps[-1]
         assert current_plan() == PLANS[phase]
         append_messages("c", messages(phase.label))
@@ -64,7 +64,9 @@ def test_the_whole_way_there_and_back_each_step_recorded() -> None:
     recorded = [(one.kind, one.source, one.target) for one in reversed(history())]
     assert recorded == [
         ("noticed", 0, 0),
-        *[("advance", *step) for step in steps],
+        ("advance", *steps[0]),
+        ("rehearsal", 1, 1),
+        *[("advance", *step) for step in steps[1:]],
         *[("rollback", one.source, one.target) for one in back],
     ]
     assert history()[4].reason == "to new_only"
@@ -144,9 +146,10 @@ def test_a_flip_meanwhile_is_noticed_inside_the_fence(monkeypatch: pytest.Monkey
 
 
 def test_switches_that_cannot_be_read_move_nothing() -> None:
+    before = Transition.objects.count()
     with failing(touches_switches), pytest.raises(SwitchesUnreadable):
         advance()
-    assert not Transition.objects.exists()
+    assert Transition.objects.count() == before
 
 
 def test_rows_that_are_missing_are_made() -> None:
@@ -195,6 +198,7 @@ def test_a_record_says_what_every_gate_said() -> None:
         ("configuration", True),
         ("migrations", True),
         ("round_trip", True),
+        ("processes", True),
     ]
 
 

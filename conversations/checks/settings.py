@@ -42,6 +42,7 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "KEEP_VERSIONS": (_whole(0), "a whole number, 0 or more"),
     "SOAK_TIME": (_duration, "a timedelta, not negative"),
     "LEGACY_SETTLES_WITHIN": (_duration, "a timedelta, not negative"),
+    "MAX_P95": (_duration, "a timedelta, not negative"),
     "FOREIGN_QUIET": (_duration, "a timedelta, not negative"),
     "SHADOW_READS": (_whole(0), "a whole number, 0 or more"),
     "SHADOW_SHARE": (_share, "a number from 0 to 1"),

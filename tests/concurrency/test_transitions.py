@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ from flags.phases import Phase
 from flags.switches import snapshot
 from tests.concurrency.test_processes import create, shown
 from tests.processes import Job, result_of, start
+from tests.rollout import EASED, step_forward
 from tests.test_fence import until_true
 from tests.test_switches import set_rows
 
 WRITERS = 4
-LEGACY = {"LEGACY": "memory_chunks", "SOAK_TIME": timedelta(0)}
+LEGACY = {"LEGACY": "memory_chunks", **EASED}
 
 
 def request(source: Phase, target: Phase) -> bool:
@@ -35,7 +35,7 @@ def request(source: Phase, target: Phase) -> bool:
             transitions.rollback(target)
         else:
             transitions.check(target)
-            transitions.advance()
+            step_forward()
     except TransitionRefused:
         return False
     assert transitions.status().phase == target

@@ -68,7 +68,7 @@ class Command(BaseCommand):
                     "emergency": found.emergency,
                     "canary": found.canary,
                     "epoch": found.last.epoch,
-                    "since": found.last.at.isoformat(),
+                    "since": found.since.isoformat(),
                     "switches": dict(found.switches),
                 }
             )

@@ -1,0 +1,150 @@
+"""Gates that ask what traffic has shown since the present phase began."""
+
+from __future__ import annotations
+
+from django.utils import timezone
+
+from conversations import conf
+from conversations.gates.standing import NAMED
+from conversations.models import LEGACY_BEHIND, ConversationState
+from conversations.shadow import OPERATION as SHADOW
+from flags import metrics
+from flags.gates import GateResult, Step
+from flags.measures import Measure
+from flags.records import Kind, latest
+
+# What callers wait for; the rest is measured beside it.
+ASKED = frozenset({"save", "append", "edit", "load"})
+# Fewer operations than that say nothing about a share of them.
+LEAST = 20
+MOST_ERRORS = 0.01
+
+
+def soaked(step: Step) -> GateResult:
+    """The present phase has been in force for SOAK_TIME."""
+    passed = timezone.now() - step.since
+    wanted = conf.get("SOAK_TIME")
+    return GateResult(
+        "soak",
+        passed >= wanted,
+        f"{step.source.label} has been in force for {passed}, of {wanted}.",
+        'Wait, or set CONVERSATIONS["SOAK_TIME"].',
+        {"seconds": int(passed.total_seconds())},
+    )
+
+
+def legacy_current(step: Step) -> GateResult:
+    """Legacy holds the latest content of every conversation, so that it may take over.
+
+    In a rehearsal it need not: a sync on the way brings it there.
+    """
+    behind = ConversationState.rows.using(conf.alias()).filter(LEGACY_BEHIND)
+    ids = list(behind.order_by("pk").values_list("conversation_id", flat=True)[: NAMED + 1])
+    count = len(ids) if len(ids) <= NAMED else behind.count()
+    return GateResult(
+        "legacy_current",
+        not count or step.rehearsed,
+        f"legacy is behind in {count} conversations." if count else "legacy is current.",
+        "Run `manage.py conversations sync --to legacy`.",
+        {"behind": count, "ids": ids[:NAMED]},
+    )
+
+
+def shadow_reads(step: Step) -> GateResult:
+    """Enough loads of this phase were compared with the other store, and all agreed."""
+    total = _total(step, {SHADOW})
+    agreed = total.count - total.errors - total.mismatches
+    wanted = conf.get("SHADOW_READS")
+    return GateResult(
+        "shadow_reads",
+        agreed >= wanted and not total.mismatches,
+        f"{agreed} of {wanted} shadow reads agreed, {total.mismatches} did not.",
+        "Turn the switch performance_monitoring on and let traffic run (SHADOW_SHARE); what"
+        " differs stands in the mismatches: `conversations verify` those conversations.",
+        {"agreed": agreed, "mismatches": total.mismatches, "failed": total.errors},
+    )
+
+
+def errors(step: Step) -> GateResult:
+    """Few operations of this phase failed in either store."""
+    total = _total(step, {*ASKED, "leg"})
+    ratio = total.error_ratio if total.count >= LEAST else 0.0
+    return GateResult(
+        "errors",
+        ratio <= MOST_ERRORS,
+        f"{total.errors} of {total.count} operations failed in a store.",
+        "See `rollout health` and the log for which store fails, and why.",
+        {"errors": total.errors, "operations": total.count},
+    )
+
+
+def latency(step: Step) -> GateResult:
+    """Nineteen of twenty operations of this phase were quick enough."""
+    limit = conf.get("MAX_P95")
+    total = _total(step, ASKED)
+    seconds = total.p95 if sum(total.cells) >= LEAST else None
+    said = "too few were timed" if seconds is None else f"they took {1000 * seconds:.0f} ms"
+    return GateResult(
+        "latency",
+        seconds is None or seconds <= limit.total_seconds(),
+        f"95 % of the operations took at most so long: {said}, of {limit}.",
+        'See `rollout health` for which are slow, or set CONVERSATIONS["MAX_P95"].',
+        {"p95_seconds": seconds},
+    )
+
+
+def no_fallbacks(step: Step) -> GateResult:
+    """No operation of this phase had to be answered by the other store, or by a stale one."""
+    total = _total(step, ASKED)
+    found = total.fallbacks + total.stale
+    return GateResult(
+        "no_fallbacks",
+        not found,
+        f"{total.fallbacks} fallbacks and {total.stale} stale reads in {step.source.label}.",
+        "See the log for why a store did not answer; go back and come again to count anew.",
+        {"fallbacks": total.fallbacks, "stale": total.stale},
+    )
+
+
+def foreign_writes(step: Step) -> GateResult:
+    """Nobody else has written into legacy for FOREIGN_QUIET."""
+    quiet = conf.get("FOREIGN_QUIET")
+    rows = ConversationState.rows.using(conf.alias())
+    written = rows.filter(foreign_written_at__gte=timezone.now() - quiet)
+    ids = list(written.values_list("conversation_id", flat=True)[: NAMED + 1]) if quiet else []
+    return GateResult(
+        "foreign_writes",
+        not ids,
+        f"old code wrote {_number(ids)} conversations within {quiet}."
+        if ids
+        else f"nobody else has written into legacy for {quiet}.",
+        "Find the process that still runs old code and stop it, or wait; see"
+        " `conversations findings`.",
+        {"ids": ids[:NAMED]},
+    )
+
+
+def rehearsed(step: Step) -> GateResult:
+    """The way back was rehearsed since the present phase began."""
+    found = latest(Kind.REHEARSAL)
+    passed = found is not None and found.at >= step.since
+    return GateResult(
+        "rehearsed",
+        passed,
+        "the way back was rehearsed." if passed else "the way back was not rehearsed.",
+        "Run `manage.py rollout rollback --rehearse`.",
+        {"epoch": found.epoch if found and passed else None},
+    )
+
+
+def _total(step: Step, operations: set[str] | frozenset[str]) -> Measure:
+    """Return what was measured of some operations since the phase began, on both stores."""
+    total = Measure()
+    for (operation, _store), measure in metrics.totals(step.since).items():
+        if operation in operations:
+            total.add(measure)
+    return total
+
+
+def _number(ids: list[str]) -> str:
+    return str(len(ids)) if len(ids) <= NAMED else f"more than {NAMED}"
