@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from waffle import get_waffle_sample_model, get_waffle_switch_model
@@ -108,7 +108,7 @@ def stored_settings() -> Settings | None:
         # A failed read inside a transaction would break it: give it a savepoint of its own.
         with transaction.atomic(using=alias) if inside else nullcontext():
             rows = _rows(connections[alias])
-    except (Error, ImproperlyConfigured, LookupError) as error:
+    except (Error, ImproperlyConfigured, LookupError, SynchronousOnlyOperation) as error:
         logger.warning("switches could not be read: %s", type(error).__name__)
         return None
     canary = next((float(percent) for _, _, percent in rows if percent is not None), EVERYTHING)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import pytest
+from django.core.cache.backends.base import BaseCache
 from django.core.management import call_command
-from django.db import DatabaseError, connection, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    DatabaseError,
+    OperationalError,
+    connection,
+    connections,
+    transaction,
+)
 from django.test.utils import CaptureQueriesContext
 from waffle import get_waffle_switch_model
 
@@ -245,6 +255,53 @@ def test_reading_in_an_aborted_transaction_does_not_raise(marked: bool) -> None:
             transaction.set_rollback(marked)
             assert current_plan().phase == Phase.NEW_READS
             raise
+
+
+def test_in_async_code_the_last_known_plan_holds(clock: Any) -> None:
+    """A coroutine that asks by itself may not query; one that saves does so in a thread."""
+    set_rows(Phase.NEW_READS)
+    snapshot.forget()
+    assert current_plan().phase == Phase.NEW_READS
+    clock.now += 60
+
+    async def ask() -> Phase:
+        return current_plan().phase
+
+    assert asyncio.run(ask()) == Phase.NEW_READS
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_dead_database_is_asked_once_in_half_a_second(clock: Any) -> None:
+    set_rows(Phase.NEW_READS)
+    snapshot.forget()
+    assert current_plan().phase == Phase.NEW_READS
+    clock.now += 60
+    wrapper = connections[DEFAULT_DB_ALIAS]
+    wrapper.close()
+    refused = OperationalError("connection refused")
+    with mock.patch.object(wrapper, "connect", side_effect=refused) as connect:
+        for _ in range(100):
+            assert current_plan().phase == Phase.NEW_READS
+    assert connect.call_count == 1
+
+
+def test_a_cache_that_is_dead_is_not_even_asked(clock: Any, settings: Any) -> None:
+    settings.CACHES = {"default": {"BACKEND": "tests.test_switches.DeadCache"}}
+    set_rows(Phase.NEW_READS)
+    snapshot.forget()
+    assert current_plan().phase == Phase.NEW_READS
+
+
+class DeadCache(BaseCache):
+    """A cache that nobody answers for."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__({})
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("the cache is dead")
+
+    set = get_many = set_many = delete = get
 
 
 def test_a_misspelt_preset_is_named_by_a_check_and_stops_no_operation(settings: Any) -> None:
