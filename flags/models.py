@@ -42,6 +42,9 @@ class Transition(models.Model):
         REHEARSAL = "rehearsal"
         # Somebody changed a switch without us: in waffle's admin, its command, or SQL.
         NOTICED = "noticed"
+        # Legacy was given up: nothing reads or writes it from then on. And taken back.
+        RETIRED = "retired"
+        RESTORED = "restored"
 
     at = models.DateTimeField()
     kind = models.CharField(max_length=16, choices=Kind)

@@ -22,11 +22,13 @@ from flags.exceptions import SwitchesUnreadable
 from flags.gates import GateResult
 from flags.models import Transition
 from flags.phases import CANARY, EVERYTHING, HELP_TEXTS, Phase, Plan, Switch, plan_of
-from flags.switches import Settings, snapshot, stored_settings
+from flags.switches import Settings, snapshot, stored_retirement, stored_settings
 
 logger = logging.getLogger("flags")
 
 Kind = Transition.Kind
+# What changes nothing that the switches say.
+STANDING = (Kind.REHEARSAL, Kind.RETIRED, Kind.RESTORED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class Status:
     """Where the rollout stands, and the transition that brought it there.
 
     `canary` says for how many percent of the conversations the phase is in force; the rest is
-    one phase lower. Both are so since `since`.
+    one phase lower. Both are so since `since`. `retired`: legacy was given up; see
+    `flags.retirement`.
     """
 
     phase: Phase
@@ -60,6 +63,7 @@ class Status:
     canary: float
     last: Record
     since: datetime
+    retired: bool = False
 
 
 def current() -> Status:
@@ -80,14 +84,15 @@ def current() -> Status:
         found.canary,
         last,
         _since(last),
+        retired=bool(stored_retirement()),
     )
 
 
 def _since(last: Record) -> datetime:
-    """Return when the present phase began; a rehearsal changes nothing."""
-    if last.kind != Kind.REHEARSAL:
+    """Return when the present phase began; some transitions change no phase."""
+    if last.kind not in STANDING:
         return last.at
-    row = rows().exclude(kind=Kind.REHEARSAL).order_by("-pk").first()
+    row = rows().exclude(kind__in=STANDING).order_by("-pk").first()
     return last.at if row is None else row.at
 
 

@@ -15,13 +15,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from waffle import get_waffle_sample_model, get_waffle_switch_model
 
-from flags.conf import SNAPSHOT_SECONDS, database_alias, default_switches
+from flags.conf import (
+    SNAPSHOT_SECONDS,
+    conversations_settings,
+    database_alias,
+    default_switches,
+)
 from flags.phases import CANARY, EVERYTHING, PLANS, Phase, Plan, Switch, lowered, plan_of
 from flags.sampling import share_of
 
@@ -59,6 +65,7 @@ class Snapshot:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: Settings | None = None
+        self._retired = False
         self._read_at = float("-inf")
 
     def forked(self) -> None:
@@ -72,6 +79,7 @@ class Snapshot:
     def forget(self) -> None:
         """Forget the settings as well, as a new process has none."""
         self._known = None
+        self._retired = False
         self.clear()
 
     def settings(self) -> Settings:
@@ -88,9 +96,22 @@ class Snapshot:
         with self._lock:
             started = time.monotonic()
             found = stored_settings()
+            # After the switches: whoever sees a flip that was made behind a retirement sees
+            # the retirement as well. Where those did not answer, this will not.
+            retired = None if found is None else stored_retirement()
             self._known = self._known if found is None else found
+            self._retired = self._retired if retired is None else retired
             self._read_at = started
         return found is not None
+
+    def retired(self) -> bool:
+        """Return whether legacy is retired, as old as the switches.
+
+        Where a phase is forced, one that was not known to be retired is not asked about.
+        """
+        if _forced.get() is None or self._retired:
+            self.settings()
+        return self._retired
 
 
 snapshot = Snapshot()
@@ -116,8 +137,32 @@ def stored_settings() -> Settings | None:
     return Settings({**default_switches(strict=False), **switches}, canary)
 
 
+def stored_retirement() -> bool | None:
+    """Return whether the latest record of it says that legacy is retired.
+
+    Returns: None when that could not be read.
+    """
+    if not conversations_settings().get("LEGACY"):
+        return False
+    alias = database_alias()
+    inside = connections[alias].in_atomic_block
+    try:
+        with transaction.atomic(using=alias) if inside else nullcontext():
+            found = _hurried(connections[alias], _RETIREMENT)
+    except (Error, ImproperlyConfigured) as error:
+        logger.warning("the retirement could not be read: %s", type(error).__name__)
+        return None
+    return bool(found) and found[0][0] == "retired"
+
+
+_RETIREMENT = (
+    "SELECT kind FROM rollout_transitions WHERE kind IN ('retired', 'restored')"
+    " ORDER BY id DESC LIMIT 1"
+)
+
+
 def _rows(connection: BaseDatabaseWrapper) -> list[tuple[str, bool | None, float | None]]:
-    """Read switches and canary, and wait for no lock on their tables longer than a moment."""
+    """Read switches and canary."""
     switches, samples = (
         connection.ops.quote_name(model._meta.db_table)
         for model in (get_waffle_switch_model(), get_waffle_sample_model())
@@ -127,6 +172,11 @@ def _rows(connection: BaseDatabaseWrapper) -> list[tuple[str, bool | None, float
         f"SELECT name, active, NULL FROM {switches} WHERE name IN ({names})"
         f" UNION ALL SELECT name, NULL, percent FROM {samples} WHERE name = '{CANARY}'"
     )
+    return _hurried(connection, select)
+
+
+def _hurried(connection: BaseDatabaseWrapper, select: str) -> list[Any]:
+    """Return the rows of a SELECT that waits for no lock longer than a moment."""
     before = 0
     # One round trip, in which the patience of a transaction around it is restored. psycopg
     # prepares no statement that is several, unless it is told to prepare every one at once.
@@ -169,6 +219,11 @@ def monitored() -> bool:
     """Whether performance_monitoring is on, as this process saw it last. Reads nothing."""
     known = snapshot._known
     return known is not None and known.switches[Switch.PERFORMANCE_MONITORING]
+
+
+def legacy_is_retired() -> bool:
+    """Whether legacy was given up; see `flags.retirement`. Never raises."""
+    return snapshot.retired()
 
 
 @contextmanager

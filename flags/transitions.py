@@ -20,6 +20,7 @@ from flags.gates import GateResult, Step, guarding
 from flags.models import Transition
 from flags.phases import EVERYTHING, Phase, Switch, switches_for
 from flags.records import Kind, Record, Status
+from flags.switches import stored_retirement
 
 __all__ = [
     "Record",
@@ -168,6 +169,7 @@ def emergency(*, reason: str = "", actor: str = "") -> Status | None:
         raise TransitionRefused(
             "CONVERSATIONS['LEGACY'] is not set: there is nothing to go back to."
         )
+    _refuse_if_retired()
     _switch_emergency(on=True)
     try:
         with transaction.atomic(using=database_alias()):
@@ -239,6 +241,14 @@ def rehearse(
         )
 
 
+def _refuse_if_retired() -> None:
+    if stored_retirement():
+        raise TransitionRefused(
+            "legacy is retired: there is nothing to go back to. `conversations restore-legacy`"
+            " comes first."
+        )
+
+
 def _switch_emergency(*, on: bool) -> None:
     try:
         with transaction.atomic(using=database_alias()):
@@ -279,6 +289,8 @@ def _step(now: Status, to: Phase | None, waive: Mapping[str, str] | None) -> Ste
             " first: `rollout status` says which."
         )
     target = now.phase + 1 if to is None else to
+    if target < now.phase:
+        _refuse_if_retired()
     if target > max(Phase):
         raise TransitionRefused(f"{now.phase.label} is the last phase.")
     if abs(target - now.phase) != 1:

@@ -58,6 +58,7 @@ def test_status_says_the_phase_and_since_when() -> None:
         "phase": "dual_write",
         "mixed": False,
         "emergency": False,
+        "retired": False,
         "epoch": status().last.epoch,
         "since": status().since.isoformat(),
         "canary": 100.0,

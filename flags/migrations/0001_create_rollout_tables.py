@@ -34,6 +34,8 @@ class Migration(migrations.Migration):
                             ("canary", "Canary"),
                             ("rehearsal", "Rehearsal"),
                             ("noticed", "Noticed"),
+                            ("retired", "Retired"),
+                            ("restored", "Restored"),
                         ],
                         max_length=16,
                     ),

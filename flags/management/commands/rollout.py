@@ -67,6 +67,7 @@ class Command(BaseCommand):
                     "mixed": found.mixed,
                     "emergency": found.emergency,
                     "canary": found.canary,
+                    "retired": found.retired,
                     "epoch": found.last.epoch,
                     "since": found.since.isoformat(),
                     "switches": dict(found.switches),
@@ -74,6 +75,7 @@ class Command(BaseCommand):
             )
             return
         overruled = ", EMERGENCY ROLLBACK" if found.emergency else ""
+        overruled += ", legacy is retired" if found.retired else ""
         share = "" if found.canary >= EVERYTHING else f" for {found.canary:g} %"
         self.stdout.write(f"{found.phase.label}{share}, epoch {found.last.epoch}{overruled}")
         self.stdout.write(_line(found.last))
