@@ -15,7 +15,7 @@ from conversations import conf
 from conversations.exceptions import ConversationStoreError
 from conversations.models import ConversationState
 from conversations.stores.normalized import probed_rows
-from conversations.stores.registry import legacy_store
+from conversations.stores.registry import configured_store
 from conversations.transactions import lost
 
 logger = logging.getLogger("conversations")
@@ -69,7 +69,7 @@ def in_batches(rows: QuerySet[ConversationState]) -> Iterator[str]:
 
 def out_of_step() -> Iterator[str]:
     """Yield what somebody else wrote into legacy since it was verified, or legacy alone holds."""
-    legacy = legacy_store()
+    legacy = configured_store()
     if legacy is None:
         return
     last = 0
@@ -81,7 +81,7 @@ def out_of_step() -> Iterator[str]:
 
 def _only_in_legacy() -> Iterator[str]:
     """Yield what legacy alone holds; ids of deleted conversations among them."""
-    legacy = legacy_store()
+    legacy = configured_store()
     if legacy is None:
         return
     after = ""

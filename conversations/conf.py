@@ -50,6 +50,8 @@ DEFAULTS: dict[str, Any] = {
     "MAX_P95": timedelta(milliseconds=500),
     # How long a phase must have been in force before the rollout goes on behind new_reads.
     "SOAK_TIME": timedelta(hours=24),
+    # How long new_only must have been in force before legacy may be retired.
+    "RETIRE_AFTER": timedelta(days=7),
     # No write of old code is in flight for longer than this (see stores.chunks).
     "LEGACY_SETTLES_WITHIN": timedelta(hours=1),
 }

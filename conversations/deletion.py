@@ -13,7 +13,7 @@ from conversations.models import ConversationState, ConversationTombstone
 from conversations.owners import user_exists
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore, owned, owner_of
-from conversations.stores.registry import legacy_store
+from conversations.stores.registry import configured_store
 from conversations.transactions import translated
 
 DELETED = "deleted"
@@ -26,7 +26,7 @@ def delete(conversation_id: str, *, owner: str | None, reason: str = DELETED) ->
     Returns: False when there is none that `owner` (None: anybody) may delete.
     """
     with translated(conversation_id), transaction.atomic(using=conf.alias()):
-        legacy = legacy_store()
+        legacy = configured_store()
         held, actual = _held(conversation_id, legacy, asked=owner is not None)
         if not held or (owner is not None and owner != actual):
             return False
@@ -73,7 +73,7 @@ def delete_all_of(owner: str) -> None:
     rows = ConversationState.rows.using(conf.alias())
     # By primary key, as a redaction goes through forks: two that lock several never cross.
     ids = list(owned(rows, owner).order_by("pk").values_list("conversation_id", flat=True))
-    legacy = legacy_store()
+    legacy = configured_store()
     if legacy is not None:
         ids += legacy.conversations_of(owner)
     for conversation_id in dict.fromkeys(ids):
@@ -85,7 +85,7 @@ def claim(conversation_id: str, owner: str) -> None:
     with translated(conversation_id), transaction.atomic(using=conf.alias()):
         if not user_exists(owner):
             raise InvalidOwner(f"there is no user {owner}.")
-        legacy = legacy_store()
+        legacy = configured_store()
         held, actual = _held(conversation_id, legacy, asked=True)
         if not held or actual not in (None, owner):
             raise ConversationNotFound

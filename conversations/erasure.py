@@ -20,7 +20,7 @@ from conversations.models import ConversationConflict, ConversationRedaction, Co
 from conversations.operations import write
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import Change, NormalizedStore
-from conversations.stores.registry import legacy_store
+from conversations.stores.registry import configured_store
 from conversations.transactions import translated
 
 
@@ -30,7 +30,7 @@ def erase(
     """Redact one message everywhere, in one transaction. Returns: rewritten versions."""
     with translated(conversation_id), transaction.atomic(using=conf.alias()):
         row = _at_truth(conversation_id, owner=owner)
-        tables, legacy = NormalizedStore(), legacy_store()
+        tables, legacy = NormalizedStore(), configured_store()
         versions = tables.versions(row, values=True)
         by_key = isinstance(reference, str)
         chosen = [e for e in versions if reference == (e.key if by_key else e.identity)]
@@ -58,7 +58,7 @@ def inherit(origin: str, fork: str) -> None:
         by_replacement[replacement].add(text)
     if not by_replacement:
         return
-    tables, legacy = NormalizedStore(), legacy_store()
+    tables, legacy = NormalizedStore(), configured_store()
     row = _at_truth(fork, owner=None)
     for target in [row, *_forks(row)]:
         for replacement, hashes in by_replacement.items():
@@ -87,7 +87,7 @@ def _at_truth(conversation_id: str, *, owner: str | None) -> ConversationState:
 
     Legacy is locked first where it can be, so that nothing is written there meanwhile.
     """
-    legacy = legacy_store()
+    legacy = configured_store()
     if legacy is not None:
         legacy.token(conversation_id)
     write(conversation_id, touch(), owner=owner)

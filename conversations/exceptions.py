@@ -48,5 +48,9 @@ class SyncRefused(ConversationStoreError, LookupError):
     """There is no such run, or it is not in a state for this: see `conversations runs`."""
 
 
+class ArchiveRefused(ConversationStoreError, ValueError):
+    """The archive is not whole, or holds something else: nothing was removed."""
+
+
 class DirectWriteRefused(ConversationStoreError, TypeError):
     """These models are for reading: write through conversations.storage."""

@@ -35,7 +35,7 @@ from conversations.owners import check_owner, owner_columns, user_exists
 from conversations.routing import may_write_legacy_blindly, plan_for
 from conversations.stores.base import LegacyStore, Stored
 from conversations.stores.normalized import Change, NormalizedStore, new_row, owner_of
-from conversations.stores.registry import legacy_store
+from conversations.stores.registry import configured_store, legacy_store
 from conversations.transactions import attempt, lost, lost_connection, translated
 from conversations.truth import Numbers, Truth, verdict
 from conversations.views import LegacyView, TablesView, changed_document
@@ -87,7 +87,7 @@ class _Write:
     operation: Operation
     owner: str | None
     chosen: InitVar[Plan | None]
-    legacy: LegacyStore | None = field(default_factory=legacy_store)
+    legacy: LegacyStore | None = field(init=False)
     tables: NormalizedStore = field(default_factory=NormalizedStore)
     now: datetime = field(default_factory=timezone.now)
     row: ConversationState | None = None
@@ -101,6 +101,8 @@ class _Write:
     plan: Plan = field(init=False)
 
     def __post_init__(self, chosen: Plan | None) -> None:
+        # Whoever names a plan carries conversations over, from a retired legacy as well.
+        self.legacy = legacy_store() if chosen is None else configured_store()
         self.plan = chosen or plan_for(self.conversation_id, has_legacy=self.legacy is not None)
 
     def run(self, *, ask_legacy: bool) -> Outcome:
@@ -166,6 +168,12 @@ class _Write:
                 matches = self._token() == known
         numbers = Numbers(self.row.revision, self.row.legacy_revision)
         self.truth = verdict(numbers, token_matches=matches)
+        if self.legacy is None and self.truth == Truth.LEGACY:
+            # A row decides, also against a retirement that its writer had not heard of.
+            self.legacy = configured_store()
+            if self.legacy is not None:
+                self._find_truth(ask_legacy=ask_legacy)
+                return
         if self.legacy is None and self.truth != Truth.MERGE:
             self.truth = Truth.NORMALIZED
         if self.legacy_down and self.truth == Truth.LEGACY:

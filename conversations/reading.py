@@ -26,7 +26,7 @@ from conversations.routing import plan_for, read_order
 from conversations.state import Baseline, LoadInfo
 from conversations.stores.base import LegacyStore, Stored
 from conversations.stores.normalized import NormalizedStore, found_row, limited_items, owner_of
-from conversations.stores.registry import legacy_store
+from conversations.stores.registry import configured_store, legacy_store
 from conversations.transactions import attempt, lost, translated
 from conversations.truth import Numbers, Truth, verdict
 from flags import metrics
@@ -84,7 +84,7 @@ def read(conversation_id: str, selection: Selection, *, owner: str | None) -> Lo
             ) from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Read:
     conversation_id: str
     selection: Selection
@@ -116,6 +116,15 @@ class _Read:
 
     def _row_and_truth(self) -> tuple[ConversationState | None, Truth, bool]:
         """Return the row, where the truth is, and whether legacy could be asked about it."""
+        found = self._found()
+        row = found[0]
+        if self.legacy is None and row is not None and row.legacy_revision > row.revision:
+            # A row decides, also against a retirement that its writer had not heard of.
+            self.legacy = configured_store()
+            found = found if self.legacy is None else self._found()
+        return found
+
+    def _found(self) -> tuple[ConversationState | None, Truth, bool]:
         try:
             with attempt():
                 return (*self._asked(legacy=self.legacy), True)

@@ -23,7 +23,7 @@ from conversations.merge import Entry
 from conversations.models import UNVERIFIED, ConversationConflict, ConversationState
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore
-from conversations.stores.registry import legacy_store
+from conversations.stores.registry import configured_store
 from conversations.transactions import translated
 from conversations.truth import Numbers, Truth, verdict
 
@@ -100,7 +100,7 @@ def verify(ids: Iterable[str] | None = None) -> Iterator[Verified]:
 
     What was found in order is noted in its row, until the next write: see `unverified`.
     """
-    legacy, tables = legacy_store(), NormalizedStore()
+    legacy, tables = configured_store(), NormalizedStore()
     for conversation_id in conversation_ids(ids):
         check = _Check(conversation_id, legacy, tables)
         try:

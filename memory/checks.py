@@ -21,7 +21,7 @@ _STATE_CHUNK = """
     SELECT 1 FROM memory_metadata named
     JOIN memory_metadata typed ON typed.chunk_id = named.chunk_id
         AND typed.key = 'type' AND typed.value = 'state'
-    WHERE named.key = 'conversation_id' LIMIT 1
+    WHERE named.key = 'conversation_id' AND named.value <> '' LIMIT 1
 """
 
 

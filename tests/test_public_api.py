@@ -52,6 +52,7 @@ ERRORS = {
     "MessageNotFound": "ConversationStoreError",
     "StorageUnavailable": "ConversationStoreError",
     "SyncRefused": "ConversationStoreError",
+    "ArchiveRefused": "ConversationStoreError",
     "UnreadableState": "StorageUnavailable",
 }
 

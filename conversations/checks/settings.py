@@ -41,6 +41,7 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "KEEP_SUPERSEDED": (_duration, "a timedelta, not negative"),
     "KEEP_VERSIONS": (_whole(0), "a whole number, 0 or more"),
     "SOAK_TIME": (_duration, "a timedelta, not negative"),
+    "RETIRE_AFTER": (_duration, "a timedelta, not negative"),
     "LEGACY_SETTLES_WITHIN": (_duration, "a timedelta, not negative"),
     "MAX_P95": (_duration, "a timedelta, not negative"),
     "FOREIGN_QUIET": (_duration, "a timedelta, not negative"),

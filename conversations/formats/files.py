@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def _decoded(number: int, raw: bytes) -> Line:
 def open_for_writing(path: Path) -> AbstractContextManager[BinaryIO]:
     """Open a file that is written whole or not at all; gzipped when its name ends in .gz.
 
-    The same content gives the same bytes.
+    It is on the disk when it is closed. The same content gives the same bytes.
     """
     return _replacing(path)
 
@@ -78,6 +79,20 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
                     yield cast(BinaryIO, zipped)
             else:
                 yield file
+            file.flush()
+            os.fsync(file.fileno())
         unfinished.replace(path)
+        _keep_name(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _keep_name(folder: Path) -> None:
+    """Let the new name of a file survive a crash of the machine."""
+    if os.name != "posix":
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -6,10 +6,21 @@ from conversations import conf
 from conversations.stores.base import LegacyStore
 from conversations.stores.chunks import ChunkStore
 from conversations.stores.jsonfield import JSONFieldStore
+from flags.switches import legacy_is_retired
 
 
 def legacy_store() -> LegacyStore | None:
-    """Return the store to migrate from, or None for a team that has none."""
+    """Return the store to migrate from; None for a team that has none, or has retired it."""
+    store = configured_store()
+    return None if store is None or legacy_is_retired() else store
+
+
+def configured_store() -> LegacyStore | None:
+    """Return the store that the settings name, retired or not; None where they name none.
+
+    For what has to look there although no load does: deletions, redactions, verification and
+    syncs, which find what old code wrote behind a retirement.
+    """
     configured = conf.legacy()
     if configured is None:
         return None

@@ -17,6 +17,7 @@ from conversations.batches import conversation_ids, failure
 from conversations.exceptions import (
     ConversationNotFound,
     StorageUnavailable,
+    SyncRefused,
     UnreadableState,
 )
 from conversations.forking import touch
@@ -25,7 +26,7 @@ from conversations.models import ConversationState
 from conversations.operations import write
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore, owner_of
-from conversations.stores.registry import legacy_store
+from conversations.stores.registry import configured_store, legacy_store
 from conversations.transactions import translated
 from conversations.truth import Numbers, Truth, verdict
 from flags.phases import PLANS, Phase
@@ -94,14 +95,20 @@ def sync(
 
     Raises: ConversationNotFound when there is no legacy store to sync with.
     """
-    legacy = the_legacy_store()
+    legacy = the_legacy_store(to)
     for conversation_id in conversation_ids(ids):
         yield carry(legacy, Target(to), conversation_id, dry_run=dry_run)
 
 
-def the_legacy_store() -> LegacyStore:
-    """Return the store to sync with. Raises: ConversationNotFound when there is none."""
-    legacy = legacy_store()
+def the_legacy_store(to: Target | str = Target.TABLES) -> LegacyStore:
+    """Return the store to sync with.
+
+    Raises: ConversationNotFound when there is none, SyncRefused when it is retired: what old
+    code wrote into it since may still be taken from there, and nothing is brought there.
+    """
+    legacy = configured_store()
+    if to == Target.LEGACY and legacy is not None and legacy_store() is None:
+        raise SyncRefused("legacy is retired: `conversations restore-legacy` comes first.")
     if legacy is None:
         raise ConversationNotFound(
             "there is no legacy store: CONVERSATIONS['LEGACY'] is not set, so there is nothing"

@@ -86,7 +86,7 @@ def begin(to: Target | str) -> int:
     Raises: ConversationNotFound when there is no legacy store to sync with.
     """
     target = Target(to)
-    the_legacy_store()
+    the_legacy_store(target)
     alive = _runs().filter(target=target, state__in=ALIVE)
     found = alive.first()
     if found is not None:

@@ -9,7 +9,13 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error
 
 from conversations.exceptions import ConversationStoreError
-from conversations.management.subcommands import moving, pruning, syncing, verifying
+from conversations.management.subcommands import (
+    moving,
+    pruning,
+    retiring,
+    syncing,
+    verifying,
+)
 from conversations.management.subcommands.base import FAILED, Output, Subcommand
 
 # In the order of the help.
@@ -18,6 +24,7 @@ SUBCOMMANDS: tuple[Subcommand, ...] = (
     *verifying.SUBCOMMANDS,
     *moving.SUBCOMMANDS,
     *pruning.SUBCOMMANDS,
+    *retiring.SUBCOMMANDS,
 )
 # What Django gives every command.
 _DJANGOS = frozenset(
@@ -36,7 +43,7 @@ _DJANGOS = frozenset(
 
 
 class Command(BaseCommand):
-    help = "Sync, verify, import, export and prune conversations."
+    help = "Sync, verify, import, export and prune conversations, and retire legacy."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True, metavar="command")
