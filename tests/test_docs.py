@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentParser
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conversations.conf import DEFAULTS
 from conversations.management.commands import conversations
 from conversations.storage import get_conversation_id, load_state
-from flags.phases import SWITCHES_OF, Switch
+from flags.management.commands import rollout
+from flags.phases import SWITCHES_OF, Phase, Switch
 from tests.factories import UserFactory, texts
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+GUIDES = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+RUNBOOK = GUIDES["rollout.md"]
+# Written of already, and merged later: each goes when it is there.
+AWAITED = {
+    "conversations findings",
+    "conversations sync --estimate",
+    "conversations verify --sample",
+    "conversations verify --workers",
+    "rollout health",
+}
 
 
 def section(title: str) -> str:
@@ -88,3 +102,91 @@ def test_links_lead_to_files_that_are_there() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert len(links) > 3
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+# The guides
+
+
+def parsers(command: Any) -> dict[str, ArgumentParser]:
+    parser = command.create_parser("manage.py", "command")
+    (choices,) = [a.choices for a in parser._actions if isinstance(a.choices, dict)]
+    return choices
+
+
+COMMANDS = {
+    "conversations": parsers(conversations.Command()),
+    "rollout": parsers(rollout.Command()),
+}
+
+
+def commands_in(text: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield command, sub-command and options of every command line that a text shows."""
+    shown = re.findall(r"`([^`\n]+)`", text)
+    for line in shown:
+        words = line.removeprefix("python manage.py ").removeprefix("manage.py ").split()
+        if len(words) > 1 and words[0] in COMMANDS and not words[1].startswith(("-", "…")):
+            yield (
+                words[0],
+                words[1],
+                [w.strip("[]") for w in words if w.strip("[").startswith("--")],
+            )
+
+
+def unknown_in(text: str) -> set[str]:
+    unknown = set()
+    for command, name, options in commands_in(text):
+        if name not in COMMANDS[command]:
+            unknown.add(f"{command} {name}")
+            continue
+        known = COMMANDS[command][name]._option_string_actions
+        unknown |= {f"{command} {name} {option}" for option in options if option not in known}
+    return unknown
+
+
+@pytest.mark.parametrize("guide", ["README.md", *GUIDES])
+def test_every_command_and_option_of_the_guides_exists(guide: str) -> None:
+    assert unknown_in(GUIDES.get(guide, README)) - AWAITED == set()
+
+
+def test_a_command_that_does_not_exist_would_be_noticed() -> None:
+    text = "`rollout advance --faster` and `conversations sink` and `manage.py rollout status`"
+    assert unknown_in(text) == {"rollout advance --faster", "conversations sink"}
+
+
+def test_the_runbook_names_every_command_of_the_rollout_and_its_end() -> None:
+    shown = {(command, name) for command, name, _ in commands_in(RUNBOOK)}
+    assert {("rollout", name) for name in COMMANDS["rollout"]} <= shown
+    wanted = set(COMMANDS["conversations"]) - {"import", "export"}
+    assert {("conversations", name) for name in wanted} <= shown
+
+
+def test_the_runbook_has_a_page_for_every_phase_that_answers_the_same_questions() -> None:
+    for phase in Phase:
+        page = RUNBOOK.split(f"\n## Phase {phase.label}\n")[1].split("\n## ")[0]
+        asked = ("What holds", "What to run", "What to watch", "How long", "How to go back")
+        assert [row for row in asked if f"\n| {row} | " not in page] == []
+
+
+def test_settings_switches_and_gates_of_the_guides_exist() -> None:
+    names = named("".join(GUIDES.values()))
+    capitals = {name for name in names if re.fullmatch(r"[A-Z][A-Z0-9]+(_[A-Z0-9]+)+", name)}
+    assert capitals - set(DEFAULTS) == {"INSTALLED_APPS"}
+    for name in re.findall(r'CONVERSATIONS\["(\w+)"\]', "".join(GUIDES.values())):
+        assert name in DEFAULTS
+    switches = {name for name in names if name.startswith(("use_new_", "parallel_", "emergency_"))}
+    assert switches <= set(Switch)
+
+
+def test_links_of_the_guides_lead_somewhere() -> None:
+    for name, text in GUIDES.items():
+        for path, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
+            target = ROOT / "docs" / path if path else ROOT / "docs" / name
+            assert target.exists(), path
+            if anchor:
+                titles = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.M)
+                assert anchor in {anchor_of(title) for title in titles}, anchor
+
+
+def anchor_of(title: str) -> str:
+    """Return the anchor that GitHub gives a title."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
