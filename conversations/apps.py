@@ -9,9 +9,10 @@ class ConversationsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from conversations import checks, gates, shadow, signals  # noqa: F401  (registers checks)
+        from conversations import checks, shadow, signals  # noqa: F401  (registers checks)
+        from conversations.gates import steps
         from flags import monitor
 
         signals.connect()
-        gates.register()
+        steps.register()
         monitor.every_hour(shadow.prune)

@@ -218,7 +218,7 @@ def current_plan(conversation_id: str | None = None) -> Plan:
 def monitored() -> bool:
     """Whether performance_monitoring is on, as this process saw it last. Reads nothing."""
     known = snapshot._known
-    return known is not None and known.switches[Switch.PERFORMANCE_MONITORING]
+    return known is not None and known.switches.get(Switch.PERFORMANCE_MONITORING, False)
 
 
 def legacy_is_retired() -> bool:

@@ -197,7 +197,7 @@ def test_more_than_a_second_of_it_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         close(**options)
 
     monkeypatch.setattr(transitions.fence, "close", written_meanwhile)
-    with pytest.raises(TransitionRefused, match="than a second can verify"):
+    with pytest.raises(TransitionRefused, match="more has to be verified"):
         advance()
 
 

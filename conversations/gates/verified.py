@@ -12,11 +12,13 @@ from itertools import chain
 from conversations.batches import in_batches, out_of_step
 from conversations.gates.standing import NAMED, Steps
 from conversations.stores.registry import legacy_store
-from conversations.verification import unverified, verify
+from conversations.verification import Kind, unverified, verify
 from flags.gates import GateResult, Step
 
 # How long a gate may look while nobody can write.
 INSIDE = timedelta(seconds=1)
+# And before: more than that is for a verification at scale, which can be resumed.
+BEFORE = timedelta(minutes=1)
 
 
 class Verified:
@@ -34,7 +36,7 @@ class Verified:
         """Verify what was written since it was last verified, by us or by old code."""
         legacy = legacy_store()
         mark = legacy.mark() if legacy else ""
-        found = self._result(chain(in_batches(unverified()), out_of_step()))
+        found = self._result(chain(in_batches(unverified()), out_of_step()), within=BEFORE)
         return replace(found, evidence={**found.evidence, "mark": mark})
 
     def look_again(self, step: Step, found: GateResult) -> GateResult:
@@ -45,18 +47,24 @@ class Verified:
         counts = Counter(found.evidence["counts"]) + Counter(again.evidence["counts"])
         return replace(again, evidence={**again.evidence, "counts": dict(counts)})
 
-    def _result(self, ids: Iterable[str], within: timedelta | None = None) -> GateResult:
-        ends = None if within is None else time.monotonic() + within.total_seconds()
+    def _result(self, ids: Iterable[str], *, within: timedelta) -> GateResult:
+        ends = time.monotonic() + within.total_seconds()
         counts: Counter[str] = Counter()
         wrong: list[str] = []
         message = ""
-        for conversation_id in dict.fromkeys(ids) if within else ids:
-            if ends is not None and time.monotonic() > ends:
-                message = "more was written since it was verified than a second can verify."
+        seen: set[str] = set()
+        for conversation_id in ids:
+            if conversation_id in seen:
+                continue
+            seen.add(conversation_id)
+            if time.monotonic() > ends:
+                seconds = within.total_seconds()
+                message = f"more has to be verified than {seconds:g} s are enough for."
                 break
             (found,) = verify([conversation_id])
             counts.update(kind.name.lower() for kind in found.kinds)
-            if not found.in_order:
+            # What is in no store was deleted while we looked.
+            if not (found.in_order or found.kinds == (Kind.UNKNOWN,)):
                 wrong.append(conversation_id)
         if wrong:
             message = f"{len(wrong)} conversations are not in order."
