@@ -9,10 +9,11 @@ class ConversationsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from conversations import checks, shadow, signals  # noqa: F401  (registers checks)
+        from conversations import checks, health, shadow, signals  # noqa: F401
         from conversations.gates import steps
         from flags import monitor
 
         signals.connect()
         steps.register()
+        health.register()
         monitor.every_hour(shadow.prune)

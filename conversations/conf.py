@@ -52,6 +52,12 @@ DEFAULTS: dict[str, Any] = {
     "SOAK_TIME": timedelta(hours=24),
     # How long new_only must have been in force before legacy may be retired.
     "RETIRE_AFTER": timedelta(days=7),
+    # When `rollout health` warns and is critical: {"MINIMUM": operations below which a share says
+    # nothing, "WARNING": share of failures, "CRITICAL": share}; see flags.conf.Limits.
+    "HEALTH": {"MINIMUM": 20, "WARNING": 0.01, "CRITICAL": 0.05},
+    # Whether loads prefer the other store, where it is current, while too many of the preferred
+    # one's fail; see flags.breaker.
+    "READ_BREAKER": False,
     # No write of old code is in flight for longer than this (see stores.chunks).
     "LEGACY_SETTLES_WITHIN": timedelta(hours=1),
 }

@@ -29,7 +29,8 @@ from conversations.stores.normalized import NormalizedStore, found_row, limited_
 from conversations.stores.registry import configured_store, legacy_store
 from conversations.transactions import attempt, lost, translated
 from conversations.truth import Numbers, Truth, verdict
-from flags import metrics
+from flags import breaker, metrics
+from flags.conf import limits, read_breaker
 from flags.phases import Plan, StoreName
 from memory.selection import selected
 
@@ -193,18 +194,23 @@ class _Read:
     ) -> Loaded:
         """Read from the preferred store among those that are current."""
         failure: Exception | None = None
-        for name in read_order(plan, truth):
+        order = _in_order(read_order(plan, truth))
+        for name in order:
             try:
                 with attempt():
                     found = self._from(name, row, stale=stale)
+                _noted(order, name)
                 if found is not None:
                     if failure is not None:
-                        metrics.observe("load", plan.reads, None, error=True, fallback=True)
+                        metrics.observe("load", order[0], None, error=True, fallback=True)
+                    elif order[0] != plan.reads:
+                        metrics.observe("load", plan.reads, None, fallback=True)
                     return found
             except (Error, UnreadableState) as error:
                 if lost(conf.alias()):
                     raise
                 failure = error
+                _noted(order, name, failed=isinstance(error, Error))
                 logger.warning(
                     "conversation %s: %s did not answer (%s)",
                     self.conversation_id,
@@ -286,6 +292,19 @@ class _Read:
             hidden=(len(messages) - len(given), len(items) - len(kept)),
             stale=stale,
         )
+
+
+def _in_order(stores: tuple[StoreName, ...]) -> tuple[StoreName, ...]:
+    """Return stores that are current, the preferred one last while its reads are moved away.
+
+    Where only one is current, nothing is moved; see `flags.breaker`.
+    """
+    return breaker.reads.ordered(stores) if len(stores) > 1 and read_breaker() else stores
+
+
+def _noted(stores: tuple[StoreName, ...], name: StoreName, *, failed: bool = False) -> None:
+    if len(stores) > 1 and read_breaker():
+        breaker.reads.observed(name, failed=failed, limits=limits())
 
 
 def loaded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from django.conf import settings
@@ -48,3 +49,27 @@ def default_switches(*, strict: bool = True) -> dict[str, bool]:
             f" use {', '.join(Switch)}."
         )
     return {switch.value: bool(chosen.get(switch.value, False)) for switch in Switch}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """From which shares of failures on health warns, and is critical: `CONVERSATIONS["HEALTH"]`.
+
+    Fewer operations than `minimum` in the window say nothing.
+    """
+
+    minimum: int = 20
+    warning: float = 0.01
+    critical: float = 0.05
+
+
+def limits() -> Limits:
+    """Return the limits that the settings name, and the defaults of the others."""
+    chosen = conversations_settings().get("HEALTH") or {}
+    names = [each.name for each in fields(Limits)]
+    return Limits(**{name: chosen[name.upper()] for name in names if name.upper() in chosen})
+
+
+def read_breaker() -> bool:
+    """Return `CONVERSATIONS["READ_BREAKER"]`: whether reads may be moved; see flags.breaker."""
+    return bool(conversations_settings().get("READ_BREAKER"))

@@ -44,3 +44,7 @@ class UnknownGate(FlagsError):
 
 class HistoryIsFixed(FlagsError):
     """Transitions are records: they are never changed or deleted. Use `rollout history`."""
+
+
+class OutOfPatience(FlagsError):
+    """The database took too long to be asked everything: ask again when it answers."""

@@ -66,7 +66,8 @@ def totals(since: datetime, until: datetime | None = None) -> Mapping[tuple[str,
     if until is not None:
         rows = rows.filter(began_at__lte=until)
     found: dict[tuple[str, str], Measure] = {}
-    for row in rows.iterator():
+    # Not iterator(): its cursor on the server does not live behind a pooler in transaction mode.
+    for row in rows:
         found.setdefault((row.operation, row.store), Measure()).add(_measure(row))
     return found
 
@@ -119,11 +120,14 @@ def _write(measured: Mapping[Key, Measure]) -> None:
     with transaction.atomic(using=database_alias()):
         rows = _rows()
         rows.bulk_create(
-            [MeasuredMinute(began_at=at, operation=op, store=store) for at, op, store in measured],
+            [
+                MeasuredMinute(began_at=at, operation=op, store=store)
+                # In one order, or two processes could wait for each other; so below.
+                for at, op, store in sorted(measured)
+            ],
             ignore_conflicts=True,
         )
         (at,) = {began for began, _, _ in measured}
-        # In one order, or two processes could wait for each other.
         locked = list(rows.select_for_update().filter(began_at=at).order_by("pk"))
         changed = [row for row in locked if (at, row.operation, row.store) in measured]
         for row in changed:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,14 +15,16 @@ from typing import Any
 from django.db.models.functions import Now
 
 from flags import monitor
-from flags.conf import database_alias
+from flags.conf import SNAPSHOT_SECONDS, database_alias
 from flags.models import ReportingProcess
 from flags.phases import Phase
-from flags.records import latest
+from flags.records import Record, latest
 from flags.switches import snapshot
 
 # Who has not reported for that long is dead, or cut off.
 EXPIRY = timedelta(seconds=5 * monitor.BEAT_SECONDS)
+# By when a process that goes on has reported that it acts on a transition.
+GRACE = timedelta(seconds=2 * monitor.BEAT_SECONDS + SNAPSHOT_SECONDS)
 
 _token = uuid.uuid4().hex
 
@@ -66,6 +69,15 @@ def live() -> list[Process]:
         for row in rows
     ]
     return [process for process in found if process.age <= EXPIRY]
+
+
+def on_old_epoch(
+    found: Iterable[Process], newest: Record | None, *, now: datetime
+) -> list[Process]:
+    """Return those of the processes that should act on the latest transition by now, and do not."""
+    if newest is None or now - newest.at <= GRACE:
+        return []
+    return [process for process in found if process.epoch < newest.epoch]
 
 
 def report() -> None:

@@ -215,6 +215,12 @@ def current_plan(conversation_id: str | None = None) -> Plan:
     return settings.plan if conversation_id is None else settings.plan_for(conversation_id)
 
 
+def last_known() -> Settings:
+    """Return the settings as this process saw them last, else the defaults. Reads nothing."""
+    known = snapshot._known
+    return Settings(default_switches(strict=False)) if known is None else known
+
+
 def monitored() -> bool:
     """Whether performance_monitoring is on, as this process saw it last. Reads nothing."""
     known = snapshot._known

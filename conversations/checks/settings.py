@@ -30,6 +30,14 @@ def _share(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 1
 
 
+def _limits(value: Any) -> bool:
+    if not isinstance(value, Mapping) or set(value) - set(DEFAULTS["HEALTH"]):
+        return False
+    chosen = {**DEFAULTS["HEALTH"], **value}
+    shares = (chosen["WARNING"], chosen["CRITICAL"])
+    return _whole(1)(chosen["MINIMUM"]) and all(map(_share, shares)) and 0 < shares[0] <= shares[1]
+
+
 # What a value must be, and how to say it. LEGACY, SWITCHES and STATE_CLASS have their own checks.
 RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "DATABASE": (lambda value: isinstance(value, str), "the alias of a database"),
@@ -47,6 +55,11 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "FOREIGN_QUIET": (_duration, "a timedelta, not negative"),
     "SHADOW_READS": (_whole(0), "a whole number, 0 or more"),
     "SHADOW_SHARE": (_share, "a number from 0 to 1"),
+    "HEALTH": (
+        _limits,
+        "a mapping of MINIMUM (1 or more), WARNING and CRITICAL (shares above 0, in this order)",
+    ),
+    "READ_BREAKER": (lambda value: isinstance(value, bool), "True or False"),
 }
 
 

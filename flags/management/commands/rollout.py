@@ -5,21 +5,25 @@ from __future__ import annotations
 import getpass
 import json
 from argparse import ArgumentParser
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error
+from django.utils import timezone
 
-from flags import transitions
+from flags import processes, transitions
 from flags.exceptions import FenceBusy, FlagsError, TransitionRefused, UnknownGate
 from flags.gates import GateResult
+from flags.health import Health, Level, Operation, report
 from flags.phases import EVERYTHING, Phase, switches_for
+from flags.processes import Process
 from flags.transitions import Record
 
-# Exit codes, the same for every command of the project.
-DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 5
+# Exit codes, the same for every command of the project. WRONG: what was looked at is not as it
+# should be; of health that it is critical, so that a pipeline may stop there.
+DONE, FAILED, USAGE, WRONG, REFUSED = 0, 1, 2, 3, 5
 
 
 class Command(BaseCommand):
@@ -57,6 +61,8 @@ class Command(BaseCommand):
 
     def _status(self, *, as_json: bool, **options: Any) -> None:
         found = transitions.status()
+        live = processes.live()
+        old = processes.on_old_epoch(live, found.last, now=timezone.now())
         turn = {
             name: on for name, on in switches_for(found.phase).items() if found.switches[name] != on
         }
@@ -71,6 +77,7 @@ class Command(BaseCommand):
                     "epoch": found.last.epoch,
                     "since": found.since.isoformat(),
                     "switches": dict(found.switches),
+                    "processes": [_process(each, old=each in old) for each in live],
                 }
             )
             return
@@ -83,6 +90,22 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"mixed switches: turn {name} {'on' if on else 'off'} for {found.phase.label}"
             )
+        for each in live:
+            late = "  ON AN OLD EPOCH" if each in old else ""
+            self.stdout.write(
+                f"process {each.host}:{each.pid}  version {each.version}  {each.phase.label},"
+                f" epoch {each.epoch}, {each.age.total_seconds():.1f} s ago{late}"
+            )
+
+    def _health(self, *, as_json: bool, **options: Any) -> None:
+        found = report()
+        if as_json:
+            self._json(asdict(found))
+        else:
+            for line in _health_lines(found):
+                self.stdout.write(line)
+        if found.status == Level.CRITICAL:
+            raise CommandError("critical: see above.", returncode=WRONG)
 
     def _check(self, *, to: str | None, waive: list[str], as_json: bool, **options: Any) -> None:
         results = transitions.check(_phase(to), waive=_waived(waive))
@@ -158,6 +181,35 @@ def _line(record: Record) -> str:
     return (
         f"{record.epoch:>5}  {record.at:%Y-%m-%d %H:%M:%S %Z}  {record.kind}"
         f"  {record.source.label} to {record.target.label}{by}{why}"
+    )
+
+
+def _process(process: Process, *, old: bool) -> dict[str, Any]:
+    return {
+        **asdict(process),
+        "phase": process.phase.label,
+        "age": process.age.total_seconds(),
+        "old": old,
+    }
+
+
+def _health_lines(found: Health) -> Iterator[str]:
+    yield str(found.status)
+    for reason in found.reasons:
+        yield f"{reason.level:8} {reason.slug}: {reason.message}"
+    for store, serves in found.can_serve.items():
+        yield f"{store}: {'answers' if serves else 'DOES NOT ANSWER'}"
+    if found.operations:
+        yield "operation store          count errors fallbacks stale  per s   p50   p95   p99 ms"
+        yield from map(_operation_line, found.operations)
+
+
+def _operation_line(each: Operation) -> str:
+    times = (each.p50, each.p95, each.p99)
+    shown = " ".join(f"{'-' if t is None else f'{t * 1000:.1f}':>5}" for t in times)
+    return (
+        f"{each.operation:9} {each.store:12} {each.count:7} {each.errors:6} {each.fallbacks:9}"
+        f" {each.stale:5} {each.rate:6.1f} {shown}"
     )
 
 
@@ -244,5 +296,10 @@ _COMMANDS: tuple[tuple[str, str, _Arguments], ...] = (
     ("canary", "Let the phase be in force for a share of the conversations.", (_percent, _reason)),
     ("emergency", "Let legacy alone be written and preferred, at once.", (_reason,)),
     ("resume", "End an emergency.", (_reason, _waive)),
+    (
+        "health",
+        "Say how the stores are doing, and why; 3 is the exit code when it is critical.",
+        (),
+    ),
     ("history", "List the transitions, newest first.", (_limit,)),
 )

@@ -1,0 +1,127 @@
+"""Moving reads away from a store that keeps failing, to another one that is current.
+
+Pure but for its log: the clock is given. Each process sees for itself, in memory, whether or not
+operations are measured. It never decides about a write, and chooses only among the stores that
+it is given, which are those that hold the conversation's latest content.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from flags.conf import Limits
+
+logger = logging.getLogger("flags")
+
+# What is looked back at, as in `flags.health`, and in what steps it is forgotten.
+SPAN_SECONDS = 300.0
+SLICE_SECONDS = 10.0
+# How long a store is left alone before a single read tries it again.
+REST_SECONDS = 30.0
+
+Name = TypeVar("Name", bound=str)
+
+
+@dataclass(slots=True)
+class _Slice:
+    began: float
+    reads: int = 0
+    failed: int = 0
+
+
+@dataclass(slots=True)
+class _Circuit:
+    """What one store's reads came to lately. `opened` is when it was given up, None when not."""
+
+    slices: deque[_Slice] = field(default_factory=deque)
+    opened: float | None = None
+    next_trial: float = 0.0
+
+    def count(self, now: float, *, failed: bool) -> tuple[int, int]:
+        """Add a read. Returns: how many there were in the span, and how many failed."""
+        while self.slices and now - self.slices[0].began >= SPAN_SECONDS:
+            self.slices.popleft()
+        if not self.slices or now - self.slices[-1].began >= SLICE_SECONDS:
+            self.slices.append(_Slice(now))
+        self.slices[-1].reads += 1
+        self.slices[-1].failed += failed
+        return sum(each.reads for each in self.slices), sum(each.failed for each in self.slices)
+
+
+class Breaker:
+    """Which stores' reads fail too often, and may therefore come second."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Know nothing, as a child that was forked does: another thread may have held the lock."""
+        self._lock = threading.Lock()
+        self._circuits: dict[str, _Circuit] = {}
+
+    def opened(self) -> list[str]:
+        """Return the stores whose reads are moved away now, by name."""
+        with self._lock:
+            found = [name for name, each in self._circuits.items() if each.opened is not None]
+        return sorted(map(str, found))
+
+    def ordered(self, stores: Sequence[Name]) -> tuple[Name, ...]:
+        """Return the stores, best first, with the first one last while its reads are moved.
+
+        Once in a while one read tries it all the same. Where all others are given up as well,
+        the order is as it was.
+        """
+        first, *others = stores
+        with self._lock:
+            if not any(self._closed(name) for name in others) or self._lets_through(first):
+                return tuple(stores)
+        return (*others, first)
+
+    def observed(self, store: str, *, failed: bool, limits: Limits) -> None:
+        """Take note of a read of a store that was one of several to choose from."""
+        now = self._clock()
+        with self._lock:
+            circuit = self._circuits.setdefault(store, _Circuit())
+            if circuit.opened is not None:
+                self._tried(circuit, store, now, failed=failed)
+                return
+            reads, failures = circuit.count(now, failed=failed)
+            if not failed or reads < limits.minimum or failures / reads < limits.critical:
+                return
+            circuit.opened, circuit.next_trial = now, now + REST_SECONDS
+        logger.error("reads of %s are moved away: %s of %s failed", store, failures, reads)
+
+    def _closed(self, name: str) -> bool:
+        circuit = self._circuits.get(name)
+        return circuit is None or circuit.opened is None
+
+    def _lets_through(self, name: str) -> bool:
+        circuit, now = self._circuits.get(name), self._clock()
+        if circuit is None or circuit.opened is None:
+            return True
+        if now < circuit.next_trial:
+            return False
+        # A trial of which nothing is heard is followed by another one.
+        circuit.next_trial = now + REST_SECONDS
+        return True
+
+    def _tried(self, circuit: _Circuit, store: str, now: float, *, failed: bool) -> None:
+        if failed:
+            circuit.next_trial = now + REST_SECONDS
+            return
+        seconds = now - (circuit.opened or now)
+        circuit.opened = None
+        circuit.slices.clear()
+        logger.warning("reads of %s are no longer moved away, after %.0f s", store, seconds)
+
+
+reads = Breaker()
+os.register_at_fork(after_in_child=reads.forget)

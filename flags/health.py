@@ -1,0 +1,299 @@
+"""How the stores are doing: what was measured lately, and what the apps that know stores found.
+
+`flags` knows no store: an app that does registers a `Probe` in `ready()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from django.db import Error
+from django.utils import timezone
+
+from flags import breaker, metrics, processes, records
+from flags.conf import Limits, conversations_settings, limits
+from flags.exceptions import OutOfPatience
+from flags.measures import Measure
+from flags.patience import Patience
+from flags.phases import PLANS, Phase, Plan, Switch
+from flags.switches import Settings, last_known, stored_settings
+
+__all__ = ["Health", "Level", "Operation", "Probe", "Reason", "Window", "register", "report"]
+
+WINDOW = timedelta(minutes=5)
+# How long everything together is waited for.
+SPAN = timedelta(seconds=1)
+
+
+class Level(StrEnum):
+    """How bad it is, from good to bad.
+
+    `unknown`: nothing bad was found, but not everything could be looked at, or nothing was
+    measured because performance_monitoring is off.
+    """
+
+    HEALTHY = "healthy"
+    UNKNOWN = "unknown"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+_ORDER = list(Level)
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why it is not simply healthy.
+
+    `slug` is stable, for machines; `about` says of what: an operation and its store, such as
+    "load normalized", a store, or "". `number` is a count, or a share from 0 to 1.
+    """
+
+    slug: str
+    level: Level
+    message: str
+    number: float = 0.0
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What one operation on one store came to: counts, `rate` a second, percentiles in seconds."""
+
+    operation: str
+    store: str
+    count: int
+    errors: int
+    fallbacks: int
+    stale: int
+    mismatches: int
+    rate: float
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a report found. `can_serve` says of every store whether a read of it was answered.
+
+    `measured` says whether performance_monitoring is on; `operations` are those of whole
+    minutes from `since` on, by operation and store.
+    """
+
+    status: Level
+    can_serve: Mapping[str, bool]
+    reasons: tuple[Reason, ...]
+    operations: tuple[Operation, ...]
+    measured: bool
+    since: datetime
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a probe looks at: from `since` on, in which phase, entered at `entered` (if known).
+
+    In an emergency `phase` is the one that it overrules.
+    """
+
+    since: datetime
+    phase: Phase
+    emergency: bool = False
+    entered: datetime | None = None
+
+
+class Probe(Protocol):
+    """What an app that knows stores contributes. Reads only; each is bounded by its caller.
+
+    A read may raise django.db.Error: then its store does not serve, or its finding is unread.
+    """
+
+    def stores(self) -> Mapping[str, Callable[[], object]]:
+        """Return for every store a read, as cheap as can be, that fails where the store does."""
+
+    def findings(self, window: Window) -> Mapping[str, Callable[[], Iterable[Reason]]]:
+        """Return reads by what they look at; each gives the reasons that it found."""
+
+
+_probes: dict[str, Probe] = {}
+
+
+def register(name: str, probe: Probe) -> None:
+    """Let a probe have its say in every report."""
+    _probes[name] = probe
+
+
+def report(window: timedelta = WINDOW) -> Health:
+    """Return how the stores are doing, from what was measured and found within `window`.
+
+    Takes about a second at most, whatever is locked, slow or dead, and leaves the caller's
+    transaction as it was. Only reads. Raises: nothing for a database that fails.
+    """
+    looked = _Look(timezone.now(), window, limits())
+    can_serve = dict(looked.serving())
+    reasons = list(looked.reasons(can_serve))
+    return Health(
+        status=max((reason.level for reason in reasons), key=_ORDER.index, default=Level.HEALTHY),
+        can_serve=can_serve,
+        reasons=tuple(sorted(reasons, key=lambda reason: -_ORDER.index(reason.level))),
+        operations=tuple(looked.operations),
+        measured=looked.measured,
+        since=looked.began,
+        at=looked.now,
+    )
+
+
+class _Look:
+    """One report, as it comes about."""
+
+    def __init__(self, now: datetime, window: timedelta, limits: Limits) -> None:
+        self.now = now
+        self.since = now - window
+        # Whole minutes are measured.
+        self.began = self.since.replace(second=0, microsecond=0)
+        self.limits = limits
+        self.patience = Patience(SPAN)
+        self.unread: list[str] = []
+        self.operations: list[Operation] = []
+        self.measured = False
+
+    def serving(self) -> Iterator[tuple[str, bool]]:
+        """Yield each store's name, and whether it answered."""
+        for probe in _probes.values():
+            for name, read in probe.stores().items():
+                yield str(name), self._read(read, None) is not _FAILED
+
+    def reasons(self, can_serve: Mapping[str, bool]) -> Iterator[Reason]:
+        """Yield everything that is not as it should be, or that could not be looked at."""
+        settings = self._settings()
+        plan = _plan(settings)
+        yield from _down(plan, can_serve)
+        yield from _switched(plan)
+        newest = self._read(records.latest, "transitions")
+        last = newest if isinstance(newest, records.Record) else None
+        yield from self._found(plan, settings, last)
+        self.measured = settings.switches[Switch.PERFORMANCE_MONITORING]
+        yield from self._monitored(last)
+        for store in breaker.reads.opened():
+            message = f"this process reads {store} second: too many of its reads failed."
+            yield Reason("reads_moved", Level.WARNING, message, 1.0, store)
+        for what in dict.fromkeys(self.unread):
+            yield Reason("unread", Level.UNKNOWN, f"{what} could not be looked at.", 1.0, what)
+
+    def _settings(self) -> Settings:
+        """Return what is stored, or what this process saw last: then that is in force."""
+        found = self._read(stored_settings, "switches")
+        if isinstance(found, Settings):
+            return found
+        self.unread.append("switches")
+        return last_known()
+
+    def _found(
+        self, plan: Plan, settings: Settings, last: records.Record | None
+    ) -> Iterator[Reason]:
+        window = Window(
+            since=self.since,
+            phase=_plan(settings, overruled=False).phase,
+            emergency=plan.emergency,
+            entered=None if last is None else last.at,
+        )
+        for probe in _probes.values():
+            for what, read in probe.findings(window).items():
+                found = self._read(lambda read=read: list(read()), what)  # type: ignore[misc]
+                yield from found if isinstance(found, list) else ()
+
+    def _monitored(self, last: records.Record | None) -> Iterator[Reason]:
+        """Yield what was measured and reported, while that is done."""
+        if not self.measured:
+            message = "performance_monitoring is off: nothing is measured, no process reports."
+            yield Reason("not_measured", Level.UNKNOWN, message)
+            return
+        totals = self._read(lambda: metrics.totals(self.began), "measures")
+        if isinstance(totals, dict):
+            seconds = (self.now - self.began).total_seconds()
+            for (operation, store), measure in sorted(totals.items()):
+                self.operations.append(_operation(operation, store, measure, seconds))
+                yield from _judged(f"{operation} {store}", measure, self.limits)
+        live = self._read(processes.live, "processes")
+        if isinstance(live, list):
+            old = processes.on_old_epoch(live, last, now=self.now)
+            if old:
+                names = ", ".join(f"{each.host}:{each.pid}" for each in old[:5])
+                message = f"{len(old)} live processes act on an old transition: {names}."
+                yield Reason("old_epoch", Level.CRITICAL, message, float(len(old)))
+
+    def _read(self, work: Callable[[], object], what: str | None) -> object:
+        """Return what a read gives, `_FAILED` where it gives nothing in time."""
+        try:
+            return self.patience.read(work)
+        except (Error, OutOfPatience):
+            if what is not None:
+                self.unread.append(what)
+            return _FAILED
+
+
+_FAILED = object()
+
+
+def _plan(settings: Settings, *, overruled: bool = True) -> Plan:
+    """Return the plan in force; unless `overruled`, that behind an emergency."""
+    if not conversations_settings().get("LEGACY"):
+        return PLANS[Phase.NEW_ONLY]
+    return settings.plan if overruled else records.routed(settings)
+
+
+def _down(plan: Plan, can_serve: Mapping[str, bool]) -> Iterator[Reason]:
+    for store, serves in can_serve.items():
+        if not serves:
+            needed = store in (plan.reads, plan.decides)
+            level = Level.CRITICAL if needed else Level.WARNING
+            yield Reason("store_down", level, f"{store} does not answer.", 1.0, store)
+
+
+def _switched(plan: Plan) -> Iterator[Reason]:
+    if plan.emergency:
+        message = "emergency_rollback is on: legacy alone is written."
+        yield Reason("emergency", Level.WARNING, message, 1.0)
+    if plan.mixed:
+        message = f"the switches spell no phase; they act as {plan.phase.label}."
+        yield Reason("mixed_switches", Level.WARNING, message, 1.0)
+
+
+def _operation(operation: str, store: str, measure: Measure, seconds: float) -> Operation:
+    return Operation(
+        operation,
+        store,
+        measure.count,
+        measure.errors,
+        measure.fallbacks,
+        measure.stale,
+        measure.mismatches,
+        measure.count / seconds,
+        measure.p50,
+        measure.p95,
+        measure.p99,
+    )
+
+
+def _judged(about: str, measure: Measure, limits: Limits) -> Iterator[Reason]:
+    """Yield what a measure is too bad in; a small sample says nothing."""
+    if measure.count < limits.minimum:
+        return
+    counted = {
+        "errors": (measure.errors, "failed"),
+        "fallbacks": (measure.fallbacks, "fell back to the other store"),
+        "stale": (measure.stale, "were stale"),
+    }
+    for slug, (number, what) in counted.items():
+        share = number / measure.count
+        if share < limits.warning:
+            continue
+        critical = slug == "errors" and share >= limits.critical
+        message = f"{about}: {share:.1%} of {measure.count} {what}."
+        level = Level.CRITICAL if critical else Level.WARNING
+        yield Reason(slug, level, message, share, about)
