@@ -10,6 +10,7 @@ from asgiref.sync import iscoroutinefunction
 
 import conversations.state
 from conversations import aio, exceptions, storage
+from flags import health
 
 # Name and signature: a changed line here is a change of the API.
 FUNCTIONS = {
@@ -129,3 +130,30 @@ def test_the_states_public_names_are_these() -> None:
         "fallback",
         "committed",
     ]
+
+
+def test_the_health_api_is_exactly_this() -> None:
+    assert health.__all__ == [
+        "Health",
+        "Level",
+        "Operation",
+        "Probe",
+        "Reason",
+        "Window",
+        "register",
+        "report",
+    ]
+    assert signature(health.report) == "(window=datetime.timedelta(seconds=300))"
+    assert signature(health.register) == "(name, probe)"
+    assert list(health.Level) == ["healthy", "unknown", "warning", "critical"]
+    assert list(health.Health.__dataclass_fields__) == [
+        "status",
+        "can_serve",
+        "reasons",
+        "operations",
+        "measured",
+        "since",
+        "at",
+    ]
+    for name in health.__all__:
+        assert (inspect.getdoc(getattr(health, name)) or "").splitlines()[0].endswith(".")

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 from waffle import get_waffle_switch_model
 
+from conversations.models import ConversationConflict, ConversationState
 from conversations.storage import save_state
-from flags import transitions
+from flags import processes, transitions
 from flags.exceptions import FenceBusy
+from flags.health import report
+from flags.models import MeasuredMinute, ReportingProcess
 from flags.phases import Phase, switches_for
 from flags.switches import forced_phase, snapshot
 from flags.transitions import history, status
@@ -62,6 +66,7 @@ def test_status_says_the_phase_and_since_when() -> None:
         "epoch": status().last.epoch,
         "since": status().since.isoformat(),
         "canary": 100.0,
+        "processes": [],
         "switches": {
             **switches_for(Phase.DUAL_WRITE),
             "emergency_rollback": False,
@@ -164,3 +169,99 @@ def test_whoever_has_no_name_is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(getpass, "getuser", nameless)
     run("advance")
     assert history()[0].actor == ""
+
+
+def test_status_lists_live_processes_and_marks_those_on_an_old_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    epoch = status().last.epoch
+    values = {"version": "1.2", "phase": 1, "seen_at": timezone.now()}
+    for number, host in enumerate(["web1", "web2"]):
+        ReportingProcess.objects.create(
+            token=host, host=host, pid=7, epoch=epoch - number, **values
+        )
+    dead = {**values, "seen_at": timezone.now() - processes.EXPIRY}
+    ReportingProcess.objects.create(token="dead", host="web3", pid=7, epoch=epoch, **dead)
+    assert "OLD" not in run("status")[1], "the transition is too young to tell"
+    monkeypatch.setattr(processes, "GRACE", timedelta(seconds=-1))
+    first, second = (line for line in run("status")[1].splitlines() if "process" in line)
+    assert first.startswith(f"process web1:7  version 1.2  dual_write, epoch {epoch}, ")
+    assert first.endswith(" s ago")
+    assert second.endswith(" s ago  ON AN OLD EPOCH")
+    found = json.loads(run("status", "--json")[1])["processes"]
+    ages = [each.pop("age") for each in found]
+    assert all(0 <= age < 10 for age in ages)
+    shared = {"pid": 7, "version": "1.2", "phase": "dual_write"}
+    assert found == [
+        {"host": "web1", "epoch": epoch, "old": False, **shared},
+        {"host": "web2", "epoch": epoch - 1, "old": True, **shared},
+    ]
+
+
+def monitored() -> None:
+    get_waffle_switch_model()._base_manager.filter(name="performance_monitoring").update(
+        active=True
+    )
+
+
+def minute(**numbers: int) -> None:
+    now = timezone.now().replace(second=0, microsecond=0)
+    MeasuredMinute.objects.create(began_at=now, operation="load", store="legacy", **numbers)
+
+
+def test_health_says_how_it_is_and_why() -> None:
+    monitored()
+    minute(count=120, errors=3)
+    code, out, error = run("health")
+    assert (code, error) == (0, "")
+    rate = report().operations[0].rate
+    assert out.splitlines() == [
+        "warning",
+        "warning  errors: load legacy: 2.5% of 120 failed.",
+        "normalized: answers",
+        "legacy: answers",
+        "operation store          count errors fallbacks stale  per s   p50   p95   p99 ms",
+        f"load      legacy           120      3         0     0 {rate:6.1f}     -     -     -",
+    ]
+    data = json.loads(run("health", "--json")[1])
+    assert data["status"] == "warning"
+    assert data["can_serve"] == {"normalized": True, "legacy": True}
+    assert data["reasons"][0]["slug"] == "errors"
+    assert data["operations"][0]["count"] == 120
+    assert data["measured"] is True
+
+
+def test_health_ends_with_3_when_it_is_critical_and_only_then() -> None:
+    assert run("health")[::2] == (0, ""), "unknown, for nothing is measured"
+    monitored()
+    minute(count=20, errors=1)
+    code, out, error = run("health")
+    assert (code, error) == (3, "critical: see above.")
+    assert out.startswith("critical\ncritical errors: load legacy: 5.0% of 20 failed.\n")
+    assert run("health", "--json")[0] == 3
+
+
+def test_health_names_no_conversation() -> None:
+    only_in_legacy()
+    with forced_phase(Phase.DUAL_WRITE):
+        save_state("an id", state("a text"))
+    ConversationConflict.rows.create(
+        conversation=ConversationState.rows.get(),
+        kind="merged",
+        reason="a reason",
+        revision=1,
+        created_at=timezone.now(),
+    )
+    for arguments in (["health"], ["health", "--json"]):
+        code, out, _ = run(*arguments)
+        assert code == 3
+        assert "conflicts" in out
+        assert "an id" not in out
+        assert "a text" not in out
+
+
+def test_health_answers_where_nothing_else_does() -> None:
+    with failing(lambda sql: "SELECT" in sql):
+        code, out, _ = run("health")
+    assert code == 3
+    assert "normalized: DOES NOT ANSWER" in out
