@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models.functions import Now, TruncHour
 from django.utils import timezone
 
 from flags import monitor
@@ -33,6 +34,10 @@ _NUMBERS = tuple(each.name for each in fields(Measure) if each.name != "cells")
 # When the minute began, the operation and the store.
 Key = tuple[datetime, str, str]
 
+# Given the operation, the store, its seconds (or None) and how it ended, as `observe` is.
+Listener = Callable[[str, str, float | None, Mapping[str, bool]], object]
+
+_listeners: dict[str, Listener] = {}
 _lock = threading.Lock()
 _measured: dict[tuple[str, str], Measure] = {}
 
@@ -55,6 +60,16 @@ def observe(operation: str, store: str, seconds: float | None, **how: bool) -> N
         if measure is None:
             measure = _measured[operation, store] = Measure()
         measure.observe(seconds, **how)
+    for listener in _listeners.values():
+        listener(operation, store, seconds, how)
+
+
+def listen(name: str, listener: Listener) -> None:
+    """Tell a listener, one per name, of every operation that is counted.
+
+    It is called behind the operation, in the caller's thread, and must neither wait nor raise.
+    """
+    _listeners[name] = listener
 
 
 def totals(since: datetime, until: datetime | None = None) -> Mapping[tuple[str, str], Measure]:
@@ -65,6 +80,18 @@ def totals(since: datetime, until: datetime | None = None) -> Mapping[tuple[str,
     rows = _rows().filter(began_at__gte=_minute(since))
     if until is not None:
         rows = rows.filter(began_at__lte=until)
+    return _added(rows)
+
+
+def this_hour() -> dict[tuple[str, str], Measure]:
+    """Return what all processes measured since the full hour, by the database's clock.
+
+    The same for whoever asks, and never less than before within an hour.
+    """
+    return _added(_rows().filter(began_at__gte=TruncHour(Now(), tzinfo=UTC)))
+
+
+def _added(rows: Any) -> dict[tuple[str, str], Measure]:
     found: dict[tuple[str, str], Measure] = {}
     # Not iterator(): its cursor on the server does not live behind a pooler in transaction mode.
     for row in rows:

@@ -1,0 +1,111 @@
+"""Metrics for Prometheus, from the minutes that all processes share; see `flags.metrics`.
+
+In a host's URLs: `path("metrics/", conversations.integrations.prometheus.metrics)`. Whichever
+process answers, the numbers are the same, so no multi-process directory is needed. The view asks
+for no login: let only Prometheus reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+
+from django.db import Error
+from django.http import HttpRequest, HttpResponse
+
+from flags.exceptions import OutOfPatience
+from flags.health import SPAN, Level, report
+from flags.measures import BOUNDS, Measure
+from flags.metrics import this_hour
+from flags.patience import Patience
+from flags.views import for_machines
+
+try:
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+        Metric,
+    )
+    from prometheus_client.registry import Collector
+except ImportError as error:
+    raise ImportError(
+        "conversations.integrations.prometheus needs prometheus-client:"
+        " pip install 'django-conversation-store[prometheus]'."
+    ) from error
+
+LABELS = ("operation", "store")
+# What is counted of operations: the attribute of a measure, and what it says.
+COUNTED: Mapping[str, str] = {
+    "count": "Operations on conversations.",
+    "errors": "Operations that failed.",
+    "fallbacks": "Operations for which the other store stood in.",
+    "stale": "Loads whose state was marked stale.",
+    "mismatches": "Loads that differed from the other store.",
+}
+# The last bound of a histogram.
+ABOVE = "+Inf"
+
+
+@for_machines
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Return everything in the text format of Prometheus.
+
+    Counters begin anew with every full hour (UTC, by the database's clock), which Prometheus
+    takes for the restart of a process; a scrape then reads an hour's minutes, not a month's.
+    Where the database does not answer, health says so, and the counters are left out.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Shared())
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+class _Shared(Collector):
+    """What the database says at the moment of a scrape."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _health()
+        try:
+            totals = Patience(SPAN).read(this_hour)
+        except (Error, OutOfPatience):
+            return
+        yield from _operations(totals)
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: else a registry would collect once only to learn the names."""
+        return []
+
+
+def _health() -> Iterator[Metric]:
+    found = report()
+    status = GaugeMetricFamily(
+        "conversations_health", "1 for the status that holds, 0 for the others.", labels=["status"]
+    )
+    for level in Level:
+        status.add_metric([str(level)], float(level == found.status))
+    stores = GaugeMetricFamily(
+        "conversations_store_up", "Whether a read of the store was answered.", labels=["store"]
+    )
+    for store, serves in found.can_serve.items():
+        stores.add_metric([store], float(serves))
+    yield from (status, stores)
+
+
+def _operations(totals: Mapping[tuple[str, str], Measure]) -> Iterator[Metric]:
+    for name, text in COUNTED.items():
+        what = "operations" if name == "count" else f"operation_{name}"
+        family = CounterMetricFamily(f"conversations_{what}", text, labels=LABELS)
+        for labels, measure in totals.items():
+            family.add_metric(labels, getattr(measure, name))
+        yield family
+    seconds = HistogramMetricFamily(
+        "conversations_operation_seconds", "How long operations took.", labels=LABELS
+    )
+    bounds = [*map(str, BOUNDS), ABOVE]
+    for labels, measure in totals.items():
+        cumulated = accumulate(measure.cells)
+        seconds.add_metric(
+            labels, [*zip(bounds, map(float, cumulated), strict=True)], measure.seconds
+        )
+    yield seconds
