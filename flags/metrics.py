@@ -29,6 +29,7 @@ from flags.switches import monitored
 
 KEPT = timedelta(days=30)
 MINUTE = timedelta(minutes=1)
+_KEY = ("operation", "store")
 _NUMBERS = tuple(each.name for each in fields(Measure) if each.name != "cells")
 
 # When the minute began, the operation and the store.
@@ -92,10 +93,14 @@ def this_hour() -> dict[tuple[str, str], Measure]:
 
 
 def _added(rows: Any) -> dict[tuple[str, str], Measure]:
+    """Add up minutes. No instances: a week of them are 120,000, and would take 3.5 s, not 1.3."""
     found: dict[tuple[str, str], Measure] = {}
     # Not iterator(): its cursor on the server does not live behind a pooler in transaction mode.
-    for row in rows:
-        found.setdefault((row.operation, row.store), Measure()).add(_measure(row))
+    for operation, store, cells, *numbers in rows.values_list(*_KEY, "cells", *_NUMBERS):
+        minute = Measure(**dict(zip(_NUMBERS, numbers, strict=True)))
+        if cells:
+            minute.cells = json.loads(cells)
+        found.setdefault((operation, store), Measure()).add(minute)
     return found
 
 

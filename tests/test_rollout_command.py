@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import io
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
