@@ -20,6 +20,7 @@ from flags.exceptions import OutOfPatience
 from flags.measures import Measure
 from flags.patience import Patience
 from flags.phases import PLANS, Phase, Plan, Switch
+from flags.processes import Process
 from flags.switches import Settings, last_known, stored_settings
 
 __all__ = ["Health", "Level", "Operation", "Probe", "Reason", "Window", "register", "report"]
@@ -27,6 +28,8 @@ __all__ = ["Health", "Level", "Operation", "Probe", "Reason", "Window", "registe
 WINDOW = timedelta(minutes=5)
 # How long everything together is waited for.
 SPAN = timedelta(seconds=1)
+# How many processes a message names.
+NAMED = 5
 
 
 class Level(StrEnum):
@@ -82,13 +85,16 @@ class Health:
     """What a report found. `can_serve` says of every store whether a read of it was answered.
 
     `measured` says whether performance_monitoring is on; `operations` are those of whole
-    minutes from `since` on, by operation and store.
+    minutes from `since` on, by operation and store; `processes` are those that are alive, and
+    `outdated` those of them that act on an old transition.
     """
 
     status: Level
     can_serve: Mapping[str, bool]
     reasons: tuple[Reason, ...]
     operations: tuple[Operation, ...]
+    processes: tuple[Process, ...]
+    outdated: tuple[Process, ...]
     measured: bool
     since: datetime
     at: datetime
@@ -142,6 +148,8 @@ def report(window: timedelta = WINDOW) -> Health:
         can_serve=can_serve,
         reasons=tuple(sorted(reasons, key=lambda reason: -_ORDER.index(reason.level))),
         operations=tuple(looked.operations),
+        processes=tuple(looked.live),
+        outdated=tuple(looked.outdated),
         measured=looked.measured,
         since=looked.began,
         at=looked.now,
@@ -160,6 +168,8 @@ class _Look:
         self.patience = Patience(SPAN)
         self.unread: list[str] = []
         self.operations: list[Operation] = []
+        self.live: list[Process] = []
+        self.outdated: list[Process] = []
         self.measured = False
 
     def serving(self) -> Iterator[tuple[str, bool]]:
@@ -221,11 +231,12 @@ class _Look:
                 yield from _judged(f"{operation} {store}", measure, self.limits)
         live = self._read(processes.live, "processes")
         if isinstance(live, list):
-            old = processes.on_old_epoch(live, last, now=self.now)
-            if old:
-                names = ", ".join(f"{each.host}:{each.pid}" for each in old[:5])
-                message = f"{len(old)} live processes act on an old transition: {names}."
-                yield Reason("old_epoch", Level.CRITICAL, message, float(len(old)))
+            self.live = live
+            self.outdated = processes.on_old_epoch(live, last, now=self.now)
+        if self.outdated:
+            names = ", ".join(f"{each.host}:{each.pid}" for each in self.outdated[:NAMED])
+            message = f"{len(self.outdated)} live processes act on an old transition: {names}."
+            yield Reason("old_epoch", Level.CRITICAL, message, float(len(self.outdated)))
 
     def _read(self, work: Callable[[], object], what: str | None) -> object:
         """Return what a read gives, `_FAILED` where it gives nothing in time."""

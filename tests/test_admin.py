@@ -33,6 +33,7 @@ from conversations.exceptions import StorageUnavailable
 from conversations.models import (
     ConversationConflict,
     ConversationMessage,
+    ConversationMismatch,
     ConversationRedaction,
     ConversationState,
     ConversationTombstone,
@@ -53,6 +54,7 @@ from memory.models import MemoryChunk, MemoryContextItem, MemoryMetadata
 MODELS = [
     ConversationConflict,
     ConversationMessage,
+    ConversationMismatch,
     ConversationRedaction,
     ConversationState,
     ConversationTombstone,
@@ -188,6 +190,14 @@ def test_one_row_of_every_model_has_a_page(operator: Client, owner: User, model:
     if model is ConversationTombstone:
         ConversationTombstone.rows.create(
             conversation_id="gone", deleted_at=row.updated_at, reason="deleted"
+        )
+    if model is ConversationMismatch:
+        ConversationMismatch.rows.create(
+            conversation_id="c",
+            seen_at=row.updated_at,
+            phase=1,
+            revision=1,
+            places='["conversation_history[0].content"]',
         )
     if model in (SyncRun, SyncBatch):
         runs.begin("tables")
@@ -1047,7 +1057,7 @@ def test_mixed_switches_are_named_with_what_to_turn(operator: Client, switches: 
 
 
 def test_switches_that_cannot_be_read_are_not_guessed(operator: Client, switches: Any) -> None:
-    with mock.patch("flags.admin.stored_settings", return_value=None):
+    with mock.patch("flags.admin.switches.stored_settings", return_value=None):
         response = operator.get(reverse("admin:waffle_switch_changelist"))
     assert response.status_code == 200
     assert "flags-phase" not in text_of(response)

@@ -151,6 +151,8 @@ def test_the_health_api_is_exactly_this() -> None:
         "can_serve",
         "reasons",
         "operations",
+        "processes",
+        "outdated",
         "measured",
         "since",
         "at",

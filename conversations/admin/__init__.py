@@ -3,6 +3,7 @@
 from conversations.admin.records import (
     ConflictAdmin,
     MessageAdmin,
+    MismatchAdmin,
     RedactionAdmin,
     TombstoneAdmin,
 )
@@ -12,6 +13,7 @@ __all__ = [
     "ConflictAdmin",
     "ConversationAdmin",
     "MessageAdmin",
+    "MismatchAdmin",
     "RedactionAdmin",
     "TombstoneAdmin",
 ]

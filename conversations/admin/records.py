@@ -11,11 +11,13 @@ from conversations.codec import decode_message
 from conversations.models import (
     ConversationConflict,
     ConversationMessage,
+    ConversationMismatch,
     ConversationRedaction,
     ConversationTombstone,
     SyncBatch,
     SyncRun,
 )
+from flags.phases import Phase
 from memory.admin.models import (
     CONVERSATION_TEXTS,
     ConversationLinkMixin,
@@ -170,6 +172,38 @@ class ConflictAdmin(ConversationLinkMixin, ReadOnlyAdmin):
     def full_detail(self, conflict: Any) -> Any:
         """Return the record."""
         return preformatted(shown_json(conflict.detail))
+
+
+@admin.register(ConversationMismatch)
+class MismatchAdmin(ReadOnlyAdmin):
+    """Loads that differed from the other store: where, never what."""
+
+    list_display = ("id", "conversation_id", "in_phase", "revision", "seen_at")
+    list_filter = ("seen_at",)
+    search_fields = ("conversation_id__exact",)
+    search_help_text = "The exact id of a conversation."
+    ordering = ("-id",)
+    large_columns = ("places",)
+    fields = (
+        "conversation_id",
+        "in_phase",
+        "revision",
+        "that_differ",
+        "tables_hash",
+        "legacy_hash",
+        "seen_at",
+    )
+    readonly_fields = fields
+
+    @admin.display(description="phase", ordering="phase")
+    def in_phase(self, mismatch: Any) -> str:
+        """Return the label of the phase in which it was found."""
+        return Phase(mismatch.phase).label
+
+    @admin.display(description="places that differ")
+    def that_differ(self, mismatch: Any) -> Any:
+        """Return the fields and places, the first 20 of them."""
+        return preformatted(shown_json(mismatch.places))
 
 
 @admin.register(ConversationRedaction)

@@ -11,8 +11,7 @@ from waffle import get_waffle_switch_model
 from waffle.admin import SwitchAdmin
 
 from flags.conf import conversations_settings
-from flags.models import Transition
-from flags.phases import HELP_TEXTS, Phase, Plan, Switch, switches_for
+from flags.phases import HELP_TEXTS, Plan, Switch, switches_for
 from flags.switches import stored_settings
 
 
@@ -105,36 +104,6 @@ class RoutingSwitchAdmin(SwitchAdmin):
         """Show the phase above the form."""
         context = {"switches": phase_notice(), **(extra_context or {})}
         return super().change_view(request, object_id, form_url, context)
-
-
-@admin.register(Transition)
-class TransitionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """The history of the rollout, to be read: `manage.py rollout` makes the steps."""
-
-    list_display = ("id", "at", "kind", "source", "target", "actor", "reason")
-    list_filter = ("kind", "at")
-    ordering = ("-id",)
-    fields = ("at", "kind", "source", "target", "actor", "reason", "switches", "gates")
-    readonly_fields = fields
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    @admin.display(description="from", ordering="from_phase")
-    def source(self, row: Transition) -> str:
-        """Return the label of the phase that was left."""
-        return Phase(row.from_phase).label
-
-    @admin.display(description="to", ordering="to_phase")
-    def target(self, row: Transition) -> str:
-        """Return the label of the phase that was entered."""
-        return Phase(row.to_phase).label
 
 
 def register(site: admin.AdminSite) -> None:

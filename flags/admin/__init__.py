@@ -1,0 +1,6 @@
+"""The admin of the rollout: switches, transitions, processes, and how the stores are doing."""
+
+from flags.admin.rollout import ProcessAdmin, TransitionAdmin
+from flags.admin.switches import register
+
+__all__ = ["ProcessAdmin", "TransitionAdmin", "register"]
