@@ -493,6 +493,18 @@ def test_what_was_measured_survives_the_callers_rollback() -> None:
     assert not ConversationState.rows.exists()
 
 
+def test_minutes_are_made_in_one_order() -> None:
+    """Else two processes that begin a minute together could wait for each other's rows."""
+    snapshot.refresh()
+    for operation in ("save", "load", "append"):
+        for store in ("normalized", "legacy"):
+            metrics.observe(operation, store, 0.001)
+    metrics.flush()
+    made = list(MeasuredMinute.objects.order_by("pk").values_list("operation", "store"))
+    assert made == sorted(made)
+    assert len(made) == 6
+
+
 def test_unmonitored_operations_ask_nothing_and_start_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

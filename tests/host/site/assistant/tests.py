@@ -47,6 +47,13 @@ class WheelTests(TransactionTestCase):
             self.say("/say-and-fail/c1", "two")
         self.assertEqual(self.said("c1"), [message("one")])
 
+    def test_health_is_asked_without_a_login(self):
+        for client in (Client(), AsyncClient()):
+            found = client.get("/health/")
+            found = asyncio.run(found) if asyncio.iscoroutine(found) else found
+            self.assertEqual(found.status_code, 200)
+            self.assertEqual(found.json(), {"status": "unknown", "reasons": ["not_measured"]})
+
     def test_an_asynchronous_view_commits(self):
         async def talk():
             client = AsyncClient()
