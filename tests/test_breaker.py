@@ -240,6 +240,12 @@ def test_it_does_nothing_unless_asked_for(loads: Breaker, settings: Any) -> None
     assert loads.opened() == []
 
 
+def test_turned_off_it_moves_nothing_any_more(loads: Breaker, settings: Any) -> None:
+    open_it(loads)
+    settings.CONVERSATIONS = {**settings.CONVERSATIONS, "READ_BREAKER": False}
+    assert load_state("c").load_info.store == "normalized"
+
+
 def test_a_team_without_legacy_has_nothing_to_move_to(loads: Breaker, settings: Any) -> None:
     save_state("d", state("a"))
     settings.CONVERSATIONS = {"READ_BREAKER": True, "REQUIRE_OWNER": False}

@@ -22,9 +22,11 @@ from conversations.checks.settings import check_settings
 from conversations.models import ConversationConflict, ConversationMismatch, ConversationState
 from conversations.storage import load_state, save_state
 from flags import metrics, monitor, processes, transitions
+from flags.exceptions import OutOfPatience
 from flags.health import Health, Level, Reason, report
 from flags.measures import Measure
 from flags.models import MeasuredMinute, ReportingProcess
+from flags.patience import Patience
 from flags.phases import Phase, Switch
 from flags.switches import forced_phase, snapshot
 from tests.blobs.models import TextSession
@@ -374,6 +376,14 @@ def test_a_callers_transaction_is_left_as_it_was() -> None:
             cursor.execute("SHOW statement_timeout")
             assert cursor.fetchone() == ("0",)
     assert load_state("c").conversation_history == state("a").conversation_history
+
+
+def test_nothing_is_asked_once_the_time_is_up() -> None:
+    """A timeout of nothing would be none at all."""
+    asked: list[int] = []
+    with pytest.raises(OutOfPatience):
+        Patience(timedelta(0)).read(lambda: asked.append(1))
+    assert asked == []
 
 
 @committed
