@@ -18,11 +18,13 @@ from conversations.models import (
     ConversationMismatch,
     ConversationState,
 )
-from conversations.stores.registry import legacy_store
+from conversations.stores.base import LegacyStore
+from conversations.stores.registry import configured_store
 from flags import health
 from flags.conf import SNAPSHOT_SECONDS
 from flags.health import Level, Reason, Window
 from flags.phases import Phase, StoreName
+from flags.switches import last_known_retirement
 from memory.models import MemoryContextItem
 
 # A count stops here: more of it says nothing new.
@@ -39,14 +41,14 @@ class ConversationsProbe:
     def stores(self) -> Mapping[str, Callable[[], object]]:
         """Return the reads that show that a store serves."""
         reads: dict[str, Callable[[], object]] = {StoreName.NORMALIZED: _ask_tables}
-        legacy = legacy_store()
+        legacy = _legacy()
         if legacy is not None:
             reads[StoreName.LEGACY] = partial(legacy.owner, NOBODY)
         return reads
 
     def findings(self, window: Window) -> Mapping[str, Callable[[], Iterable[Reason]]]:
-        """Return what to look for in a phase; a team without legacy has nothing to compare."""
-        if legacy_store() is None:
+        """Return what to look for in a phase; without legacy there is nothing to compare."""
+        if _legacy() is None:
             return {}
         looks: dict[str, Callable[[], Iterable[Reason]]] = {
             "conflicts": partial(_conflicts, window),
@@ -60,6 +62,11 @@ class ConversationsProbe:
 def register() -> None:
     """Register the probe; called once from `ConversationsConfig.ready`."""
     health.register("conversations", ConversationsProbe())
+
+
+def _legacy() -> LegacyStore | None:
+    """Return the store to migrate from, None where there is none (any more). Reads nothing."""
+    return None if last_known_retirement() else configured_store()
 
 
 def _ask_tables() -> None:

@@ -21,7 +21,7 @@ from flags.measures import Measure
 from flags.patience import Patience
 from flags.phases import PLANS, Phase, Plan, Switch
 from flags.processes import Process
-from flags.switches import Settings, last_known, stored_settings
+from flags.switches import Settings, last_known, snapshot
 
 __all__ = ["Health", "Level", "Operation", "Probe", "Reason", "Window", "register", "report"]
 
@@ -114,8 +114,9 @@ class Window:
 
 
 class Probe(Protocol):
-    """What an app that knows stores contributes. Reads only; each is bounded by its caller.
+    """What an app that knows stores contributes: reads, each of which is bounded by its caller.
 
+    Its methods only name them, from what this process saw last of the switches, which is fresh.
     A read may raise django.db.Error: then its store does not serve, or its finding is unread.
     """
 
@@ -171,6 +172,10 @@ class _Look:
         self.live: list[Process] = []
         self.outdated: list[Process] = []
         self.measured = False
+        # What was seen last is in force where it cannot be read now. The probes rely on it, too.
+        if self._read(snapshot.refresh, None) is not True:
+            self.unread.append("switches")
+        self.settings = last_known()
 
     def serving(self) -> Iterator[tuple[str, bool]]:
         """Yield each store's name, and whether it answered."""
@@ -180,14 +185,13 @@ class _Look:
 
     def reasons(self, can_serve: Mapping[str, bool]) -> Iterator[Reason]:
         """Yield everything that is not as it should be, or that could not be looked at."""
-        settings = self._settings()
-        plan = _plan(settings)
+        plan = _plan(self.settings)
         yield from _down(plan, can_serve)
         yield from _switched(plan)
         newest = self._read(records.latest, "transitions")
         last = newest if isinstance(newest, records.Record) else None
-        yield from self._found(plan, settings, last)
-        self.measured = settings.switches[Switch.PERFORMANCE_MONITORING]
+        yield from self._found(plan, last)
+        self.measured = self.settings.switches[Switch.PERFORMANCE_MONITORING]
         yield from self._monitored(last)
         for store in breaker.reads.opened():
             message = f"this process reads {store} second: too many of its reads failed."
@@ -195,20 +199,10 @@ class _Look:
         for what in dict.fromkeys(self.unread):
             yield Reason("unread", Level.UNKNOWN, f"{what} could not be looked at.", 1.0, what)
 
-    def _settings(self) -> Settings:
-        """Return what is stored, or what this process saw last: then that is in force."""
-        found = self._read(stored_settings, "switches")
-        if isinstance(found, Settings):
-            return found
-        self.unread.append("switches")
-        return last_known()
-
-    def _found(
-        self, plan: Plan, settings: Settings, last: records.Record | None
-    ) -> Iterator[Reason]:
+    def _found(self, plan: Plan, last: records.Record | None) -> Iterator[Reason]:
         window = Window(
             since=self.since,
-            phase=_plan(settings, overruled=False).phase,
+            phase=_plan(self.settings, overruled=False).phase,
             emergency=plan.emergency,
             entered=None if last is None else last.at,
         )

@@ -221,6 +221,11 @@ def last_known() -> Settings:
     return Settings(default_switches(strict=False)) if known is None else known
 
 
+def last_known_retirement() -> bool:
+    """Whether legacy was given up, as this process saw it last. Reads nothing."""
+    return snapshot._retired
+
+
 def monitored() -> bool:
     """Whether performance_monitoring is on, as this process saw it last. Reads nothing."""
     known = snapshot._known

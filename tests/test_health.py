@@ -25,7 +25,7 @@ from flags import metrics, monitor, processes, transitions
 from flags.exceptions import OutOfPatience
 from flags.health import Health, Level, Reason, report
 from flags.measures import Measure
-from flags.models import MeasuredMinute, ReportingProcess
+from flags.models import MeasuredMinute, ReportingProcess, Transition
 from flags.patience import Patience
 from flags.phases import Phase, Switch
 from flags.switches import forced_phase, snapshot
@@ -272,6 +272,18 @@ def test_a_team_without_legacy_has_one_store(settings: Any) -> None:
     settings.CONVERSATIONS = {}
     found = report()
     assert (found.status, found.can_serve) == (Level.HEALTHY, {"normalized": True})
+
+
+def test_a_legacy_that_was_given_up_is_not_asked_any_more() -> None:
+    enter(Phase.NEW_ONLY)
+    conflict("merged")
+    assert said(report()) == [("conflicts", "critical")]
+    last = Transition.objects.order_by("-pk").values("switches", "from_phase", "to_phase")[0]
+    Transition(at=timezone.now(), kind="retired", **last).save()
+    with failing(touches_legacy) as failed:
+        found = report()
+    assert (found.reasons, found.can_serve) == ((), {"normalized": True})
+    assert failed == []
 
 
 @pytest.mark.parametrize("down", [False, True])
