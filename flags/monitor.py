@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from django.db import Error, connections
+from django.db import Error, InterfaceError, OperationalError, connections
 
 from flags.conf import database_alias
 from flags.switches import monitored
@@ -96,14 +96,39 @@ def stop() -> None:
 
 
 def beat() -> None:
-    """Report this process and write what it measured, now and on this thread's connection."""
-    global _hour_began
-    for work in _every_beat:
+    """Report this process and write what it measured, now and on this thread's connection.
+
+    Raises: the first error of the database, after everything was tried.
+    """
+    failures = [_failure(work) for work in (*_every_beat, _do_deferred, _do_hourly)]
+    for failure in failures:
+        if failure is not None:
+            raise failure
+
+
+def _failure(work: Work) -> Error | None:
+    """Do one thing; what fails keeps nothing else from being done."""
+    try:
         work()
+    except Error as error:
+        return error
+    return None
+
+
+def _do_deferred() -> None:
     while _waiting:
-        # Taken off only when it is done.
-        _waiting[0]()
+        try:
+            _waiting[0]()
+        except (OperationalError, InterfaceError):
+            # The database does not answer: it is tried again at the next beat.
+            raise
+        except Error as error:
+            logger.warning("a record that cannot be written was dropped: %s", type(error).__name__)
         _waiting.popleft()
+
+
+def _do_hourly() -> None:
+    global _hour_began
     if time.monotonic() - _hour_began >= HOUR_SECONDS:
         for work in _every_hour:
             work()

@@ -27,7 +27,6 @@ AWAITED = {
     "conversations sync --estimate",
     "conversations verify --sample",
     "conversations verify --workers",
-    "rollout health",
 }
 
 

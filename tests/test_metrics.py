@@ -119,6 +119,12 @@ def test_a_leg_that_fails_is_an_error_of_its_store() -> None:
     assert found["append", "normalized"].errors == 0
 
 
+def test_a_list_that_fails_is_an_error() -> None:
+    with failing(touches_rows), pytest.raises(StorageUnavailable):
+        list_conversations(None)
+    assert (counted()["list", "normalized"].errors) == 1
+
+
 def test_a_load_that_fell_back_is_an_error_of_the_store_that_was_asked_first() -> None:
     with forced_phase(Phase.NEW_READS):
         save_state("c", state("a"))

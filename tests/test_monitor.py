@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import DataError, OperationalError, connection, transaction
 from django.utils import timezone
 
 from conversations.storage import append_messages, save_state
@@ -156,6 +156,25 @@ def test_what_is_deferred_is_done_later_and_kept_if_it_fails() -> None:
 
     monitor.defer(work)
     until_true(lambda: done == [1])
+
+
+def test_one_thing_that_fails_keeps_nothing_else_from_being_done(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    done: list[str] = []
+
+    def too_long() -> None:
+        raise DataError("value too long")
+
+    monitor.defer(too_long)
+    monitor.defer(lambda: done.append("deferred"))
+    metrics.observe("save", "legacy", 0.01)
+    with failing(lambda sql: "rollout_measures" in sql), pytest.raises(OperationalError):
+        monitor.beat()
+    assert done == ["deferred"]
+    assert live()
+    assert "cannot be written was dropped: DataError" in caplog.text
 
 
 def test_what_waits_is_bounded(

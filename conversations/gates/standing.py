@@ -15,12 +15,17 @@ NAMED = 20
 
 @dataclass(frozen=True, slots=True)
 class StandingGate:
-    """A gate that looks the same way twice, because it is quick."""
+    """A gate that looks the same way twice, unless what it found does not change in between.
+
+    `once` is for what takes long, and for what a moment more or less says nothing about: writers
+    wait while a gate looks again.
+    """
 
     name: str
     steps: Steps
     finds: Callable[[Step], GateResult]
     rehearsals_only: bool = False
+    once: bool = False
 
     def guards(self, step: Step) -> bool:
         asked = step.rehearsed or not self.rehearsals_only
@@ -30,4 +35,4 @@ class StandingGate:
         return self.finds(step)
 
     def look_again(self, step: Step, found: GateResult) -> GateResult:
-        return self.finds(step)
+        return found if self.once else self.finds(step)

@@ -25,14 +25,17 @@ def register() -> None:
         (INTO_TABLES | RESUMED, "round_trip", installation.round_trip),
         (INTO_TABLES, "processes", installation.reporting),
         (INTO_READS, "rehearsed", traffic.rehearsed),
+        (ONWARDS, "soak", traffic.soaked),
+        (ONWARDS | BACK_TO_LEGACY, "legacy_current", traffic.legacy_current),
+    ):
+        gates.register(StandingGate(name, steps, finds))
+    for steps, name, finds in (
         (INTO_READS, "shadow_reads", traffic.shadow_reads),
         (INTO_READS, "errors", traffic.errors),
         (INTO_READS, "latency", traffic.latency),
         (INTO_READS, "foreign_writes", traffic.foreign_writes),
-        (ONWARDS, "soak", traffic.soaked),
         (ONWARDS, "no_fallbacks", traffic.no_fallbacks),
-        (ONWARDS | BACK_TO_LEGACY, "legacy_current", traffic.legacy_current),
     ):
-        gates.register(StandingGate(name, steps, finds))
+        gates.register(StandingGate(name, steps, finds, once=True))
     gates.register(StandingGate("drill", BACK, installation.drill, rehearsals_only=True))
     gates.register(Verified(INTO_READS | ONWARDS))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from time import perf_counter
 from typing import Any
 
 from django.utils import timezone
@@ -15,10 +14,10 @@ from conversations.exceptions import ConversationNotFound, InvalidState
 from conversations.owners import owner_key
 from conversations.reading import at_truth
 from conversations.storage.arguments import checked_id, checked_size
+from conversations.storage.measuring import measured_list
 from conversations.stores.base import NEVER, Summary
 from conversations.stores.combined import Position, summaries
 from conversations.transactions import attempt, translated
-from flags import metrics
 from flags.phases import StoreName
 
 
@@ -68,11 +67,12 @@ def list_conversations(
 
 
 def _summaries(owner: str | None, *, before: Position | None = None, limit: int) -> list[Summary]:
-    started = perf_counter()
+    return measured_list(lambda: _asked(owner, before, limit))
+
+
+def _asked(owner: str | None, before: Position | None, limit: int) -> list[Summary]:
     with translated("of a user"), attempt():
-        found = summaries(owner, before=before, limit=limit)
-    metrics.observe("list", StoreName.NORMALIZED, perf_counter() - started)
-    return found
+        return summaries(owner, before=before, limit=limit)
 
 
 def _cursor(summary: Summary) -> str:

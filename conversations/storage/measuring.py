@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
+from typing import TypeVar
 
 from conversations import conf
 from conversations.exceptions import StorageUnavailable
@@ -11,7 +12,9 @@ from conversations.operations import Outcome
 from conversations.reading import Loaded
 from conversations.routing import plan_for
 from flags import metrics
-from flags.phases import Plan
+from flags.phases import Plan, StoreName
+
+Listed = TypeVar("Listed")
 
 
 def measured_write(operation: str, conversation_id: str, write: Callable[[], Outcome]) -> Outcome:
@@ -48,6 +51,20 @@ def measured_read(conversation_id: str, read: Callable[[], Loaded | None]) -> Lo
         metrics.observe("load", _plan(conversation_id).reads, seconds)
     else:
         metrics.observe("load", found.info.store, seconds, stale=found.info.stale)
+    return found
+
+
+def measured_list(read: Callable[[], Listed]) -> Listed:
+    """List; count it for the tables, which every list asks first."""
+    if not metrics.enabled():
+        return read()
+    started = perf_counter()
+    try:
+        found = read()
+    except StorageUnavailable:
+        metrics.observe("list", StoreName.NORMALIZED, perf_counter() - started, error=True)
+        raise
+    metrics.observe("list", StoreName.NORMALIZED, perf_counter() - started)
     return found
 
 
