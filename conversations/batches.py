@@ -52,7 +52,7 @@ def conversation_ids(ids: Iterable[str] | None = None) -> Iterator[str]:
         yield from dict.fromkeys(ids)
         return
     yield from in_batches(ConversationState.rows.using(conf.alias()))
-    yield from _only_in_legacy()
+    yield from only_in_legacy()
 
 
 def in_batches(rows: QuerySet[ConversationState]) -> Iterator[str]:
@@ -76,10 +76,10 @@ def out_of_step() -> Iterator[str]:
     while page := probed_rows(legacy.probe(), after=last, limit=BATCH):
         yield from (name for _, name, known, now in page if legacy.judge(now, known) != known)
         last = page[-1][0]
-    yield from _only_in_legacy()
+    yield from only_in_legacy()
 
 
-def _only_in_legacy() -> Iterator[str]:
+def only_in_legacy() -> Iterator[str]:
     """Yield what legacy alone holds; ids of deleted conversations among them."""
     legacy = configured_store()
     if legacy is None:
@@ -88,13 +88,14 @@ def _only_in_legacy() -> Iterator[str]:
     while True:
         # Compared by the database alone: Python's order of texts is not that of a collation.
         page = legacy.ids(after=after, limit=BATCH)
-        known = _known(page)
-        yield from (found for found in page if found not in known)
+        in_tables = known(page)
+        yield from (found for found in page if found not in in_tables)
         if len(page) < BATCH:
             return
         after = page[-1]
 
 
-def _known(ids: Sequence[str]) -> set[str]:
+def known(ids: Sequence[str]) -> set[str]:
+    """Return those ids that have a row in the tables."""
     rows = ConversationState.rows.using(conf.alias()).filter(conversation_id__in=ids)
     return set(rows.values_list("conversation_id", flat=True))

@@ -58,6 +58,11 @@ DEFAULTS: dict[str, Any] = {
     # Whether loads prefer the other store, where it is current, while too many of the preferred
     # one's fail; see flags.breaker.
     "READ_BREAKER": False,
+    # A sync and a verification wait while a replica is further behind than this (PostgreSQL;
+    # seen by a role that may see other sessions, such as a member of pg_monitor), and while live
+    # saves take more than so many times what they took in the hour before (see runs.throttle).
+    "SYNC_MAX_REPLICA_LAG": timedelta(seconds=10),
+    "SYNC_MAX_SLOWDOWN": 2.0,
     # No write of old code is in flight for longer than this (see stores.chunks).
     "LEGACY_SETTLES_WITHIN": timedelta(hours=1),
 }

@@ -4,12 +4,17 @@
 class ConversationStoreError(Exception):
     """The conversation store could not do what it was asked; see the subclass for what to do."""
 
+    # What a report calls it: a slug that never changes, by which failures are told apart.
+    reason_class = "error"
+
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or " ".join((type(self).__doc__ or "").split()))
 
 
 class InvalidState(ConversationStoreError, ValueError):
     """The state cannot be kept: correct the value named in the message and save again."""
+
+    reason_class = "invalid"
 
     def __init__(self, message: str | None = None, *, path: str = "") -> None:
         self.path = path
@@ -19,13 +24,19 @@ class InvalidState(ConversationStoreError, ValueError):
 class InvalidOwner(ConversationStoreError, ValueError):
     """The user id names no user: pass a user, or the primary key of an existing one."""
 
+    reason_class = "invalid_owner"
+
 
 class ConversationNotFound(ConversationStoreError, LookupError):
     """There is no such conversation for this user: check the id and the user_id."""
 
+    reason_class = "not_found"
+
 
 class ConversationDeleted(ConversationNotFound):
     """The conversation was deleted, and its id is never used again: create a new conversation."""
+
+    reason_class = "deleted"
 
 
 class MessageNotFound(ConversationStoreError, LookupError):
@@ -39,9 +50,17 @@ class KeyReused(ConversationStoreError, ValueError):
 class StorageUnavailable(ConversationStoreError):
     """A store that may hold this conversation did not answer: try again, nothing was changed."""
 
+    reason_class = "unanswered"
+
 
 class UnreadableState(StorageUnavailable):
     """What legacy holds of this conversation is no state: repair it, then try again."""
+
+    reason_class = "unreadable"
+
+    def __init__(self, message: str | None = None, *, reason_class: str = "") -> None:
+        self.reason_class = reason_class or self.reason_class
+        super().__init__(message)
 
 
 class SyncRefused(ConversationStoreError, LookupError):

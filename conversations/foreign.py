@@ -49,7 +49,9 @@ def take_legacy(
         tables.write(row, Change(), revision=row.legacy_revision + 1, now=row.updated_at)
         return
     if stored.owner is not None and stored.owner != owner_of(row):
-        raise UnreadableState(f"legacy {stored.reference} belongs to another owner.")
+        raise UnreadableState(
+            f"legacy {stored.reference} belongs to another owner.", reason_class="other_owner"
+        )
     document = restored(tables, legacy, row, stored).document
     known = redactions.of(row)
     if known:
@@ -115,6 +117,16 @@ def active_at(stored: Stored, row: ConversationState, now: datetime) -> datetime
     return max(row.updated_at, min(stored.updated_at or now, now))
 
 
+# Why a blob must not replace good data, and the class of each such reason.
+UNREADABLE, OTHER_OWNER, EMPTY = "unreadable", "written for another owner", "an empty state"
+_CLASSES = {UNREADABLE: "unreadable", OTHER_OWNER: "other_owner", EMPTY: "empty"}
+
+
+def quarantine_class(reason: str) -> str:
+    """Return the class of the reason for which a blob was set aside, a stable slug."""
+    return _CLASSES.get(reason.split(":", 1)[0], "other")
+
+
 # The digests of a conversation that says nothing.
 NOTHING = Document.from_dict({}).state_digest + Document.from_dict({}).messages_digest
 
@@ -122,12 +134,12 @@ NOTHING = Document.from_dict({}).state_digest + Document.from_dict({}).messages_
 def _problem(blob: Foreign, row: ConversationState) -> str:
     """Return why a blob must not replace good data, or ""."""
     if blob.stored is None:
-        return f"unreadable: {blob.problem}"
+        return f"{UNREADABLE}: {blob.problem}"
     if blob.owner is not None and blob.owner != owner_of(row) and owner_of(row) is not None:
-        return "written for another owner"
+        return OTHER_OWNER
     ours = bytes(row.state_digest) + bytes(row.messages_digest)
     if blob.stored.document.empty and ours != NOTHING:
-        return "an empty state"
+        return EMPTY
     return ""
 
 

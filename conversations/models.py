@@ -319,7 +319,7 @@ class ConversationMismatch(models.Model):
 
 
 class SyncRun(models.Model):
-    """One backfill at scale: from where to where it goes, and how it stands."""
+    """One walk over everything at scale, a backfill or a verification, and how it stands."""
 
     class State(models.TextChoices):
         RUNNING = "running"
@@ -329,15 +329,31 @@ class SyncRun(models.Model):
         # Too much of it failed.
         FAILED = "failed"
 
-    target = models.CharField(max_length=16)
+    target = models.CharField(
+        max_length=16, help_text="The store that is brought up, or `verification`."
+    )
     state = models.CharField(max_length=16, choices=State, default=State.RUNNING)
-    # Keys of the rows that are walked over, as JSON: what is behind `cursor` is not in a batch
-    # yet, and what came after the start is behind `upper`.
+    stage = models.PositiveSmallIntegerField(
+        default=0, help_text="Which of the walks that make up the run."
+    )
+    # Keys of the rows that this stage walks over, as JSON: what is behind `cursor` is not in a
+    # batch yet, and what came after the start of the stage is behind `upper`.
     cursor = models.TextField()
     upper = models.TextField()
+    sample = models.FloatField(
+        null=True, blank=True, help_text="The share of the conversations, where not all are meant."
+    )
+    mark = models.TextField(
+        default="", blank=True, help_text="Legacy when the last look at everything began."
+    )
     batch_size = models.PositiveIntegerField()
     reason = models.CharField(max_length=255, blank=True, default="")
+    waiting = models.CharField(
+        max_length=255, blank=True, default="", help_text="Why a worker waits, as of `waited_at`."
+    )
+    waited_at = models.DateTimeField(null=True, blank=True)
     started_at = models.DateTimeField()
+    resumed_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
 
     objects = ReadingManager()
@@ -360,17 +376,21 @@ class SyncRun(models.Model):
 
 
 class SyncBatch(models.Model):
-    """A range of keys that one worker carries over, in one transaction."""
+    """A range of keys that one worker walks over, in one transaction."""
 
     run = models.ForeignKey(
         SyncRun, on_delete=models.CASCADE, related_name="batches", db_index=False
     )
+    stage = models.PositiveSmallIntegerField(default=0)
     low = models.TextField()
     high = models.TextField()
     # Rises when another worker takes it over: whoever held it before is refused.
     generation = models.PositiveIntegerField(default=1)
     conversations = models.PositiveIntegerField(default=0)
-    failures = models.TextField(default="[]", help_text="JSON: pairs of an id and a reason.")
+    counts = models.TextField(default="{}", help_text="JSON: what became of those not noted.")
+    noted = models.TextField(
+        default="[]", help_text="JSON: lists of an id, what became of it, why, and the why's class."
+    )
     failed = models.PositiveIntegerField(default=0)
     taken_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True, blank=True)

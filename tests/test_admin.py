@@ -201,7 +201,7 @@ def test_one_row_of_every_model_has_a_page(operator: Client, owner: User, model:
         )
     if model in (SyncRun, SyncBatch):
         runs.begin("tables")
-        runs._take(SyncRun.rows.get().pk)
+        next(runs.work(SyncRun.rows.get().pk))
     found = model._base_manager.last()
     assert operator.get(url(model, "change", found.pk)).status_code == 200
     assert operator.get(url(model, "history", found.pk)).status_code == 200

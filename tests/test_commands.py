@@ -18,6 +18,7 @@ from django.test import override_settings
 
 from conversations import batches
 from conversations.models import ConversationMessage, ConversationState
+from conversations.runs import records, working
 from conversations.state import AgentState
 from conversations.storage import (
     append_messages,
@@ -67,8 +68,10 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
 def test_sync_counts_what_it_did() -> None:
     stored("a", Phase.LEGACY)
     stored("b")
-    assert run("sync", "--to", "tables") == (0, "       1  unchanged\n       1  taken in\n")
-    assert run("sync", "--to", "tables", "--json") == (0, '{"counts": {"unchanged": 2}}\n')
+    assert run("sync", "--to", "tables") == (0, "       1  taken in\n       1  unchanged\n")
+    code, out = run("sync", "--to", "tables", "--json")
+    (last,) = lines_of_json(out)
+    assert (code, last["counts"], last["state"]) == (0, {"unchanged": 2}, "finished")
 
 
 def test_sync_of_named_conversations_leaves_the_others() -> None:
@@ -93,7 +96,8 @@ def test_sync_exits_with_1_and_names_what_failed() -> None:
     failed, counts = lines_of_json(out)
     assert code == 1
     assert (failed["conversation_id"], failed["action"]) == ("a", "failed")
-    assert counts == {"counts": {"failed": 1, "taken in": 1}}
+    assert failed["reason_class"] == "unreadable"
+    assert counts["counts"] == {"failed": 1, "taken in": 1}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +126,8 @@ def test_a_database_that_does_not_answer_exits_with_1_and_quotes_nothing(
         raise OperationalError(SECRET)
 
     monkeypatch.setattr(batches, "in_batches", down)
+    monkeypatch.setattr(records, "found_run", down)
+    monkeypatch.setattr(working, "found_run", down)
     for arguments in (["sync", "--to", "tables"], ["verify"], ["export"]):
         with pytest.raises(CommandError) as raised:
             call_command("conversations", *arguments, stdout=io.StringIO())
@@ -148,8 +154,8 @@ def test_verify_exits_with_3_and_names_the_mismatch_without_its_content() -> Non
     )
     assert SECRET not in out
     code, out = run("verify", "--json")
-    mismatch, counts = lines_of_json(out)
-    assert code == 3
+    mismatch, counts, reported = lines_of_json(out)
+    assert (code, list(reported)) == (3, ["findings"])
     assert mismatch == {
         "conversation_id": "b",
         "kinds": ["different", "digest_lies"],
@@ -297,10 +303,11 @@ def test_progress_goes_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     from conversations.management.subcommands import base
 
     monkeypatch.setattr(base, "PROGRESS_EVERY", 2)
-    for name in "abcde":
+    names = list("abcde")
+    for name in names:
         old_save(connection, name, None, AgentState(user_input=name).to_dict())
     out, errors = io.StringIO(), io.StringIO()
-    call_command("conversations", "sync", "--to", "tables", stdout=out, stderr=errors)
+    call_command("conversations", "sync", "--to", "tables", *names, stdout=out, stderr=errors)
     assert out.getvalue() == "       5  taken in\n"
     assert errors.getvalue() == "2 conversations\n4 conversations\n"
 
@@ -316,11 +323,10 @@ def test_a_sync_at_scale_says_how_it_stands_and_is_resumed() -> None:
     assert run("sync", "--to", "tables", "--workers", "1")[0] == 4
     assert run("resume", number) == (0, "")
     code, out = run("sync", "--to", "tables", "--workers", "1")
-    assert (code, out) == (
-        0,
-        f"run {number} to tables: finished, 100%, 3 conversations, 0 failed\n",
+    assert (code, out) == (0, "       3  taken in\n")
+    assert run("runs")[1] == (
+        f"run {number}, to tables: finished, 100%, 3 conversations, 0 failed\n"
     )
-    assert run("runs")[1] == out
     assert run("cancel", number)[0] == 1
     assert run("cancel", "4711")[0] == 1
 
@@ -331,7 +337,8 @@ def test_a_sync_at_scale_names_what_failed() -> None:
     code, out = run("sync", "--to", "tables", "--workers", "1")
     assert code == 1
     assert out.startswith("a: failed: legacy chunk ")
-    assert "finished, 100%, 1 conversations, 1 failed" in out
+    assert out.endswith("       1  failed\n")
+    assert "finished, 100%, 1 conversations, 1 failed" in run("runs")[1]
 
 
 @pytest.mark.parametrize("more", [["a"], ["--dry-run"]])

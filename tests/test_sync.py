@@ -218,7 +218,12 @@ def test_named_conversations_alone_are_synced_and_unknown_ones_fail() -> None:
     found = list(sync("tables", ["b", "nowhere", "b"]))
     assert found == [
         Synced("b", Action.TAKEN_IN),
-        Synced("nowhere", Action.FAILED, str(ConversationNotFound())),
+        Synced(
+            "nowhere",
+            Action.FAILED,
+            str(ConversationNotFound()),
+            reason_class="not_found",
+        ),
     ]
 
 
@@ -339,7 +344,7 @@ def test_a_sync_that_fails_half_way_leaves_that_conversation_as_it_was(
         assert everything() == before
         assert list(sync("legacy")) == [
             Synced("a", Action.MERGED),
-            Synced("b", Action.FAILED, "ValueError"),
+            Synced("b", Action.FAILED, "ValueError", reason_class="error"),
         ]
     assert done("legacy") == {"a": Action.UNCHANGED, "b": Action.WRITTEN_TO_LEGACY}
 

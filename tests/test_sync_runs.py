@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from conversations.exceptions import ConversationNotFound, SyncRefused
 from conversations.models import ConversationState, SyncBatch, SyncRun
+from conversations.runs import records, working
 from conversations.storage import append_messages, delete_conversation, load_state, save_state
 from conversations.sync import Action, runs
 from conversations.verification import verify
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def _chunks(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
-    monkeypatch.setattr(runs, "FIRST_BATCH", 3)
+    monkeypatch.setattr(records, "FIRST_BATCH", 3)
 
 
 def in_legacy(count: int, *, gap: int = 0) -> list[str]:
@@ -222,17 +223,17 @@ def test_one_that_never_answers_is_a_failure_of_its_own() -> None:
 def test_a_batch_that_nobody_holds_is_taken_over_and_its_first_worker_is_refused() -> None:
     in_legacy(3)
     run = runs.begin("tables")
-    taken = runs._take(run)
-    assert taken not in (None, runs.OTHERS_WORK)
-    assert runs._take(run) == runs.OTHERS_WORK
+    taken = working.take(run, runs._task_of)
+    assert taken not in (None, working.OTHERS_WORK)
+    assert working.take(run, runs._task_of) == working.OTHERS_WORK
     SyncBatch.rows.update(taken_at=timezone.now() - timedelta(minutes=1))
-    again = runs._take(run)
+    again = working.take(run, runs._task_of)
     assert again == (taken[0], 2)
     # The first worker wakes up, before and after the other has done its work.
-    assert runs._carry_over(*taken) is None
-    assert len(runs._carry_over(*again) or []) == 3
-    assert runs._carry_over(*taken) is None
-    assert runs._carry_over(*again) is None
+    assert working.walk_over(*taken, runs._task_of) is None
+    assert len(working.walk_over(*again, runs._task_of) or []) == 3
+    assert working.walk_over(*taken, runs._task_of) is None
+    assert working.walk_over(*again, runs._task_of) is None
     assert runs.progress(run).conversations == 3
 
 
@@ -243,16 +244,16 @@ def test_batches_grow_while_they_are_quick_and_shrink_while_they_are_slow() -> N
     def size() -> int:
         return int(SyncRun.rows.get().batch_size)
 
-    runs._tune(run, seconds=0.01)
+    working._tune(run, seconds=0.01)
     assert size() == 6
-    runs._tune(run, seconds=60)
+    working._tune(run, seconds=60)
     assert size() == 3
     for _ in range(5):
-        runs._tune(run, seconds=60)
+        working._tune(run, seconds=60)
     assert size() == 1
     for _ in range(20):
-        runs._tune(run, seconds=0)
-    assert size() == runs.LARGEST_BATCH
+        working._tune(run, seconds=0)
+    assert size() == working.LARGEST_BATCH
 
 
 def test_progress_says_how_much_is_left() -> None:
@@ -304,7 +305,7 @@ def test_a_worker_that_is_killed_at_any_moment_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fifty kills in a full run; each one leaves a batch that is done, or is not."""
-    monkeypatch.setattr(runs, "ABANDONED", timedelta(0))
+    monkeypatch.setattr(working, "ABANDONED", timedelta(0))
     for kill in range(max(3, examples(50))):
         MemoryMetadata.objects.all().delete()
         MemoryChunk.objects.all()._raw_delete("default")

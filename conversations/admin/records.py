@@ -48,7 +48,7 @@ class OutcomeFilter(ConditionFilter):
 
 @admin.register(SyncRun)
 class SyncRunAdmin(ReadOnlyAdmin):
-    """The backfills at scale."""
+    """The backfills and verifications at scale."""
 
     list_display = ("id", "target", "state", "started_at", "finished_at", "reason")
     list_filter = ("state", "target")
@@ -56,32 +56,40 @@ class SyncRunAdmin(ReadOnlyAdmin):
     fields = (
         "target",
         "state",
+        "stage",
         "cursor",
         "upper",
+        "sample",
+        "mark",
         "batch_size",
         "reason",
+        "waiting",
+        "waited_at",
         "started_at",
+        "resumed_at",
         "finished_at",
     )
 
 
 @admin.register(SyncBatch)
 class SyncBatchAdmin(ReadOnlyAdmin):
-    """The batches of the backfills, with what could not be carried over."""
+    """The batches of the runs, with what became of the conversations in them."""
 
     list_display = ("id", "run", "conversations", "failed", "generation", "taken_at", "finished_at")
     list_filter = ("taken_at",)
     list_select_related = ("run",)
     ordering = ("-id",)
-    large_columns = ("failures",)
+    large_columns = ("noted",)
     fields = (
         "run",
+        "stage",
         "low",
         "high",
         "generation",
         "conversations",
+        "counts",
         "failed",
-        "failures",
+        "noted",
         "taken_at",
         "finished_at",
     )

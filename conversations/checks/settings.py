@@ -22,6 +22,10 @@ def _whole(least: int, most: float = float("inf")) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and least <= value <= most
 
 
+def _factor(value: Any) -> bool:
+    return type(value) in (int, float) and value > 1
+
+
 def _duration(value: Any) -> bool:
     return isinstance(value, timedelta) and value >= timedelta(0)
 
@@ -50,6 +54,8 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "KEEP_VERSIONS": (_whole(0), "a whole number, 0 or more"),
     "SOAK_TIME": (_duration, "a timedelta, not negative"),
     "RETIRE_AFTER": (_duration, "a timedelta, not negative"),
+    "SYNC_MAX_REPLICA_LAG": (_duration, "a timedelta, not negative"),
+    "SYNC_MAX_SLOWDOWN": (_factor, "a number above 1"),
     "LEGACY_SETTLES_WITHIN": (_duration, "a timedelta, not negative"),
     "MAX_P95": (_duration, "a timedelta, not negative"),
     "FOREIGN_QUIET": (_duration, "a timedelta, not negative"),

@@ -1,4 +1,4 @@
-"""Create the records of backfills at scale.
+"""Create the records of backfills and verifications at scale.
 
 Two new tables; takes no time, and its reverse drops them.
 """
@@ -21,7 +21,13 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
-                ("target", models.CharField(max_length=16)),
+                (
+                    "target",
+                    models.CharField(
+                        help_text="The store that is brought up, or `verification`.",
+                        max_length=16,
+                    ),
+                ),
                 (
                     "state",
                     models.CharField(
@@ -36,11 +42,44 @@ class Migration(migrations.Migration):
                         max_length=16,
                     ),
                 ),
+                (
+                    "stage",
+                    models.PositiveSmallIntegerField(
+                        default=0, help_text="Which of the walks that make up the run."
+                    ),
+                ),
                 ("cursor", models.TextField()),
                 ("upper", models.TextField()),
+                (
+                    "sample",
+                    models.FloatField(
+                        blank=True,
+                        help_text="The share of the conversations, where not all are meant.",
+                        null=True,
+                    ),
+                ),
+                (
+                    "mark",
+                    models.TextField(
+                        blank=True,
+                        default="",
+                        help_text="Legacy when the last look at everything began.",
+                    ),
+                ),
                 ("batch_size", models.PositiveIntegerField()),
                 ("reason", models.CharField(blank=True, default="", max_length=255)),
+                (
+                    "waiting",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        help_text="Why a worker waits, as of `waited_at`.",
+                        max_length=255,
+                    ),
+                ),
+                ("waited_at", models.DateTimeField(blank=True, null=True)),
                 ("started_at", models.DateTimeField()),
+                ("resumed_at", models.DateTimeField(blank=True, null=True)),
                 ("finished_at", models.DateTimeField(blank=True, null=True)),
             ],
             options={
@@ -69,13 +108,25 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
+                ("stage", models.PositiveSmallIntegerField(default=0)),
                 ("low", models.TextField()),
                 ("high", models.TextField()),
                 ("generation", models.PositiveIntegerField(default=1)),
                 ("conversations", models.PositiveIntegerField(default=0)),
                 (
-                    "failures",
-                    models.TextField(default="[]", help_text="JSON: pairs of an id and a reason."),
+                    "counts",
+                    models.TextField(
+                        default="{}", help_text="JSON: what became of those not noted."
+                    ),
+                ),
+                (
+                    "noted",
+                    models.TextField(
+                        default="[]",
+                        help_text=(
+                            "JSON: lists of an id, what became of it, why, and the why's class."
+                        ),
+                    ),
                 ),
                 ("failed", models.PositiveIntegerField(default=0)),
                 ("taken_at", models.DateTimeField()),

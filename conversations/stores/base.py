@@ -55,6 +55,30 @@ class Summary:
     store: str
 
 
+@dataclass(frozen=True, slots=True)
+class Blobs:
+    """How many states a legacy store holds, and how many bytes of JSON they are."""
+
+    count: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What a legacy store holds that no load reads.
+
+    `overtaken`: states that are not the newest of their conversation. `unnamed`: states that name
+    no conversation. `bare_metadata`: metadata rows that belong to nothing. `of_deleted`: states
+    of conversations that were deleted.
+    """
+
+    overtaken: int = 0
+    overtaken_bytes: int = 0
+    unnamed: int = 0
+    bare_metadata: int = 0
+    of_deleted: int = 0
+
+
 # The time of a conversation that has none: it is listed behind all that have one.
 NEVER = datetime.min.replace(tzinfo=UTC)
 # The last time that has a later one.
@@ -100,6 +124,20 @@ def key_after(rows: QuerySet[Any], low: Any, upper: Any, *, count: int) -> Any:
     """Return the primary key of the `count`-th row of a range, or of its last one, or None."""
     keys = between(rows, low, upper, name="pk").order_by("pk").values_list("pk", flat=True)
     return keys[count - 1 : count].first() or keys.reverse().first()
+
+
+def byte_length(expression: str, vendor: str) -> str:
+    """Return the SQL of how many bytes a text has (an older SQLite has no octet_length)."""
+    if vendor == "sqlite":
+        return f"LENGTH(CAST({expression} AS BLOB))"
+    return f"OCTET_LENGTH({expression})"
+
+
+def single_row(sql: str) -> tuple[int, ...]:
+    """Return the one row of sums that a statement gives; null counts as 0."""
+    with connections[conf.alias()].cursor() as cursor:
+        cursor.execute(sql)
+        return tuple(int(value or 0) for value in cursor.fetchone())
 
 
 @runtime_checkable
@@ -172,6 +210,16 @@ class LegacyStore(StateStore, Protocol):
     @property
     def exact(self) -> bool:
         """Whether JSON comes back exactly. A jsonb column reorders keys and changes numbers."""
+
+    @property
+    def tables(self) -> Sequence[str]:
+        """Return the names of the tables that hold the states."""
+
+    def blobs(self) -> Blobs:
+        """Count what the store holds, in the database."""
+
+    def leftovers(self) -> Leftovers:
+        """Count what the store holds and no load reads, in the database."""
 
     def probe(self) -> str:
         """Return the SQL of a scalar expression over conversation_states, for `judge`.

@@ -39,14 +39,18 @@ from conversations.documents import Document, check_types
 from conversations.exceptions import InvalidState, UnreadableState
 from conversations.stores.base import (
     NEVER,
+    Blobs,
     Foreign,
+    Leftovers,
     Stored,
     Summary,
     between,
+    byte_length,
     grown,
     has_foreign_key,
     key_after,
     listed_behind,
+    single_row,
 )
 from flags.phases import StoreName
 
@@ -235,6 +239,27 @@ class JSONFieldStore:
             rows = rows.select_for_update(of=("self",), no_key=True)
         row = next(iter(rows.values_list("store_token")), None)
         return ABSENT if row is None else self.judge(row[0], known)
+
+    @property
+    def tables(self) -> Sequence[str]:
+        return (self.model._meta.db_table,)
+
+    def blobs(self) -> Blobs:
+        quote = connections[conf.alias()].ops.quote_name
+        text = f"CAST({quote(self._column(self.state_name))} AS text)"
+        table = quote(self.model._meta.db_table)
+        size = byte_length(text, self._vendor)
+        return Blobs(*single_row(f"SELECT COUNT(*), SUM({size}) FROM {table}"))
+
+    def leftovers(self) -> Leftovers:
+        """One row per conversation overtakes and orphans nothing."""
+        quote = connections[conf.alias()].ops.quote_name
+        (late,) = single_row(
+            f"SELECT COUNT(*) FROM {quote(self.model._meta.db_table)} host"
+            " JOIN conversation_tombstones gone"
+            f" ON gone.conversation_id = host.{quote(self._column(self.id_name))}"
+        )
+        return Leftovers(of_deleted=late)
 
     def probe(self) -> str:
         quoted = connections[conf.alias()].ops.quote_name

@@ -16,6 +16,7 @@ from conversations import conf
 from conversations.batches import conversation_ids, failure
 from conversations.exceptions import (
     ConversationNotFound,
+    ConversationStoreError,
     StorageUnavailable,
     SyncRefused,
     UnreadableState,
@@ -58,7 +59,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What became of one conversation; `reason` says why it failed.
+    """What became of one conversation; `reason` says why it failed, `reason_class` in a slug.
 
     `unanswered` says that a store did not answer: it may work the next time.
     """
@@ -67,9 +68,10 @@ class Synced:
     action: Action
     reason: str = ""
     unanswered: bool = False
+    reason_class: str = ""
 
 
-_ACTIONS = {
+ACTIONS = {
     Truth.MERGE: Action.MERGED,
     Truth.LEGACY: Action.CAUGHT_UP,
     Truth.NORMALIZED: Action.WRITTEN_TO_LEGACY,
@@ -129,7 +131,10 @@ def carry(
             error, UnreadableState
         )
         reason = failure(conversation_id, error)
-        return Synced(conversation_id, Action.FAILED, reason, unanswered=unanswered)
+        kind = error.reason_class if isinstance(error, ConversationStoreError) else "error"
+        return Synced(
+            conversation_id, Action.FAILED, reason, unanswered=unanswered, reason_class=kind
+        )
     return Synced(conversation_id, action)
 
 
@@ -149,7 +154,7 @@ def _sync_one(
             row = _take_in(conversation_id)
         if target == Target.LEGACY:
             _write_legacy(legacy, row)
-    return _ACTIONS[truth]
+    return ACTIONS[truth]
 
 
 def _needless(legacy: LegacyStore, target: Target, conversation_id: str, truth: Truth) -> bool:

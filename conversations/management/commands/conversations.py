@@ -10,9 +10,11 @@ from django.db import Error
 
 from conversations.exceptions import ConversationStoreError
 from conversations.management.subcommands import (
+    finding,
     moving,
     pruning,
     retiring,
+    running,
     syncing,
     verifying,
 )
@@ -22,6 +24,8 @@ from conversations.management.subcommands.base import FAILED, Output, Subcommand
 SUBCOMMANDS: tuple[Subcommand, ...] = (
     *syncing.SUBCOMMANDS,
     *verifying.SUBCOMMANDS,
+    *running.SUBCOMMANDS,
+    *finding.SUBCOMMANDS,
     *moving.SUBCOMMANDS,
     *pruning.SUBCOMMANDS,
     *retiring.SUBCOMMANDS,

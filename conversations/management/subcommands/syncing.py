@@ -1,28 +1,36 @@
-"""`sync` and its runs: bring the tables, or legacy, to the truth."""
+"""`sync`: bring the tables, or legacy, to the truth."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 
-from django.conf import settings
 from django.core.management.base import CommandError
 
 from conversations import sync
+from conversations.management.subcommands.bars import duration
 from conversations.management.subcommands.base import (
     DONE,
     FAILED,
-    PAUSED,
     USAGE,
     Output,
     Row,
     Subcommand,
+    leave_with,
     with_dry_run,
     with_ids,
 )
-from conversations.sync import runs
+from conversations.management.subcommands.running import (
+    drive,
+    leave,
+    live_saves,
+    with_workers,
+    without_workers,
+)
+from conversations.runs import records
+from conversations.sync import estimating, planning, runs
 
 
 def _sync(
@@ -31,19 +39,69 @@ def _sync(
     to: str,
     ids: list[str],
     dry_run: bool,
-    workers: int | None,
+    estimate: bool,
+    workers: int,
     max_seconds: float | None,
 ) -> None:
-    if workers is not None:
-        if ids or dry_run or workers < 1:
-            raise CommandError(
-                "--workers carries over everything: name no ids, and no --dry-run.",
-                returncode=USAGE,
-            )
+    if estimate and (ids or dry_run):
+        raise CommandError(
+            "--estimate is of everything: name no ids, and no --dry-run.", returncode=USAGE
+        )
+    if ids or dry_run or estimate:
+        without_workers(workers, max_seconds)
+    if estimate:
+        _estimate(output, to)
+    elif ids:
+        output.report(map(_synced, sync.sync(to, ids, dry_run=dry_run)), dry_run=dry_run)
+    elif dry_run:
+        counts = planning.plan(to, progress=output.progress)
+        output.summary({str(name): count for name, count in counts.items()}, {"dry_run": True})
+    else:
         _at_scale(output, to, workers, max_seconds)
+
+
+def _at_scale(output: Output, to: str, workers: int, max_seconds: float | None) -> None:
+    """Begin or join a run, with other processes beside this one."""
+    run = runs.begin(to)
+    work = partial(runs.work, saves=live_saves)
+    again = ["sync", "--to", to]
+    found = drive(output, run, work, again=again, workers=workers, max_seconds=max_seconds)
+    tally = records.tally(run)
+    for note in tally.notes:
+        data = {
+            "conversation_id": note.conversation_id,
+            "action": note.count,
+            "reason": note.reason,
+            "reason_class": note.reason_class,
+        }
+        output.line(f"{note.conversation_id}: {note.count}: {note.reason}", data)
+    output.summary(tally.counts, {"run": run, "state": found.state})
+    leave(found)
+    leave_with([FAILED] if tally.notes else [])
+
+
+def _estimate(output: Output, to: str) -> None:
+    found = estimating.estimate(to)
+    output.line("\n".join(_in_words(found)), asdict(found))
+
+
+def _in_words(found: estimating.Estimate) -> Iterator[str]:
+    measured = f"measured on {found.sampled} of them, carried over and rolled back"
+    yield f"{found.conversations:>8}  conversations to carry over (counted)"
+    yield f"{_size(found.legacy_bytes):>8}  in legacy's blobs of all conversations (counted)"
+    if not found.sampled:
         return
-    found = sync.sync(to, ids or None, dry_run=dry_run)
-    output.report((_synced(one) for one in found), dry_run=dry_run)
+    yield f"{_size(found.disk_bytes):>8}  more on disk ({measured}{found.disk_note})"
+    yield f"{_size(found.wal_bytes):>8}  of write-ahead log ({measured}{found.wal_note})"
+    yield f"{duration(found.seconds):>8}  with one worker ({measured})"
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 10_000:
+            return f"{count} {unit}"
+        count //= 1000
+    return f"{count} TB"
 
 
 def _synced(found: sync.Synced) -> Row:
@@ -59,68 +117,6 @@ def _synced(found: sync.Synced) -> Row:
     )
 
 
-def _at_scale(output: Output, to: str, workers: int, max_seconds: float | None) -> None:
-    """Begin or join a run, with other processes beside this one."""
-    run = runs.begin(to)
-    beside = [_helper(to, max_seconds) for _ in range(workers - 1)]
-    try:
-        for _ in runs.work(run, seconds=max_seconds):
-            found = runs.progress(run)
-            left = found.seconds_left
-            more = "" if left is None else f", about {left:.0f} s left"
-            output.stderr.write(f"run {run}: {found.conversations} conversations{more}")
-    finally:
-        for process in beside:
-            process.wait()
-    for conversation_id, reason in runs.failures(run):
-        output.stdout.write(f"{conversation_id}: failed: {reason}")
-    found = runs.progress(run)
-    _standing(output, found)
-    if found.failed or found.state == "failed":
-        raise CommandError("not everything was done: see above.", returncode=FAILED)
-    if found.state in ("running", "paused"):
-        raise CommandError(f"run {run} is not finished: begin it again.", returncode=PAUSED)
-
-
-def _helper(to: str, max_seconds: float | None) -> subprocess.Popen[bytes]:
-    """Start another process that works on the same run."""
-    more = [] if max_seconds is None else ["--max-seconds", str(max_seconds)]
-    host = ["--settings", str(settings.SETTINGS_MODULE), "--pythonpath", sys.path[0] or "."]
-    command = ["conversations", "sync", "--to", to, "--workers", "1", *more, *host]
-    return subprocess.Popen(
-        [sys.executable, "-m", "django", *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def _standing(output: Output, found: runs.Progress) -> None:
-    share = "" if found.share is None else f", {found.share:.0%}"
-    reason = f": {found.reason}" if found.reason else ""
-    output.line(
-        f"run {found.run} to {found.target}: {found.state}{share},"
-        f" {found.conversations} conversations, {found.failed} failed{reason}",
-        asdict(found),
-    )
-
-
-def _runs(output: Output) -> None:
-    for found in runs.latest():
-        _standing(output, found)
-
-
-def _pause(output: Output, *, run: int) -> None:
-    runs.pause(run)
-
-
-def _resume(output: Output, *, run: int) -> None:
-    runs.resume(run)
-
-
-def _cancel(output: Output, *, run: int) -> None:
-    runs.cancel(run)
-
-
 def _sync_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--to", required=True, choices=list(map(str, sync.Target)), help="The store to bring up."
@@ -128,17 +124,11 @@ def _sync_arguments(parser: ArgumentParser) -> None:
     with_ids(parser)
     with_dry_run(parser)
     parser.add_argument(
-        "--workers",
-        type=int,
-        help="At scale: begin or join a run that so many processes share, and that is resumed.",
+        "--estimate",
+        action="store_true",
+        help="Say how much there is to do, and what it will take, from a sample.",
     )
-    parser.add_argument(
-        "--max-seconds", type=float, help="With --workers: stop behind the batch that is at work."
-    )
-
-
-def _of_a_run(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=int, help="The number of the run: see `conversations runs`.")
+    with_workers(parser)
 
 
 SUBCOMMANDS = (
@@ -148,8 +138,4 @@ SUBCOMMANDS = (
         _sync,
         _sync_arguments,
     ),
-    Subcommand("runs", "List the syncs at scale, the latest first.", _runs),
-    Subcommand("pause", "Let the workers of a run stop behind their batches.", _pause, _of_a_run),
-    Subcommand("resume", "Let the workers of a run go on; begin them again.", _resume, _of_a_run),
-    Subcommand("cancel", "End a run; what it carried over stays.", _cancel, _of_a_run),
 )

@@ -2,20 +2,81 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
+from functools import partial
+
+from django.core.management.base import CommandError
+
 from conversations import verification
 from conversations.management.subcommands.base import (
     DONE,
     FAILED,
     MISMATCHES,
+    USAGE,
     Output,
     Row,
     Subcommand,
+    leave_with,
     with_ids,
 )
+from conversations.management.subcommands.finding import print_findings
+from conversations.management.subcommands.running import (
+    drive,
+    leave,
+    live_saves,
+    with_workers,
+    without_workers,
+)
+from conversations.runs import records
+from conversations.verification import Kind, runs
 
 
-def _verify(output: Output, *, ids: list[str]) -> None:
-    output.report(_verified(one) for one in verification.verify(ids or None))
+def _verify(
+    output: Output,
+    *,
+    ids: list[str],
+    sample: float | None,
+    workers: int,
+    max_seconds: float | None,
+) -> None:
+    if ids:
+        if sample is not None:
+            raise CommandError("--sample draws the ids: name none.", returncode=USAGE)
+        without_workers(workers, max_seconds)
+        output.report(_verified(one) for one in verification.verify(ids))
+        return
+    if sample is not None and not 0 < sample <= 1:
+        raise CommandError("--sample is a share above 0 and up to 1.", returncode=USAGE)
+    run = runs.begin(sample=sample)
+    again = ["verify", *([] if sample is None else ["--sample", str(sample)])]
+    work = partial(runs.work, saves=live_saves)
+    found = drive(output, run, work, again=again, workers=workers, max_seconds=max_seconds)
+    tally = records.tally(run)
+    codes = {_noted(output, note) for note in tally.notes}
+    counts = {_in_words(name): count for name, count in tally.counts.items()}
+    output.summary(counts, {"run": run, "state": found.state})
+    leave(found)
+    if sample is None:
+        print_findings(output, quiet=True)
+    leave_with(codes)
+
+
+def _noted(output: Output, note: records.Note) -> int:
+    """Print what is not in order, where it is notable. Returns: its exit code."""
+    names = note.count.split("+")
+    found = verification.Verified(
+        note.conversation_id,
+        tuple(Kind[name.upper()] for name in names),
+        tuple(note.reason.split("; ")) if note.reason else (),
+    )
+    row = _verified(found)
+    if row.notable:
+        output.line(row.text, row.data)
+    return row.exit_code
+
+
+def _in_words(count: str) -> str:
+    return ", ".join(Kind[name.upper()] for name in count.split("+"))
 
 
 def _verified(found: verification.Verified) -> Row:
@@ -29,13 +90,24 @@ def _verified(found: verification.Verified) -> Row:
             "kinds": [kind.name.lower() for kind in found.kinds],
             "places": list(found.places),
         },
-        notable=found.mismatched or found.failed or verification.Kind.QUARANTINED in found.kinds,
+        notable=found.mismatched or found.failed or Kind.QUARANTINED in found.kinds,
         exit_code=FAILED if found.failed else code,
     )
 
 
+def _arguments(parser: ArgumentParser) -> None:
+    with_ids(parser)
+    parser.add_argument(
+        "--sample",
+        type=float,
+        metavar="SHARE",
+        help="Verify this share of the conversations (above 0, up to 1), always the same ones.",
+    )
+    with_workers(parser)
+
+
 SUBCOMMANDS = (
     Subcommand(
-        "verify", "Hold both stores against their digests and each other.", _verify, with_ids
+        "verify", "Hold both stores against their digests and each other.", _verify, _arguments
     ),
 )

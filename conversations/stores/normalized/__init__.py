@@ -12,6 +12,7 @@ from conversations.stores.normalized.rows import (
     new_row,
     owned,
     owner_of,
+    probed_between,
     probed_rows,
     replaced,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "new_row",
     "owned",
     "owner_of",
+    "probed_between",
     "probed_rows",
     "replaced",
 ]

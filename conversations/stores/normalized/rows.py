@@ -65,6 +65,18 @@ def probed_rows(probe: str, *, after: int, limit: int) -> list[tuple[int, str, s
     return found
 
 
+def probed_between(probe: str, *, low: int | None, high: int) -> list[tuple[int, str, str, Any]]:
+    """Return the same of all rows behind `low` (None: the first) up to and including `high`."""
+    with connections[conf.alias()].cursor() as cursor:
+        cursor.execute(
+            f"SELECT id, conversation_id, legacy_token, {probe} FROM conversation_states"
+            " WHERE id > %s AND id <= %s ORDER BY id",
+            [low or 0, high],
+        )
+        found: list[tuple[int, str, str, Any]] = cursor.fetchall()
+    return found
+
+
 @cache
 def _converters(alias: str) -> list[tuple[int, list[Any], Any]]:
     """Return what turns a database's values into Python's: place, functions, column.

@@ -24,7 +24,7 @@ from conversations.models import UNVERIFIED, ConversationConflict, ConversationS
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore
 from conversations.stores.registry import configured_store
-from conversations.transactions import translated
+from conversations.transactions import attempt, translated
 from conversations.truth import Numbers, Truth, verdict
 
 
@@ -104,7 +104,7 @@ def verify(ids: Iterable[str] | None = None) -> Iterator[Verified]:
     for conversation_id in conversation_ids(ids):
         check = _Check(conversation_id, legacy, tables)
         try:
-            with translated(conversation_id):
+            with translated(conversation_id), attempt():
                 found = check.run()
                 if found.mismatched:
                     with transaction.atomic(using=conf.alias()):

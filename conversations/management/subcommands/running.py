@@ -1,0 +1,153 @@
+"""Runs at scale: sharing one between processes, and `runs`, `pause`, `resume` and `cancel`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Protocol
+
+from django.conf import settings
+from django.core.management.base import CommandError
+
+from conversations.management.subcommands.bars import shown, standstill
+from conversations.management.subcommands.base import FAILED, PAUSED, USAGE, Output, Subcommand
+from conversations.runs import progress, records
+from conversations.runs.throttle import Saves, no_save_times
+
+# How often what is shown is brought up to date, which costs three queries.
+SHOW_EVERY_SECONDS = 0.2
+
+
+class Work(Protocol):
+    """What works on a run: `conversations.sync.runs.work` and its like."""
+
+    def __call__(self, run: int, *, seconds: float | None = None) -> Iterable[Any]: ...
+
+
+def drive(
+    output: Output,
+    run: int,
+    work: Work,
+    *,
+    again: Sequence[str],
+    workers: int,
+    max_seconds: float | None,
+) -> progress.Progress:
+    """Work on a run, with other processes beside this one. Returns: how it stands then.
+
+    `again` is the sub-command, with its options, that joins the run.
+
+    Raises: CommandError for a number of workers that is none.
+    """
+    if workers < 1:
+        raise CommandError("--workers is a number from 1.", returncode=USAGE)
+    beside = [_helper(again, max_seconds) for _ in range(workers - 1)]
+    try:
+        with shown(output.stderr) as bar:
+            shown_at = float("-inf")
+            for _ in work(run, seconds=max_seconds):
+                if time.monotonic() - shown_at >= SHOW_EVERY_SECONDS:
+                    bar.update(progress.progress(run))
+                    shown_at = time.monotonic()
+    finally:
+        for process in beside:
+            process.wait()
+    return progress.progress(run)
+
+
+def live_saves(since: datetime, until: datetime | None) -> Saves:
+    """Return how long live saves took, for the throttle."""
+    return no_save_times(since, until)
+
+
+def leave(found: progress.Progress) -> None:
+    """Raise the CommandError of a run that has not come to its end."""
+    if found.state == "failed":
+        raise CommandError("not everything was done: see above.", returncode=FAILED)
+    if found.state in ("running", "paused"):
+        raise CommandError(f"run {found.run} is not finished: begin it again.", returncode=PAUSED)
+
+
+def _helper(again: Sequence[str], max_seconds: float | None) -> subprocess.Popen[bytes]:
+    """Start another process that works on the same run."""
+    more = [] if max_seconds is None else ["--max-seconds", str(max_seconds)]
+    host = ["--settings", str(settings.SETTINGS_MODULE), "--pythonpath", sys.path[0] or "."]
+    command = ["conversations", *again, "--workers", "1", *more, *host]
+    return subprocess.Popen(
+        [sys.executable, "-m", "django", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def with_workers(parser: ArgumentParser) -> None:
+    """Add what runs at scale take."""
+    parser.add_argument(
+        "--workers", type=int, default=1, help="How many processes share the run. Default: 1."
+    )
+    parser.add_argument(
+        "--max-seconds",
+        type=float,
+        help="Stop behind the batch that is at work then; the run is resumed by calling it again.",
+    )
+
+
+def without_workers(workers: int, max_seconds: float | None) -> None:
+    """Raise the CommandError of options that only a run over everything has."""
+    if workers != 1 or max_seconds is not None:
+        raise CommandError(
+            "--workers and --max-seconds are of a run over everything, that writes its record:"
+            " name no ids, and no --dry-run or --estimate.",
+            returncode=USAGE,
+        )
+
+
+def standing(output: Output, found: progress.Progress) -> None:
+    """Write how a run stands."""
+    share = "" if found.share is None else f", {found.share:.0%}"
+    reason = f": {found.reason}" if found.reason else ""
+    what = found.target if found.target == "verification" else f"to {found.target}"
+    output.line(
+        f"run {found.run}, {what}: {found.state}{share}, {found.conversations} conversations,"
+        f" {found.failed} failed{reason}{standstill(found)}",
+        asdict(found) | {"stuck": found.stuck},
+    )
+
+
+def _runs(output: Output) -> None:
+    for found in progress.latest():
+        standing(output, found)
+
+
+def _change(change: Callable[[int], None]) -> Callable[..., None]:
+    def run_it(output: Output, *, run: int) -> None:
+        change(run)
+
+    return run_it
+
+
+def _of_a_run(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=int, help="The number of the run: see `conversations runs`.")
+
+
+SUBCOMMANDS = (
+    Subcommand("runs", "List the syncs and verifications, the latest first.", _runs),
+    Subcommand(
+        "pause",
+        "Let the workers of a run stop behind their batches.",
+        _change(records.pause),
+        _of_a_run,
+    ),
+    Subcommand(
+        "resume",
+        "Let the workers of a run go on; begin them again.",
+        _change(records.resume),
+        _of_a_run,
+    ),
+    Subcommand("cancel", "End a run; what it did stays.", _change(records.cancel), _of_a_run),
+)

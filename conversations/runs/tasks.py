@@ -1,0 +1,102 @@
+"""What a run does, as a task tells it: where it walks, and what becomes of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from django.db.models import QuerySet
+
+from conversations import conf
+from conversations.models import ConversationState
+from conversations.stores.base import between, key_after
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one conversation.
+
+    It is counted as `count`. Where it is `noted`, the run's record names it, with the reason and
+    the reason's class (a stable slug). `unanswered` says that it may work the next time.
+    """
+
+    conversation_id: str
+    count: str
+    noted: bool = False
+    failed: bool = False
+    unanswered: bool = False
+    reason: str = ""
+    reason_class: str = ""
+
+
+class Source(Protocol):
+    """The rows that a walk passes, by primary key. Keys are JSON values."""
+
+    def last_key(self) -> Any:
+        """Return the greatest key, None without any."""
+
+    def key_after(self, low: Any, upper: Any, *, count: int) -> Any:
+        """Return the key of the `count`-th row behind `low` (None: the first), or the last one.
+
+        Returns: None when there is no row up to `upper`.
+        """
+
+    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+        """Return the conversations behind `low` up to and including `high`."""
+
+
+class Task(Protocol, Generic[Result]):
+    """One kind of run: one walk or several, stages, one behind the other."""
+
+    def source(self, stage: int) -> Source:
+        """Return what a stage walks over."""
+
+    def goes_on(self, stage: int, looked: Mapping[int, int]) -> bool:
+        """Whether another stage follows. `looked`: conversations so far, by stage."""
+
+    def mark(self, stage: int) -> str | None:
+        """Return what to note of legacy as a stage begins; None: what was noted stands."""
+
+    def do(self, conversation_id: str) -> Result:
+        """Do it, in a savepoint of the batch's transaction."""
+
+    def outcome(self, result: Result, stage: int) -> Outcome:
+        """Return what became of a conversation, in that stage."""
+
+
+class Tables:
+    """The rows of the tables."""
+
+    def last_key(self) -> Any:
+        return self.rows().order_by("-pk").values_list("pk", flat=True).first()
+
+    def key_after(self, low: Any, upper: Any, *, count: int) -> Any:
+        return key_after(self.rows(), low, upper, count=count)
+
+    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+        rows = between(self.chosen(), low, high, name="pk").order_by("pk")
+        return list(rows.values_list("conversation_id", flat=True))
+
+    def rows(self) -> QuerySet[ConversationState]:
+        """Return the rows that are walked over."""
+        return ConversationState.rows.using(conf.alias())
+
+    def chosen(self) -> QuerySet[ConversationState]:
+        """Return those of them that are meant."""
+        return self.rows()
+
+
+class Nothing:
+    """No row at all."""
+
+    def last_key(self) -> Any:
+        return None
+
+    def key_after(self, low: Any, upper: Any, *, count: int) -> Any:
+        return None
+
+    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+        return ()

@@ -1,0 +1,107 @@
+"""When a run has to wait: live saves have become slow, or a replica lags behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from django.db import Error, connections
+from django.utils import timezone
+
+from conversations import conf
+from conversations.transactions import attempt
+
+# Saves of this long are held against those of the time before the run.
+RECENT, BASELINE = timedelta(minutes=1), timedelta(hours=1)
+# Fewer saves say nothing.
+LEAST_SAVES = 20
+# How long an answer holds: looking costs a query.
+LOOK_EVERY_SECONDS = 1.0
+
+_LAG = "SELECT max(replay_lag) FROM pg_stat_replication"
+
+
+@dataclass(frozen=True, slots=True)
+class Saves:
+    """Saves of a stretch of time: how many, and within how many seconds 95 % of them were done."""
+
+    count: int
+    p95_seconds: float | None
+
+
+class SaveTimes(Protocol):
+    """Where the times of live saves come from."""
+
+    def __call__(self, since: datetime, until: datetime | None) -> Saves:
+        """Return the saves of a stretch of time; `until` None means: until now."""
+
+
+def no_save_times(since: datetime, until: datetime | None) -> Saves:
+    """Know nothing of saves: nothing is slow."""
+    return Saves(0, None)
+
+
+def throttle(started_at: datetime, *, saves: SaveTimes = no_save_times) -> Callable[[], str]:
+    """Return what says why a run has to wait, or "": for a run that began at `started_at`.
+
+    An answer holds for a second.
+    """
+    slow = _Slowdown(started_at, saves)
+    answer, looked = "", float("-inf")
+
+    def why() -> str:
+        nonlocal answer, looked
+        if time.monotonic() - looked >= LOOK_EVERY_SECONDS:
+            answer = replica_lag() or slow.why()
+            looked = time.monotonic()
+        return answer
+
+    return why
+
+
+def replica_lag() -> str:
+    """Return that a replica lags too far behind, or "".
+
+    Asks the primary (PostgreSQL only). Whoever may not see other sessions (pg_monitor) sees no
+    lag, and nothing waits.
+    """
+    connection = connections[conf.alias()]
+    if connection.vendor != "postgresql":
+        return ""
+    most: timedelta = conf.get("SYNC_MAX_REPLICA_LAG")
+    try:
+        with attempt(), connection.cursor() as cursor:
+            cursor.execute(_LAG)
+            (lag,) = cursor.fetchone()
+    except Error:
+        # What cannot be seen is no reason to stop; the batch will say what is wrong.
+        return ""
+    if lag is None or lag <= most:
+        return ""
+    return f"a replica lags {lag.total_seconds():.0f} s behind"
+
+
+class _Slowdown:
+    """Live saves against those of the hour before the run."""
+
+    def __init__(self, started_at: datetime, saves: SaveTimes) -> None:
+        self.saves = saves
+        self.started_at = started_at
+        self.baseline: Saves | None = None
+
+    def why(self) -> str:
+        if self.baseline is None:
+            self.baseline = self.saves(self.started_at - BASELINE, self.started_at)
+        usual = self.baseline.p95_seconds
+        if self.baseline.count < LEAST_SAVES or not usual:
+            return ""
+        recent = self.saves(timezone.now() - RECENT, None)
+        now = recent.p95_seconds
+        if recent.count < LEAST_SAVES or now is None:
+            return ""
+        if now <= usual * conf.get("SYNC_MAX_SLOWDOWN"):
+            return ""
+        return f"saves take {now * 1000:.0f} ms, {usual * 1000:.0f} ms before the run"

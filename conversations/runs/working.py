@@ -1,0 +1,287 @@
+"""What a worker of a run does: take a batch, walk over it, and make way where it has to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from django.db import OperationalError, connections, transaction
+from django.db.models import Sum
+from django.utils import timezone
+
+from conversations import conf
+from conversations.exceptions import StorageUnavailable
+from conversations.models import SyncBatch, SyncRun
+from conversations.runs.records import (
+    ALIVE,
+    State,
+    batches,
+    ended,
+    found_run,
+    open_batches,
+    runs,
+)
+from conversations.runs.tasks import Outcome, Task
+
+logger = logging.getLogger("conversations")
+
+Result = TypeVar("Result")
+TaskOf = Callable[[SyncRun], Task[Result]]
+
+# A batch that nobody holds for that long is another's to take.
+ABANDONED = timedelta(seconds=5)
+# What a batch should take: a live save of one of its conversations waits for no longer.
+TARGET_SECONDS = 0.25
+LARGEST_BATCH = 5_000
+# Beyond this share of failures, of this many at least, something else is wrong.
+FAILED_RATIO, FAILED_LEAST = 0.05, 20
+# How long a batch waits for a lock: a live save goes first, and no deadlock is ever detected
+# (after deadlock_timeout, 1 s by default) at the expense of a live save.
+LOCK_TIMEOUT = "500ms"
+# How often a conversation that a store does not answer for is tried, and how long in between.
+TRIES, BETWEEN_TRIES = 3, timedelta(seconds=0.2)
+# How long a worker that has to wait does so at once, before it does one more batch.
+LONGEST_WAIT_SECONDS = 60.0
+# How long a wait is before whoever called is asked again whether to stop.
+MOMENT_SECONDS = 0.1
+OTHERS_WORK = (0, 0)
+
+
+def work(
+    run: int,
+    task_of: TaskOf[Result],
+    *,
+    until: Callable[[], bool] = lambda: False,
+    seconds: float | None = None,
+    throttle: Callable[[], str] = lambda: "",
+) -> Iterator[list[Result]]:
+    """Walk over batch after batch until the run is done; yield what became of each.
+
+    Stops between two batches when `until` says so, after `seconds`, and when the run was paused,
+    cancelled or has failed. Waits between two batches while `throttle` gives a reason to, for a
+    minute at most. While it waits, it yields empty lists. Several workers may do this at once.
+
+    Raises: SyncRefused when there is no such run.
+    """
+    ends = None if seconds is None else time.monotonic() + seconds
+
+    def stops() -> bool:
+        return until() or (ends is not None and time.monotonic() >= ends)
+
+    while not stops():
+        yield from _make_way(run, throttle, stops)
+        if stops():
+            return
+        taken = take(run, task_of)
+        if taken is None:
+            return
+        if taken == OTHERS_WORK:
+            # What they abandon is ours.
+            time.sleep(MOMENT_SECONDS)
+            yield []
+            continue
+        done = walk_over(*taken, task_of)
+        if done is not None:
+            yield done
+            _judge(run)
+
+
+def _make_way(
+    run: int, throttle: Callable[[], str], stops: Callable[[], bool]
+) -> Iterator[list[Any]]:
+    """Wait while there is a reason to, and say so in the run's record; yield nothing meanwhile."""
+    ends = time.monotonic() + LONGEST_WAIT_SECONDS
+    noted = ""
+    noted_at = float("-inf")
+    while (reason := throttle()[:255]) and time.monotonic() < ends and not stops():
+        if reason != noted or time.monotonic() - noted_at > 1:
+            rows = runs().filter(pk=run, state=State.RUNNING)
+            if not rows.update(waiting=reason, waited_at=timezone.now()):
+                # Paused or ended; there is nothing to wait for.
+                return
+            noted, noted_at = reason, time.monotonic()
+        time.sleep(MOMENT_SECONDS)
+        yield []
+    if noted:
+        runs().filter(pk=run, waiting=noted).update(waiting="")
+
+
+def take(run: int, task_of: TaskOf[Any]) -> tuple[int, int] | None:
+    """Allot a batch: one that was abandoned, else the next range. Returns: it, its generation.
+
+    Returns: OTHERS_WORK when all is allotted, None when the run is not running (any more).
+    """
+    with transaction.atomic(using=conf.alias()):
+        row = found_run(run, locked=True)
+        if row.state != State.RUNNING:
+            return None
+        batch = _abandoned(row)
+        if batch is not None:
+            batch.generation += 1
+            rows = batches(run).filter(pk=batch.pk)
+            rows.update(generation=batch.generation, taken_at=timezone.now())
+            return batch.pk, batch.generation
+        task = task_of(row)
+        while True:
+            batch = _allot(row, task)
+            if batch is not None:
+                return batch.pk, batch.generation
+            if open_batches(run).exists():
+                return OTHERS_WORK
+            if not _next_stage(row, task):
+                runs().filter(pk=run).update(**ended(State.FINISHED))
+                return None
+
+
+def _next_stage(row: SyncRun, task: Task[Any]) -> bool:
+    """Begin the stage behind the one that is done. Returns: whether there is one."""
+    sums = batches(row.pk).values_list("stage").annotate(Sum("conversations")).order_by("stage")
+    if not task.goes_on(row.stage, dict(sums)):
+        return False
+    row.stage += 1
+    row.cursor = json.dumps(None)
+    mark = task.mark(row.stage)
+    row.mark = row.mark if mark is None else mark
+    row.upper = json.dumps(task.source(row.stage).last_key())
+    runs().filter(pk=row.pk).update(
+        stage=row.stage, cursor=row.cursor, upper=row.upper, mark=row.mark
+    )
+    return True
+
+
+def _abandoned(row: SyncRun) -> SyncBatch | None:
+    """Return a batch that nobody holds, locked; its worker died, or sleeps."""
+    features = connections[conf.alias()].features
+    long_ago = timezone.now() - ABANDONED
+    waiting = open_batches(row.pk).filter(taken_at__lt=long_ago).order_by("pk")
+    if features.has_select_for_update_skip_locked:
+        waiting = waiting.select_for_update(skip_locked=True)
+    return waiting.first()
+
+
+def _allot(row: SyncRun, task: Task[Any]) -> SyncBatch | None:
+    low, upper = json.loads(row.cursor), json.loads(row.upper)
+    if upper is None:
+        return None
+    high = task.source(row.stage).key_after(low, upper, count=row.batch_size)
+    if high is None:
+        return None
+    row.cursor = json.dumps(high)
+    runs().filter(pk=row.pk).update(cursor=row.cursor)
+    return batches(row.pk).create(
+        run_id=row.pk,
+        stage=row.stage,
+        low=json.dumps(low),
+        high=row.cursor,
+        taken_at=timezone.now(),
+    )
+
+
+def walk_over(batch: int, generation: int, task_of: TaskOf[Result]) -> list[Result] | None:
+    """Walk over a batch. Returns: what became of it, None when it is another's by now."""
+    started = time.monotonic()
+    try:
+        with transaction.atomic(using=conf.alias()):
+            row = _held(batch, generation)
+            if row is None:
+                return None
+            task = task_of(row.run)
+            source = task.source(row.stage)
+            ids = source.ids_between(json.loads(row.low), json.loads(row.high))
+            done = [task.do(conversation_id) for conversation_id in ids]
+            outcomes = [task.outcome(one, row.stage) for one in done]
+            if any(one.unanswered for one in outcomes):
+                if len(outcomes) > 1 or generation < TRIES:
+                    raise OperationalError("a store did not answer")
+            _record(batch, outcomes)
+    except (OperationalError, StorageUnavailable) as error:
+        logger.warning("batch %s: %s; halved", batch, type(error).__name__)
+        _halve(batch, generation, task_of)
+        return []
+    _tune(row.run_id, seconds=time.monotonic() - started)
+    return done
+
+
+def _held(batch: int, generation: int) -> SyncBatch | None:
+    """Return a batch, locked, and wait for no lock for long; None when it is another's by now."""
+    rows = SyncBatch.rows.using(conf.alias())
+    held = rows.select_for_update()
+    connection = connections[conf.alias()]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+        held = rows.select_for_update(of=("self",))
+    found = held.select_related("run").filter(pk=batch, generation=generation, finished_at=None)
+    return found.first()
+
+
+def _record(batch: int, outcomes: list[Outcome]) -> None:
+    counts = Counter(one.count for one in outcomes if not one.noted)
+    noted = [
+        [one.conversation_id, one.count, one.reason, one.reason_class]
+        for one in outcomes
+        if one.noted
+    ]
+    SyncBatch.rows.using(conf.alias()).filter(pk=batch).update(
+        conversations=len(outcomes),
+        counts=json.dumps(counts),
+        failed=sum(one.failed for one in outcomes),
+        noted=json.dumps(noted),
+        finished_at=timezone.now(),
+    )
+
+
+def _halve(batch: int, generation: int, task_of: TaskOf[Any]) -> None:
+    """Split a batch that took too long, or that met a lock; both halves are there to be taken.
+
+    One that cannot be split is there again after a moment.
+    """
+    with transaction.atomic(using=conf.alias()):
+        rows = SyncBatch.rows.using(conf.alias())
+        row = (
+            rows.select_related("run")
+            .filter(pk=batch, generation=generation, finished_at=None)
+            .first()
+        )
+        if row is None:
+            return
+        low, high = json.loads(row.low), json.loads(row.high)
+        source = task_of(row.run).source(row.stage)
+        size = max(1, row.run.batch_size // 2)
+        runs().filter(pk=row.run_id).update(batch_size=size)
+        middle = source.key_after(low, high, count=size)
+        longest_ago = timezone.now() - ABANDONED - timedelta(seconds=1)
+        if middle is None or middle == high:
+            rows.filter(pk=batch).update(taken_at=timezone.now() - ABANDONED + BETWEEN_TRIES)
+            return
+        rows.filter(pk=batch).update(high=json.dumps(middle), taken_at=longest_ago)
+        rows.create(
+            run_id=row.run_id,
+            stage=row.stage,
+            low=json.dumps(middle),
+            high=row.high,
+            taken_at=longest_ago,
+        )
+
+
+def _tune(run: int, *, seconds: float) -> None:
+    """Let the next batches take about `TARGET_SECONDS`."""
+    with transaction.atomic(using=conf.alias()):
+        row = found_run(run, locked=True)
+        factor = min(max(TARGET_SECONDS / max(seconds, 0.001), 0.5), 2)
+        size = min(max(int(row.batch_size * factor), 1), LARGEST_BATCH)
+        runs().filter(pk=run).update(batch_size=size)
+
+
+def _judge(run: int) -> None:
+    """Let a run fail of which too much failed."""
+    sums = batches(run).aggregate(all=Sum("conversations"), failed=Sum("failed"))
+    done, failed = sums["all"] or 0, sums["failed"] or 0
+    if done >= FAILED_LEAST and failed > done * FAILED_RATIO:
+        reason = f"{failed} of {done} conversations failed"
+        runs().filter(pk=run, state__in=ALIVE).update(**ended(State.FAILED, reason))

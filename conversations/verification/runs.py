@@ -1,0 +1,214 @@
+"""A verification at scale: of everything, or of a sample, and again of what changed meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import QuerySet
+
+from conversations.batches import known
+from conversations.exceptions import StorageUnavailable
+from conversations.models import ConversationState, SyncRun
+from conversations.runs import working
+from conversations.runs.progress import progress
+from conversations.runs.records import Note, begin as begin_run, found_run, latest_finished, tally
+from conversations.runs.tasks import Nothing, Outcome, Source, Tables
+from conversations.runs.throttle import SaveTimes, no_save_times, throttle
+from conversations.stores.base import LegacyStore, between
+from conversations.stores.normalized import probed_between
+from conversations.stores.registry import legacy_store
+from conversations.verification.checking import Kind, Verified, unverified, verify
+from flags.sampling import share_of
+
+TARGET = "verification"
+# A last look at what changed meanwhile finds so few, or there were so many looks.
+LITTLE, MOST_ROUNDS = 50, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """A verification that came to its end.
+
+    `whole` says that it was of everything; otherwise of the share `sample`. `counts` is by the
+    name of the kind in lower case (joined by "+" where there are several), as of the last look at
+    each conversation; what began to exist meanwhile and is in order is not counted. `notes` names
+    what is not in order: conversation_id, `count` (the kinds), `reason` (places) and
+    `reason_class` (the first kind). Whatever legacy got before `mark` was looked at: see
+    `LegacyStore.written_since`.
+    """
+
+    run: int
+    sample: float | None
+    started_at: datetime
+    finished_at: datetime
+    mark: str
+    looks: int
+    counts: Mapping[str, int]
+    notes: tuple[Note, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything was verified, rather than a sample."""
+        return self.sample is None
+
+    @property
+    def in_order(self) -> bool:
+        """Whether nothing that was looked at is out of order."""
+        return not self.notes
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampled(Tables):
+    """Every row, or those of the sample."""
+
+    sample: float | None
+
+    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+        return _of_sample(Tables.ids_between(self, low, high), self.sample)
+
+
+@dataclass(frozen=True, slots=True)
+class _Changed(_Sampled):
+    """What was written since it was verified, and what others wrote into legacy."""
+
+    legacy: LegacyStore | None
+
+    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+        rows = between(self.chosen(), low, high, name="pk").order_by("pk")
+        found = dict.fromkeys(rows.values_list("conversation_id", flat=True))
+        if self.legacy is not None:
+            for _, name, token, now in probed_between(self.legacy.probe(), low=low, high=high):
+                if self.legacy.judge(now, token) != token:
+                    found[name] = None
+        return _of_sample(list(found), self.sample)
+
+    def chosen(self) -> QuerySet[ConversationState]:
+        return unverified()
+
+
+@dataclass(frozen=True, slots=True)
+class _OnlyInLegacy:
+    """What legacy holds, and the tables do not."""
+
+    legacy: LegacyStore
+    sample: float | None
+
+    def last_key(self) -> Any:
+        return self.legacy.last_key()
+
+    def key_after(self, low: Any, upper: Any, *, count: int) -> Any:
+        return self.legacy.key_after(low, upper, count=count)
+
+    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+        ids = self.legacy.ids_between(low, high)
+        in_tables: set[str] = set()
+        for start in range(0, len(ids), 500):
+            in_tables |= known(ids[start : start + 500])
+        return _of_sample([found for found in ids if found not in in_tables], self.sample)
+
+
+def _of_sample(ids: Sequence[str], sample: float | None) -> Sequence[str]:
+    return ids if sample is None else [found for found in ids if share_of(found) < sample]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verify:
+    """Rounds of two stages: over the tables' rows, then over what legacy alone holds.
+
+    The first round is over everything, each later one over what changed meanwhile.
+    """
+
+    sample: float | None
+    legacy: LegacyStore | None
+
+    def source(self, stage: int) -> Source:
+        if stage % 2:
+            return _OnlyInLegacy(self.legacy, self.sample) if self.legacy else Nothing()
+        if stage == 0:
+            return _Sampled(self.sample)
+        return _Changed(self.sample, self.legacy)
+
+    def goes_on(self, stage: int, looked: Mapping[int, int]) -> bool:
+        if stage < 2 or stage % 2 == 0:
+            return True
+        this = looked.get(stage, 0) + looked.get(stage - 1, 0)
+        before = looked.get(stage - 2, 0) + looked.get(stage - 3, 0)
+        shrinks = stage == 3 or this < before
+        return this > LITTLE and shrinks and stage // 2 < MOST_ROUNDS
+
+    def mark(self, stage: int) -> str | None:
+        if stage % 2:
+            return None
+        return self.legacy.mark() if self.legacy else ""
+
+    def do(self, conversation_id: str) -> Verified:
+        (found,) = verify([conversation_id])
+        return found
+
+    def outcome(self, result: Verified, stage: int) -> Outcome:
+        return Outcome(
+            result.conversation_id,
+            "+".join(kind.name.lower() for kind in result.kinds),
+            # A later look stands for an earlier one.
+            noted=stage > 1 or not result.in_order,
+            failed=Kind.FAILED in result.kinds,
+            unanswered=result.places == (StorageUnavailable.__name__,),
+            reason="; ".join(result.places),
+            reason_class="" if result.in_order else result.kinds[0].name.lower(),
+        )
+
+
+def _task_of(row: SyncRun) -> _Verify:
+    return _Verify(row.sample, legacy_store())
+
+
+def begin(*, sample: float | None = None) -> int:
+    """Begin a verification, or join the one that is alive. Returns: the number of its run.
+
+    `sample` is the share (above 0, up to 1) of the conversations that are meant, always the same
+    ones: see `flags.sampling`. None means everything.
+
+    Raises: SyncRefused where the one that is alive is of another sample.
+    """
+    if sample is not None and not 0 < sample <= 1:
+        raise ValueError(f"a sample is a share above 0 and up to 1, not {sample!r}")
+    return begin_run(TARGET, _Verify(sample, legacy_store()), sample=sample)
+
+
+def work(
+    run: int,
+    *,
+    until: Callable[[], bool] = lambda: False,
+    seconds: float | None = None,
+    saves: SaveTimes = no_save_times,
+) -> Iterator[list[Verified]]:
+    """Verify batch after batch until the run is done; see `conversations.sync.runs.work`."""
+    started_at = found_run(run).started_at
+    return working.work(
+        run, _task_of, until=until, seconds=seconds, throttle=throttle(started_at, saves=saves)
+    )
+
+
+def latest_verification(*, whole: bool = True) -> Verification | None:
+    """Return the latest verification that came to its end, or None.
+
+    With `whole` False, a sample will do.
+    """
+    row = latest_finished(TARGET, whole=whole)
+    if row is None:
+        return None
+    assert row.finished_at is not None
+    found = tally(row.pk)
+    return Verification(
+        run=int(row.pk),
+        sample=row.sample,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        mark=row.mark,
+        looks=progress(row.pk).conversations,
+        counts=found.counts,
+        notes=tuple(found.notes),
+    )

@@ -1,0 +1,147 @@
+"""A run makes way: for a replica that lags, and for live saves that have become slow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from conversations.runs import records, throttle, working
+from conversations.runs.throttle import Saves
+from conversations.sync import runs
+from tests.factories import state
+from tests.legacy_schema import old_save
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SLOW = "saves take 100 ms, 10 ms before the run"
+
+
+@pytest.fixture(autouse=True)
+def _quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
+    monkeypatch.setattr(records, "FIRST_BATCH", 1)
+    monkeypatch.setattr(throttle, "LOOK_EVERY_SECONDS", 0)
+    monkeypatch.setattr(working, "MOMENT_SECONDS", 0.001)
+
+
+class Traffic:
+    """Live saves: 10 ms before the run, `now` ever since; `count` of them each time."""
+
+    def __init__(self, now: float, *, count: int = 50) -> None:
+        self.now, self.count = now, count
+
+    def __call__(self, since: datetime, until: datetime | None) -> Saves:
+        return Saves(self.count, 0.01 if until is not None else self.now)
+
+
+def why(saves: Callable[[datetime, datetime | None], Saves]) -> str:
+    return throttle.throttle(timezone.now(), saves=saves)()
+
+
+def a_run(count: int = 3) -> int:
+    for number in range(count):
+        old_save(connection, f"c{number}", None, state("a").to_dict())
+    return runs.begin("tables")
+
+
+def test_saves_that_take_twice_as_long_as_before_are_slow(settings: Any) -> None:
+    assert why(Traffic(0.1)) == SLOW
+    assert why(Traffic(0.02)) == ""
+    settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SYNC_MAX_SLOWDOWN": 1.5}
+    assert why(Traffic(0.02)) != ""
+
+
+def test_few_saves_say_nothing() -> None:
+    assert why(Traffic(0.1, count=throttle.LEAST_SAVES - 1)) == ""
+    assert why(throttle.no_save_times) == ""
+
+
+def test_the_time_before_the_run_is_that_of_its_beginning() -> None:
+    began = timezone.now() - timedelta(hours=5)
+    asked: list[tuple[datetime, datetime | None]] = []
+
+    def saves(since: datetime, until: datetime | None) -> Saves:
+        asked.append((since, until))
+        return Saves(50, 0.01)
+
+    says = throttle.throttle(began, saves=saves)
+    says()
+    says()
+    assert asked[0] == (began - throttle.BASELINE, began)
+    assert [until for _, until in asked[1:]] == [None, None]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no replicas")
+def test_a_replica_that_lags_is_a_reason(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    assert throttle.replica_lag() == ""
+    monkeypatch.setattr(throttle, "_LAG", "SELECT interval '12 seconds'")
+    assert throttle.replica_lag() == "a replica lags 12 s behind"
+    settings.CONVERSATIONS = {
+        "LEGACY": "memory_chunks",
+        "SYNC_MAX_REPLICA_LAG": timedelta(seconds=12),
+    }
+    assert throttle.replica_lag() == ""
+    monkeypatch.setattr(throttle, "_LAG", "SELECT nonsense")
+    assert throttle.replica_lag() == ""
+
+
+@pytest.mark.skipif(connection.vendor == "postgresql", reason="PostgreSQL has replicas")
+def test_without_replicas_none_lags() -> None:
+    assert throttle.replica_lag() == ""
+
+
+def test_a_run_waits_says_why_and_goes_on_when_saves_are_quick_again() -> None:
+    run = a_run()
+    traffic = Traffic(0.1)
+    worker = runs.work(run, saves=traffic)
+    assert [next(worker) for _ in range(3)] == [[], [], []]
+    found = runs.progress(run)
+    assert (found.waiting, found.conversations, found.stuck) == (SLOW, 0, False)
+    traffic.now = 0.01
+    assert sum(len(done) for done in worker) == 3
+    found = runs.progress(run)
+    assert (found.waiting, found.state) == ("", "finished")
+
+
+@pytest.mark.parametrize("change", [runs.pause, runs.cancel])
+def test_who_waits_is_paused_and_cancelled(change: Any) -> None:
+    run = a_run()
+    worker = runs.work(run, saves=Traffic(0.1))
+    next(worker)
+    change(run)
+    # Its reason is written again after a second.
+    assert not any(worker)
+    assert runs.progress(run).conversations == 0
+    assert runs.progress(run).waiting == ""
+
+
+def test_who_waits_is_told_to_stop() -> None:
+    run = a_run()
+    told: list[bool] = []
+    worker = runs.work(run, saves=Traffic(0.1), until=lambda: bool(told))
+    next(worker)
+    told.append(True)
+    assert list(worker) == []
+    assert list(runs.work(run, saves=Traffic(0.1), seconds=0.05))[-1:] == [[]]
+    assert runs.progress(run).conversations == 0
+
+
+def test_a_wait_ends_with_one_more_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a database that stays slow for another reason would never be synced."""
+    run = a_run()
+    monkeypatch.setattr(working, "LONGEST_WAIT_SECONDS", 0.01)
+    assert sum(len(done) for done in runs.work(run, saves=Traffic(0.1))) == 3
+
+
+def test_a_reason_of_a_worker_that_died_is_none() -> None:
+    run = a_run()
+    worker = runs.work(run, saves=Traffic(0.1))
+    next(worker)
+    assert runs.progress(run).waiting == SLOW
+    records.runs().update(waited_at=timezone.now() - timedelta(minutes=1))
+    assert runs.progress(run).waiting == ""
