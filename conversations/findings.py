@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Max, QuerySet
 
 from conversations import conf
 from conversations.batches import BATCH
@@ -24,6 +24,8 @@ from conversations.stores.normalized import probed_between
 from conversations.stores.registry import legacy_store
 from conversations.sync import Target
 from conversations.sync.runs import last_finished
+from flags import records
+from flags.phases import Phase
 
 Kind = ConversationConflict.Kind
 
@@ -45,8 +47,9 @@ class Aside:
 class Findings:
     """What was found. Every value is a count but for the times, and the notes' ids and reasons.
 
-    `foreign_writes` are conversations that old code wrote and the tables took in (`last_foreign`:
-    when it last wrote one), `pending` those that it wrote and they have not taken in yet.
+    `foreign_writes` are conversations that old code wrote since the rollout left phase legacy
+    (ever, where that is not recorded) and the tables took in, `last_foreign` when the last one
+    was; `pending` are those that it wrote and they have not taken in yet.
     `omissions` are conversations of which it left messages out. `conflicts` counts records by
     kind; `quarantined` counts conversations by the class of the reason. `failures` is what the
     latest finished sync to the tables could not carry over.
@@ -66,9 +69,13 @@ class Findings:
 def findings() -> Findings:
     """Return what there is to know. Takes no lock; counts every blob, which may take a while."""
     legacy = legacy_store()
-    written = _states().filter(foreign_at__isnull=False)
-    last = written.order_by("-foreign_at").values_list("foreign_at", flat=True).first()
+    since = _left_legacy()
+    written = _states().filter(foreign_written_at__isnull=False)
+    if since is not None:
+        written = written.filter(foreign_written_at__gte=since)
+    last = written.aggregate(last=Max("foreign_written_at"))["last"]
     kinds = _conflicts().values_list("kind").annotate(Count("pk")).order_by("kind")
+    asides = sorted({(one.conversation_id, one.reason_class) for one in quarantined()})
     synced = last_finished(Target.TABLES) if legacy else None
     return Findings(
         foreign_writes=written.count(),
@@ -76,22 +83,18 @@ def findings() -> Findings:
         pending=sum(1 for _ in pending()),
         omissions=len(set(_omissions())),
         conflicts=dict(kinds),
-        quarantined=Counter(
-            kind for _, kind in {(one.conversation_id, one.reason_class) for one in quarantined()}
-        ),
+        quarantined=dict(Counter(kind for _, kind in asides)),
         failures=synced.failures if synced else (),
         blobs=legacy.blobs() if legacy else Blobs(),
         leftovers=legacy.leftovers() if legacy else Leftovers(),
     )
 
 
-def written_by_old_code(since: datetime) -> int:
-    """Return how many conversations old code wrote since, of what the tables have taken in.
-
-    What they have not is `pending`. Our own writes to legacy alone, while the tables could not
-    tell, count like old code's.
-    """
-    return int(_states().filter(foreign_at__gte=since).count())
+def _left_legacy() -> datetime | None:
+    """Return when the rollout last left phase legacy; None when that is not recorded."""
+    left = records.rows().filter(from_phase=Phase.LEGACY, to_phase__gt=Phase.LEGACY)
+    found: datetime | None = left.order_by("-pk").values_list("at", flat=True).first()
+    return found
 
 
 def pending() -> Iterator[str]:

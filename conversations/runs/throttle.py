@@ -13,6 +13,8 @@ from django.utils import timezone
 
 from conversations import conf
 from conversations.transactions import attempt
+from flags import metrics
+from flags.measures import Measure
 
 # Saves of this long are held against those of the time before the run.
 RECENT, BASELINE = timedelta(minutes=1), timedelta(hours=1)
@@ -21,6 +23,7 @@ LEAST_SAVES = 20
 # How long an answer holds: looking costs a query.
 LOOK_EVERY_SECONDS = 1.0
 
+_SAVES = frozenset({"save", "append"})
 _LAG = "SELECT max(replay_lag) FROM pg_stat_replication"
 
 
@@ -39,12 +42,19 @@ class SaveTimes(Protocol):
         """Return the saves of a stretch of time; `until` None means: until now."""
 
 
-def no_save_times(since: datetime, until: datetime | None) -> Saves:
-    """Know nothing of saves: nothing is slow."""
-    return Saves(0, None)
+def measured_saves(since: datetime, until: datetime | None) -> Saves:
+    """Return the saves that every process measured, in whole minutes: see `flags.metrics`.
+
+    While performance_monitoring is off there are none, and nothing is slow.
+    """
+    saves = Measure()
+    for (operation, _store), measure in metrics.totals(since, until).items():
+        if operation in _SAVES:
+            saves.add(measure)
+    return Saves(saves.count, saves.p95)
 
 
-def throttle(started_at: datetime, *, saves: SaveTimes = no_save_times) -> Callable[[], str]:
+def throttle(started_at: datetime, *, saves: SaveTimes = measured_saves) -> Callable[[], str]:
     """Return what says why a run has to wait, or "": for a run that began at `started_at`.
 
     An answer holds for a second.
@@ -93,6 +103,13 @@ class _Slowdown:
         self.baseline: Saves | None = None
 
     def why(self) -> str:
+        try:
+            with attempt():
+                return self._why()
+        except Error:
+            return ""
+
+    def _why(self) -> str:
         if self.baseline is None:
             self.baseline = self.saves(self.started_at - BASELINE, self.started_at)
         usual = self.baseline.p95_seconds

@@ -30,7 +30,7 @@ from conversations.runs.records import (
     tally,
 )
 from conversations.runs.tasks import Outcome, Source, Tables
-from conversations.runs.throttle import SaveTimes, no_save_times, throttle
+from conversations.runs.throttle import SaveTimes, measured_saves, throttle
 from conversations.stores.base import LegacyStore
 from conversations.sync.carrying import Action, Synced, Target, carry, the_legacy_store
 
@@ -121,7 +121,7 @@ def work(
     *,
     until: Callable[[], bool] = lambda: False,
     seconds: float | None = None,
-    saves: SaveTimes = no_save_times,
+    saves: SaveTimes = measured_saves,
 ) -> Iterator[list[Synced]]:
     """Carry over batch after batch until the run is done; yield what became of each.
 

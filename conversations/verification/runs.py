@@ -16,7 +16,7 @@ from conversations.runs import working
 from conversations.runs.progress import progress
 from conversations.runs.records import Note, begin as begin_run, found_run, latest_finished, tally
 from conversations.runs.tasks import Nothing, Outcome, Source, Tables
-from conversations.runs.throttle import SaveTimes, no_save_times, throttle
+from conversations.runs.throttle import SaveTimes, measured_saves, throttle
 from conversations.stores.base import LegacyStore, between
 from conversations.stores.normalized import probed_between
 from conversations.stores.registry import legacy_store
@@ -183,7 +183,7 @@ def work(
     *,
     until: Callable[[], bool] = lambda: False,
     seconds: float | None = None,
-    saves: SaveTimes = no_save_times,
+    saves: SaveTimes = measured_saves,
 ) -> Iterator[list[Verified]]:
     """Verify batch after batch until the run is done; see `conversations.sync.runs.work`."""
     started_at = found_run(run).started_at

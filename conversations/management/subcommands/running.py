@@ -8,7 +8,6 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any, Protocol
 
 from django.conf import settings
@@ -17,7 +16,6 @@ from django.core.management.base import CommandError
 from conversations.management.subcommands.bars import shown, standstill
 from conversations.management.subcommands.base import FAILED, PAUSED, USAGE, Output, Subcommand
 from conversations.runs import progress, records
-from conversations.runs.throttle import Saves, no_save_times
 
 # How often what is shown is brought up to date, which costs three queries.
 SHOW_EVERY_SECONDS = 0.2
@@ -58,11 +56,6 @@ def drive(
         for process in beside:
             process.wait()
     return progress.progress(run)
-
-
-def live_saves(since: datetime, until: datetime | None) -> Saves:
-    """Return how long live saves took, for the throttle."""
-    return no_save_times(since, until)
 
 
 def leave(found: progress.Progress) -> None:

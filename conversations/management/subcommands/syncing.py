@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 
 from django.core.management.base import CommandError
 
@@ -25,7 +24,6 @@ from conversations.management.subcommands.base import (
 from conversations.management.subcommands.running import (
     drive,
     leave,
-    live_saves,
     with_workers,
     without_workers,
 )
@@ -63,9 +61,8 @@ def _sync(
 def _at_scale(output: Output, to: str, workers: int, max_seconds: float | None) -> None:
     """Begin or join a run, with other processes beside this one."""
     run = runs.begin(to)
-    work = partial(runs.work, saves=live_saves)
     again = ["sync", "--to", to]
-    found = drive(output, run, work, again=again, workers=workers, max_seconds=max_seconds)
+    found = drive(output, run, runs.work, again=again, workers=workers, max_seconds=max_seconds)
     tally = records.tally(run)
     for note in tally.notes:
         data = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from functools import partial
 
 from django.core.management.base import CommandError
 
@@ -23,7 +22,6 @@ from conversations.management.subcommands.finding import print_findings
 from conversations.management.subcommands.running import (
     drive,
     leave,
-    live_saves,
     with_workers,
     without_workers,
 )
@@ -49,8 +47,7 @@ def _verify(
         raise CommandError("--sample is a share above 0 and up to 1.", returncode=USAGE)
     run = runs.begin(sample=sample)
     again = ["verify", *([] if sample is None else ["--sample", str(sample)])]
-    work = partial(runs.work, saves=live_saves)
-    found = drive(output, run, work, again=again, workers=workers, max_seconds=max_seconds)
+    found = drive(output, run, runs.work, again=again, workers=workers, max_seconds=max_seconds)
     tally = records.tally(run)
     codes = {_noted(output, note) for note in tally.notes}
     counts = {_in_words(name): count for name, count in tally.counts.items()}
