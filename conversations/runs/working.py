@@ -43,8 +43,9 @@ FAILED_RATIO, FAILED_LEAST = 0.05, 20
 # How long a batch waits for a lock: a live save goes first, and no deadlock is ever detected
 # (after deadlock_timeout, 1 s by default) at the expense of a live save.
 LOCK_TIMEOUT = "500ms"
-# How often a conversation that a store does not answer for is tried, and how long in between.
-TRIES, BETWEEN_TRIES = 3, timedelta(seconds=0.2)
+# How often a conversation that a store does not answer for, or that somebody keeps locked, is
+# tried, and how long it rests after the first time; longer each time, 40 s in all.
+TRIES, BETWEEN_TRIES = 20, timedelta(seconds=0.2)
 # How long a worker that has to wait does so at once, before it does one more batch.
 LONGEST_WAIT_SECONDS = 60.0
 # How long a wait is before whoever called is asked again whether to stop.
@@ -201,6 +202,9 @@ def walk_over(batch: int, generation: int, task_of: TaskOf[Result]) -> list[Resu
             _record(batch, outcomes)
     except (OperationalError, StorageUnavailable) as error:
         logger.warning("batch %s: %s; halved", batch, type(error).__name__)
+        if not connections[conf.alias()].in_atomic_block:
+            # Nobody else does this for a worker, and a lost connection would fail for ever.
+            connections[conf.alias()].close_if_unusable_or_obsolete()
         _halve(batch, generation, task_of)
         return []
     _tune(row.run_id, seconds=time.monotonic() - started)
@@ -257,7 +261,8 @@ def _halve(batch: int, generation: int, task_of: TaskOf[Any]) -> None:
         middle = source.key_after(low, high, count=size)
         longest_ago = timezone.now() - ABANDONED - timedelta(seconds=1)
         if middle is None or middle == high:
-            rows.filter(pk=batch).update(taken_at=timezone.now() - ABANDONED + BETWEEN_TRIES)
+            rest = min(BETWEEN_TRIES * generation, ABANDONED)
+            rows.filter(pk=batch).update(taken_at=timezone.now() - ABANDONED + rest)
             return
         rows.filter(pk=batch).update(high=json.dumps(middle), taken_at=longest_ago)
         rows.create(
