@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,11 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 from django.test import override_settings
+from django.utils import timezone
 
 from conversations import batches
-from conversations.models import ConversationMessage, ConversationState
+from conversations.management.subcommands import bars
+from conversations.models import ConversationMessage, ConversationState, SyncRun
 from conversations.runs import records, working
 from conversations.state import AgentState
 from conversations.storage import (
@@ -363,3 +366,93 @@ def test_other_processes_work_beside(monkeypatch: pytest.MonkeyPatch) -> None:
     command = "-m django conversations sync --to tables --workers 1 --max-seconds 60.0"
     host = ["--settings", "tests.settings", "--pythonpath", sys.path[0] or "."]
     assert started == [[*command.split(), *host]] * 2
+
+
+def test_an_estimate_says_what_is_counted_and_what_is_measured() -> None:
+    for name in ("a", "b", "c"):
+        stored(name, Phase.LEGACY)
+    code, out = run("sync", "--to", "tables", "--estimate")
+    assert code == 0
+    assert out.split()[0] == "3"
+    assert [line.rsplit("(", 1)[1].split(" on ")[0] for line in out.splitlines()] == [
+        "counted)",
+        "counted)",
+        "measured",
+        "measured",
+        "measured",
+    ]
+    (found,) = lines_of_json(run("sync", "--to", "tables", "--estimate", "--json")[1])
+    assert (found["conversations"], found["sampled"], found["target"]) == (3, 3, "tables")
+    assert not ConversationState.objects.exists()
+    assert run("sync", "--to", "tables", "--estimate", "a")[0] == 2
+    assert run("sync", "--to", "tables", "--estimate", "--dry-run")[0] == 2
+
+
+def test_a_verification_is_left_and_resumed() -> None:
+    for name in ("a", "b", "c"):
+        stored(name)
+    assert run("verify", "--max-seconds", "0") == (4, "nothing to do\n")
+    assert "verification: running" in run("runs")[1]
+    code, out = run("verify", "--workers", "1")
+    assert (code, out) == (0, "       3  equal in both stores\n")
+    assert "verification: finished, 100%, 3 conversations" in run("runs")[1]
+
+
+def test_a_sample_is_verified() -> None:
+    stored("a")
+    stored("b")
+    assert run("verify", "--sample", "0.3") == (0, "       1  equal in both stores\n")
+    for arguments in (["--sample", "0"], ["--sample", "2"], ["--sample", "0.5", "a"]):
+        assert run("verify", *arguments)[0] == 2
+    assert run("verify", "a", "--max-seconds", "3")[0] == 2
+
+
+def test_a_whole_verification_ends_with_the_findings() -> None:
+    stored("a")
+    old_save(connection, "a", None, {"conversation_history": [], "user_input": SECRET})
+    code, out = run("verify")
+    assert code == 0
+    assert "written by old code, not taken in yet" in out
+    assert SECRET not in out
+
+
+def test_runs_say_why_they_wait_and_that_they_are_stuck() -> None:
+    stored("a", Phase.LEGACY)
+    assert run("sync", "--to", "tables", "--max-seconds", "0")[0] == 4
+    now = timezone.now()
+    SyncRun.rows.update(waiting="saves take 100 ms, 10 ms before the run", waited_at=now)
+    assert run("runs")[1].endswith("; waits: saves take 100 ms, 10 ms before the run\n")
+    SyncRun.rows.update(waiting="", waited_at=None, started_at=datetime(2024, 5, 1, tzinfo=UTC))
+    assert run("runs")[1].endswith("; stuck since 2024-05-01 00:00:00 UTC, no worker is at work\n")
+    assert lines_of_json(run("runs", "--json")[1])[0]["stuck"] is True
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("rich", [True, False])
+def test_a_run_shows_a_bar_on_a_terminal_and_lines_elsewhere(
+    terminal: bool, rich: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        stored(name, Phase.LEGACY)
+    if not rich:
+        monkeypatch.setattr(bars, "rich_progress", None)
+    errors = Terminal() if terminal else io.StringIO()
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", errors)
+    call_command("conversations", "sync", "--to", "tables", stdout=out, stderr=errors)
+    assert out.getvalue() == "       2  taken in\n"
+    shown = errors.getvalue()
+    assert "2 conversations" in shown
+    assert ("\x1b[" in shown or "━" in shown) is (terminal and rich)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 s"), (119, "119 s"), (720, "12 min"), (12_600, "3.5 h")]
+)
+def test_durations_are_said_as_people_do(seconds: float, words: str) -> None:
+    assert bars.duration(seconds) == words

@@ -268,6 +268,46 @@ def test_progress_says_how_much_is_left() -> None:
     assert found.seconds_left > 0
 
 
+# What is stuck
+
+
+def test_a_run_of_which_nothing_is_finished_for_long_is_stuck() -> None:
+    in_legacy(10)
+    run = runs.begin("tables")
+    assert not runs.progress(run).stuck
+    long_ago = timezone.now() - timedelta(minutes=5)
+    SyncRun.rows.update(started_at=long_ago)
+    found = runs.progress(run)
+    assert (found.stuck, found.stuck_since, found.stuck_batch) == (True, long_ago, None)
+    taken = working.take(run, runs._task_of)
+    assert taken is not None
+    assert runs.progress(run).stuck_batch == taken[0]
+    working.walk_over(*taken, runs._task_of)
+    assert not runs.progress(run).stuck
+    SyncBatch.rows.update(finished_at=long_ago)
+    assert runs.progress(run).stuck
+    runs.pause(run)
+    assert not runs.progress(run).stuck
+    runs.resume(run)
+    assert not runs.progress(run).stuck
+    SyncRun.rows.update(resumed_at=long_ago)
+    assert runs.progress(run).stuck
+    list(runs.work(run))
+    assert not runs.progress(run).stuck
+
+
+def test_progress_says_how_fast_it_is() -> None:
+    in_legacy(9)
+    run = runs.begin("tables")
+    next(runs.work(run))
+    ends = timezone.now()
+    SyncBatch.rows.update(taken_at=ends - timedelta(seconds=2), finished_at=ends)
+    found = runs.progress(run)
+    assert found.rate == 1.5
+    assert found.share is not None
+    assert found.seconds_left == pytest.approx(2 * (1 - found.share) / found.share)
+
+
 def labour(run: int, began: str) -> int:
     """Work on a run in another process. Returns: how many conversations it carried over."""
     Path(began).touch()

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 from hypothesis import given, settings
 
 from conversations.documents import Document
 from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
 from conversations.locking import probed
-from conversations.models import ConversationState
+from conversations.models import ConversationState, ConversationTombstone
 from conversations.state import AgentState
-from conversations.stores.base import NEVER, LegacyStore, StateStore
+from conversations.stores.base import NEVER, Blobs, Leftovers, LegacyStore, StateStore
 from conversations.stores.chunks import ChunkStore
 from conversations.stores.jsonfield import JSONFieldStore
 from conversations.stores.normalized import NormalizedStore, found_row
@@ -279,6 +280,38 @@ def test_what_is_no_state_is_unreadable_and_says_where(legacy: LegacyStore) -> N
 def test_a_foreign_key_on_the_owner_takes_users_alone(legacy: LegacyStore) -> None:
     """All these tables have one; what each store says is what the database does."""
     assert legacy.takes_any_owner() is False
+
+
+def test_blobs_are_counted_with_their_bytes(legacy: LegacyStore) -> None:
+    assert legacy.blobs() == Blobs(0, 0)
+    for name, line in (("c", "a"), ("d", "žluť" * 10)):
+        legacy.save(name, document(line))
+    expected = sum(len(document(line).to_json()) for line in ("a", "žluť" * 10))
+    found = legacy.blobs()
+    assert found.count == 2
+    # A JSON column keeps its own spelling of the same value.
+    assert found.bytes == expected or not isinstance(legacy, ChunkStore)
+    assert expected / 2 < found.bytes < expected * 2
+    with connection.cursor() as cursor:
+        tables = connection.introspection.table_names(cursor)
+    assert set(legacy.tables) <= set(tables)
+
+
+def test_what_no_load_reads_is_counted(legacy: LegacyStore) -> None:
+    assert legacy.leftovers() == Leftovers()
+    for line in ("a", "b", "c"):
+        legacy.save("c", document(line))
+    legacy.save("d", document("a"))
+    legacy.save("gone", document("late"))
+    ConversationTombstone.rows.create(
+        conversation_id="gone", deleted_at=timezone.now(), reason="deleted"
+    )
+    overtaken, size = (2, 2 * len(document("a").to_json())) if keeps_every_blob(legacy) else (0, 0)
+    assert legacy.leftovers() == Leftovers(overtaken, overtaken_bytes=size, of_deleted=1)
+
+
+def keeps_every_blob(legacy: LegacyStore) -> bool:
+    return isinstance(legacy, ChunkStore)
 
 
 def test_owner_and_claim(legacy: LegacyStore) -> None:
