@@ -48,7 +48,7 @@ class Findings:
     """What was found. Every value is a count but for the times, and the notes' ids and reasons.
 
     `foreign_writes` are conversations that old code wrote since the rollout left phase legacy
-    (ever, where that is not recorded) and the tables took in, `last_foreign` when the last one
+    (0 where no such step is recorded) and the tables took in, `last_foreign` when the last one
     was; `pending` are those that it wrote and they have not taken in yet.
     `omissions` are conversations of which it left messages out. `conflicts` counts records by
     kind; `quarantined` counts conversations by the class of the reason. `failures` is what the
@@ -70,9 +70,7 @@ def findings() -> Findings:
     """Return what there is to know. Takes no lock; counts every blob, which may take a while."""
     legacy = legacy_store()
     since = _left_legacy()
-    written = _states().filter(foreign_written_at__isnull=False)
-    if since is not None:
-        written = written.filter(foreign_written_at__gte=since)
+    written = _states().none() if since is None else _states().filter(foreign_written_at__gte=since)
     last = written.aggregate(last=Max("foreign_written_at"))["last"]
     kinds = _conflicts().values_list("kind").annotate(Count("pk")).order_by("kind")
     asides = sorted({(one.conversation_id, one.reason_class) for one in quarantined()})

@@ -73,6 +73,27 @@ def test_a_run_carries_over_everything_once(count: int, gap: int) -> None:
     assert everything_is_in_order()
 
 
+def test_a_conversation_of_many_blobs_is_carried_over_once() -> None:
+    long_ago = timezone.now() - timedelta(hours=2)
+    for turn in range(8):
+        for name in "ab":
+            old_save(connection, name, None, state(*"xyz"[:turn]).to_dict(), long_ago)
+    done = [one for batch in runs.work(runs.begin("tables")) for one in batch]
+    assert [one.action for one in done] == [Action.TAKEN_IN] * 2
+
+
+def test_a_blob_that_may_have_been_in_flight_hides_no_later_one() -> None:
+    """Ids commit out of order: the range of a blob may be walked over before it is there."""
+    first, second = (old_save(connection, "c", None, state("x").to_dict()) for _ in range(2))
+    run = runs.begin("tables")
+    source = runs._task_of(SyncRun.rows.get(pk=run)).source(0)
+    assert source.ids_between(first, second) == ["c"]
+    long_ago = timezone.now() - timedelta(hours=2)
+    MemoryChunk.objects.filter(pk=first).update(created_at=long_ago)
+    assert source.ids_between(first, second) == []
+    assert source.ids_between(None, first) == ["c"]
+
+
 @pytest.mark.parametrize("mapping", ["memory_chunks", OldSession.settings])
 def test_it_goes_both_ways_and_the_second_time_writes_nothing(settings: Any, mapping: Any) -> None:
     settings.CONVERSATIONS = {"LEGACY": mapping}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 from django.db.models import QuerySet
 
 from conversations import conf
 from conversations.models import ConversationState
-from conversations.stores.base import between, key_after
+from conversations.stores.base import LegacyStore, between, key_after
 
 Result = TypeVar("Result")
 
@@ -87,6 +88,27 @@ class Tables:
     def chosen(self) -> QuerySet[ConversationState]:
         """Return those of them that are meant."""
         return self.rows()
+
+
+class Blobs:
+    """The rows of legacy, each conversation once, for a run that began at `began`.
+
+    A blob that was in flight when its range was walked over is met again with a later one of its
+    conversation: only what had settled before the run began is sure to have been met.
+    """
+
+    def __init__(self, legacy: LegacyStore, began: datetime) -> None:
+        self.legacy = legacy
+        self.settled = began - conf.get("LEGACY_SETTLES_WITHIN")
+
+    def last_key(self) -> Any:
+        return self.legacy.last_key()
+
+    def key_after(self, low: Any, upper: Any, *, count: int) -> Any:
+        return self.legacy.key_after(low, upper, count=count)
+
+    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+        return self.legacy.ids_between(low, high, settled=self.settled)
 
 
 class Nothing:

@@ -296,8 +296,12 @@ class LegacyStore(StateStore, Protocol):
         Returns: None when there is no row.
         """
 
-    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
-        """Return the ids of conversations with a row behind `low` up to and including `high`."""
+    def ids_between(self, low: Any, high: Any, *, settled: datetime | None = None) -> Sequence[str]:
+        """Return the ids of conversations with a row behind `low` up to and including `high`.
+
+        Where a conversation has many rows, those are left out that had one up to `low` before
+        `settled`: whoever walks over the keys from the first has met them.
+        """
 
     def mark(self) -> str:
         """Return a note of what was written until now, for `written_since`."""

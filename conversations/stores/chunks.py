@@ -431,8 +431,13 @@ class ChunkStore:
     def key_after(self, low: Any, upper: Any, *, count: int) -> Any:
         return key_after(self._chunks(), low, upper, count=count)
 
-    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+    def ids_between(self, low: Any, high: Any, *, settled: datetime | None = None) -> Sequence[str]:
         rows = self._metadata().filter(self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID)
+        if low is not None and settled is not None:
+            before = self._blobs(OuterRef("value")).filter(
+                chunk_id__lte=low, chunk__created_at__lt=settled
+            )
+            rows = rows.filter(~Exists(before))
         found = between(rows, low, high, name="chunk_id").values_list("value", flat=True)
         return [str(value) for value in found.distinct().order_by("value")]
 

@@ -348,7 +348,7 @@ class JSONFieldStore:
         found = key_after(self._rows(), low, upper, count=count)
         return None if found is None else _json_key(found)
 
-    def ids_between(self, low: Any, high: Any) -> Sequence[str]:
+    def ids_between(self, low: Any, high: Any, *, settled: datetime | None = None) -> Sequence[str]:
         rows = between(self._rows(), low, high, name="pk").order_by("pk")
         return [str(found) for found in rows.values_list(self.id_name, flat=True)]
 

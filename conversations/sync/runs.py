@@ -1,4 +1,9 @@
-"""A backfill at scale: a run that carries everything over, to the tables or to legacy."""
+"""A backfill at scale: a run that carries everything over, to the tables or to legacy.
+
+A run to legacy walks over what the tables have ahead, and nothing else: what others wrote into
+legacy is merged by a run to the tables, and a blob that vanished from legacy, which `verify`
+names, is written again by `sync` of that conversation.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from conversations import conf
 from conversations.models import (
@@ -29,7 +35,7 @@ from conversations.runs.records import (
     resume,
     tally,
 )
-from conversations.runs.tasks import Outcome, Source, Tables
+from conversations.runs.tasks import Blobs, Outcome, Source, Tables
 from conversations.runs.throttle import SaveTimes, measured_saves, throttle
 from conversations.stores.base import LegacyStore
 from conversations.sync.carrying import Action, Synced, Target, carry, the_legacy_store
@@ -77,9 +83,12 @@ class _Behind(Tables):
 class _CarryOver:
     legacy: LegacyStore
     target: Target
+    began: datetime
 
     def source(self, stage: int) -> Source:
-        return _Behind() if self.target == Target.LEGACY else self.legacy
+        if self.target == Target.LEGACY:
+            return _Behind()
+        return Blobs(self.legacy, self.began)
 
     def goes_on(self, stage: int, looked: Mapping[int, int]) -> bool:
         return False
@@ -104,7 +113,7 @@ class _CarryOver:
 
 
 def _task_of(row: SyncRun) -> _CarryOver:
-    return _CarryOver(the_legacy_store(), Target(row.target))
+    return _CarryOver(the_legacy_store(), Target(row.target), row.started_at)
 
 
 def begin(to: Target | str) -> int:
@@ -113,7 +122,7 @@ def begin(to: Target | str) -> int:
     Raises: ConversationNotFound when there is no legacy store to sync with.
     """
     target = Target(to)
-    return begin_run(target, _CarryOver(the_legacy_store(target), target))
+    return begin_run(target, _CarryOver(the_legacy_store(target), target, timezone.now()))
 
 
 def work(

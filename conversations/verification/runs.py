@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from conversations.batches import known
 from conversations.exceptions import StorageUnavailable
@@ -15,7 +16,7 @@ from conversations.models import ConversationState, SyncRun
 from conversations.runs import working
 from conversations.runs.progress import progress
 from conversations.runs.records import Note, begin as begin_run, found_run, latest_finished, tally
-from conversations.runs.tasks import Nothing, Outcome, Source, Tables
+from conversations.runs.tasks import Blobs, Nothing, Outcome, Source, Tables
 from conversations.runs.throttle import SaveTimes, measured_saves, throttle
 from conversations.stores.base import LegacyStore, between
 from conversations.stores.normalized import probed_between
@@ -89,21 +90,15 @@ class _Changed(_Sampled):
         return unverified()
 
 
-@dataclass(frozen=True, slots=True)
-class _OnlyInLegacy:
+class _OnlyInLegacy(Blobs):
     """What legacy holds, and the tables do not."""
 
-    legacy: LegacyStore
-    sample: float | None
-
-    def last_key(self) -> Any:
-        return self.legacy.last_key()
-
-    def key_after(self, low: Any, upper: Any, *, count: int) -> Any:
-        return self.legacy.key_after(low, upper, count=count)
+    def __init__(self, legacy: LegacyStore, began: datetime, sample: float | None) -> None:
+        super().__init__(legacy, began)
+        self.sample = sample
 
     def ids_between(self, low: Any, high: Any) -> Sequence[str]:
-        ids = self.legacy.ids_between(low, high)
+        ids = super().ids_between(low, high)
         in_tables: set[str] = set()
         for start in range(0, len(ids), 500):
             in_tables |= known(ids[start : start + 500])
@@ -123,10 +118,13 @@ class _Verify:
 
     sample: float | None
     legacy: LegacyStore | None
+    began: datetime
 
     def source(self, stage: int) -> Source:
         if stage % 2:
-            return _OnlyInLegacy(self.legacy, self.sample) if self.legacy else Nothing()
+            if self.legacy is None:
+                return Nothing()
+            return _OnlyInLegacy(self.legacy, self.began, self.sample)
         if stage == 0:
             return _Sampled(self.sample)
         return _Changed(self.sample, self.legacy)
@@ -162,7 +160,7 @@ class _Verify:
 
 
 def _task_of(row: SyncRun) -> _Verify:
-    return _Verify(row.sample, legacy_store())
+    return _Verify(row.sample, legacy_store(), row.started_at)
 
 
 def begin(*, sample: float | None = None) -> int:
@@ -175,7 +173,7 @@ def begin(*, sample: float | None = None) -> int:
     """
     if sample is not None and not 0 < sample <= 1:
         raise ValueError(f"a sample is a share above 0 and up to 1, not {sample!r}")
-    return begin_run(TARGET, _Verify(sample, legacy_store()), sample=sample)
+    return begin_run(TARGET, _Verify(sample, legacy_store(), timezone.now()), sample=sample)
 
 
 def work(
