@@ -13,8 +13,14 @@ from django.utils import timezone
 from conversations.runs import records, throttle, working
 from conversations.runs.throttle import Saves
 from conversations.sync import runs
+from flags import metrics, monitor
+from flags.models import MeasuredMinute
+from flags.phases import Phase
 from tests.factories import state
+from tests.faults.injection import failing
 from tests.legacy_schema import old_save
+from tests.test_metrics import monitoring
+from tests.test_switches import set_rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -74,6 +80,25 @@ def test_the_time_before_the_run_is_that_of_its_beginning() -> None:
     says()
     assert asked[0] == (began - throttle.BASELINE, began)
     assert [until for _, until in asked[1:]] == [None, None]
+
+
+def test_the_times_are_those_that_all_processes_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    set_rows(Phase.DUAL_WRITE)
+    monitoring(on=True)
+    metrics.forget()
+    now = timezone.now()
+    began = now - timedelta(minutes=10)
+    for at, seconds in ((began - timedelta(minutes=5), 0.01), (now, 0.5)):
+        for _ in range(throttle.LEAST_SAVES // 2):
+            metrics.observe("save", "legacy", seconds)
+            metrics.observe("append", "normalized", seconds)
+            metrics.observe("load", "normalized", 9.0)
+        metrics.flush(now=at)
+    assert throttle.measured_saves(began, None).count == throttle.LEAST_SAVES
+    assert throttle.throttle(began)().startswith("saves take ")
+    with failing(lambda sql: "SELECT" in sql and MeasuredMinute._meta.db_table in sql):
+        assert throttle.throttle(began)() == ""
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no replicas")

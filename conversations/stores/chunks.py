@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db import connections
 from django.db.models import Exists, F, Max, Min, OuterRef, Q, QuerySet
 from django.utils import timezone
 
@@ -30,13 +29,12 @@ from conversations.stores.base import (
     Stored,
     Summary,
     between,
-    byte_length,
     grown,
     has_foreign_key,
     key_after,
     listed_behind,
-    single_row,
 )
+from conversations.stores.counting import counted_blobs, counted_leftovers
 from flags.phases import StoreName
 from memory.models import MemoryChunk, MemoryMetadata
 
@@ -106,42 +104,6 @@ _NEWEST_OF_REVISION = _newest(
     )""",
 )
 _OWNER_OF_NEWEST = _newest("chunk.id, chunk.user_id")
-
-
-_STATE_CHUNKS = """
-    FROM memory_chunks chunk WHERE EXISTS (
-        SELECT 1 FROM memory_metadata typed
-        WHERE typed.chunk_id = chunk.id AND typed."key" = 'type' AND typed.value = 'state'
-    )"""
-_NAMED = f"""EXISTS (
-        SELECT 1 FROM memory_metadata named
-        WHERE named.chunk_id = chunk.id AND named."key" = '{CONVERSATION_ID}'
-    )"""
-_UNNAMED = f"SELECT COUNT(*) {_STATE_CHUNKS} AND NOT {_NAMED}"
-_OF_DELETED = f"""SELECT COUNT(*) {_STATE_CHUNKS} AND EXISTS (
-        SELECT 1 FROM memory_metadata named
-        JOIN conversation_tombstones gone ON gone.conversation_id = named.value
-        WHERE named.chunk_id = chunk.id AND named."key" = '{CONVERSATION_ID}'
-    )"""
-# Where no foreign key was ever enforced, a row may name a chunk that is gone, or none.
-_BARE = """
-    SELECT COUNT(*) FROM memory_metadata bare
-    WHERE bare.chunk_id IS NULL AND bare.conversation_id IS NULL
-    AND bare.message_id IS NULL AND bare.context_item_id IS NULL
-    OR bare.chunk_id IS NOT NULL
-    AND NOT EXISTS (SELECT 1 FROM memory_chunks chunk WHERE chunk.id = bare.chunk_id)"""
-# The order in which old code reads them.
-_OVERTAKEN = f"""
-    SELECT COUNT(*), SUM(size) FROM (
-        SELECT {{size}} AS size, ROW_NUMBER() OVER (
-            PARTITION BY named.value ORDER BY chunk.created_at DESC NULLS LAST, chunk.id DESC
-        ) AS place
-        FROM memory_metadata named JOIN memory_chunks chunk ON chunk.id = named.chunk_id
-        WHERE named."key" = '{CONVERSATION_ID}' AND EXISTS (
-            SELECT 1 FROM memory_metadata typed
-            WHERE typed.chunk_id = chunk.id AND typed."key" = 'type' AND typed.value = 'state'
-        )
-    ) AS placed WHERE place > 1"""
 
 
 class ChunkStore:
@@ -283,16 +245,10 @@ class ChunkStore:
         return (MemoryChunk._meta.db_table, MemoryMetadata._meta.db_table)
 
     def blobs(self) -> Blobs:
-        size = byte_length("chunk.content", connections[conf.alias()].vendor)
-        return Blobs(*single_row(f"SELECT COUNT(*), SUM({size}) {_STATE_CHUNKS}"))
+        return counted_blobs()
 
     def leftovers(self) -> Leftovers:
-        size = byte_length("chunk.content", connections[conf.alias()].vendor)
-        overtaken, overtaken_bytes = single_row(_OVERTAKEN.format(size=size))
-        (unnamed,) = single_row(_UNNAMED)
-        (bare,) = single_row(_BARE)
-        (of_deleted,) = single_row(_OF_DELETED)
-        return Leftovers(overtaken, overtaken_bytes, unnamed, bare, of_deleted)
+        return counted_leftovers()
 
     def probe(self) -> str:
         """Whether others have written above the floor that the row remembers."""
