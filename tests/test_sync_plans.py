@@ -20,7 +20,6 @@ from flags.phases import Phase
 from flags.switches import forced_phase
 from tests.factories import messages, state
 from tests.machine.oldcode import OldChunks, OldSession
-from tests.scale import examples
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -134,7 +133,7 @@ def test_where_nothing_is_to_be_done_nothing_is_measured(old: Any) -> None:
 def test_a_sample_stands_for_the_rest(old: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within a factor of two of what the sync then takes; pages and full pages are whole."""
     monkeypatch.setattr(estimating, "TOGETHER", 10)
-    count = max(60, examples(200))
+    count = 60
     for number in range(count):
         old.write(f"c{number}", state(*(f"message {n} " * 20 for n in range(10))).to_dict())
     found = estimate("tables", sample=30)

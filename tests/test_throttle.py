@@ -33,6 +33,7 @@ def _quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "FIRST_BATCH", 1)
     monkeypatch.setattr(throttle, "LOOK_EVERY_SECONDS", 0)
     monkeypatch.setattr(working, "MOMENT_SECONDS", 0.001)
+    monkeypatch.setattr(working, "NOTE_EVERY_SECONDS", 0.02)
 
 
 class Traffic:
@@ -139,7 +140,6 @@ def test_who_waits_is_paused_and_cancelled(change: Any) -> None:
     worker = runs.work(run, saves=Traffic(0.1))
     next(worker)
     change(run)
-    # Its reason is written again after a second.
     assert not any(worker)
     assert runs.progress(run).conversations == 0
     assert runs.progress(run).waiting == ""

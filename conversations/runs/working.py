@@ -48,6 +48,8 @@ LOCK_TIMEOUT = "500ms"
 TRIES, BETWEEN_TRIES = 20, timedelta(seconds=0.2)
 # How long a worker that has to wait does so at once, before it does one more batch.
 LONGEST_WAIT_SECONDS = 60.0
+# How often a wait is noted, and whether the run is still running looked up.
+NOTE_EVERY_SECONDS = 1.0
 # How long a wait is before whoever called is asked again whether to stop.
 MOMENT_SECONDS = 0.1
 OTHERS_WORK = (0, 0)
@@ -100,7 +102,7 @@ def _make_way(
     noted = ""
     noted_at = float("-inf")
     while (reason := throttle()[:255]) and time.monotonic() < ends and not stops():
-        if reason != noted or time.monotonic() - noted_at > 1:
+        if reason != noted or time.monotonic() - noted_at > NOTE_EVERY_SECONDS:
             rows = runs().filter(pk=run, state=State.RUNNING)
             if not rows.update(waiting=reason, waited_at=timezone.now()):
                 # Paused or ended; there is nothing to wait for.
