@@ -21,7 +21,7 @@ from conversations.models import ConversationConflict, ConversationState
 from conversations.runs.records import Note
 from conversations.stores.base import Blobs, Leftovers
 from conversations.stores.normalized import probed_between
-from conversations.stores.registry import legacy_store
+from conversations.stores.registry import configured_store
 from conversations.sync import Target
 from conversations.sync.runs import last_finished
 from flags import records
@@ -68,7 +68,7 @@ class Findings:
 
 def findings() -> Findings:
     """Return what there is to know. Takes no lock; counts every blob, which may take a while."""
-    legacy = legacy_store()
+    legacy = configured_store()
     since = _left_legacy()
     written = _states().none() if since is None else _states().filter(foreign_written_at__gte=since)
     last = written.aggregate(last=Max("foreign_written_at"))["last"]
@@ -97,7 +97,7 @@ def _left_legacy() -> datetime | None:
 
 def pending() -> Iterator[str]:
     """Yield the conversations that others wrote into legacy, and the tables have not taken in."""
-    legacy = legacy_store()
+    legacy = configured_store()
     if legacy is None:
         return
     last = 0

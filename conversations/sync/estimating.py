@@ -61,7 +61,8 @@ def estimate(to: Target | str, *, sample: int = SAMPLE) -> Estimate:
 
     Raises: ConversationNotFound when there is no legacy store to sync with.
     """
-    target, legacy = Target(to), the_legacy_store()
+    target = Target(to)
+    legacy = the_legacy_store(target)
     count = 0
 
     def counted() -> Sequence[str]:

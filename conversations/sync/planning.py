@@ -27,7 +27,8 @@ def plan(
 
     Raises: ConversationNotFound when there is no legacy store to sync with.
     """
-    target, legacy = Target(to), the_legacy_store()
+    target = Target(to)
+    legacy = the_legacy_store(target)
     counts: Counter[Action] = Counter()
     for number, action in enumerate(_actions(legacy, target), start=1):
         counts[action] += 1
@@ -37,7 +38,8 @@ def plan(
 
 def pending(to: Target | str) -> Iterator[str]:
     """Yield the conversations that a sync would write, by reading alone."""
-    target, legacy = Target(to), the_legacy_store()
+    target = Target(to)
+    legacy = the_legacy_store(target)
     for conversation_id, action in _in_tables(legacy, target):
         if action != Action.UNCHANGED:
             yield conversation_id

@@ -113,13 +113,15 @@ class _CarryOver:
 
 
 def _task_of(row: SyncRun) -> _CarryOver:
-    return _CarryOver(the_legacy_store(), Target(row.target), row.started_at)
+    target = Target(row.target)
+    return _CarryOver(the_legacy_store(target), target, row.started_at)
 
 
 def begin(to: Target | str) -> int:
     """Begin a run, or join the one that is alive. Returns: its number.
 
-    Raises: ConversationNotFound when there is no legacy store to sync with.
+    Raises: ConversationNotFound when there is no legacy store to sync with, SyncRefused to one
+    that is retired.
     """
     target = Target(to)
     return begin_run(target, _CarryOver(the_legacy_store(target), target, timezone.now()))

@@ -20,7 +20,7 @@ from conversations.runs.tasks import Blobs, Nothing, Outcome, Source, Tables
 from conversations.runs.throttle import SaveTimes, measured_saves, throttle
 from conversations.stores.base import LegacyStore, between
 from conversations.stores.normalized import probed_between
-from conversations.stores.registry import legacy_store
+from conversations.stores.registry import configured_store
 from conversations.verification.checking import Kind, Verified, unverified, verify
 from flags.sampling import share_of
 
@@ -160,7 +160,7 @@ class _Verify:
 
 
 def _task_of(row: SyncRun) -> _Verify:
-    return _Verify(row.sample, legacy_store(), row.started_at)
+    return _Verify(row.sample, configured_store(), row.started_at)
 
 
 def begin(*, sample: float | None = None) -> int:
@@ -173,7 +173,7 @@ def begin(*, sample: float | None = None) -> int:
     """
     if sample is not None and not 0 < sample <= 1:
         raise ValueError(f"a sample is a share above 0 and up to 1, not {sample!r}")
-    return begin_run(TARGET, _Verify(sample, legacy_store(), timezone.now()), sample=sample)
+    return begin_run(TARGET, _Verify(sample, configured_store(), timezone.now()), sample=sample)
 
 
 def work(
