@@ -12,7 +12,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from conversations.gates import verified
 from conversations.models import ConversationState, ConversationTombstone
 from conversations.storage import append_messages, delete_conversation, load_state, save_state
-from conversations.sync import sync
+from conversations.sync import runs, sync
 from conversations.verification import unverified, verify
 from flags import transitions
 from flags.exceptions import TransitionRefused, UnknownGate
@@ -251,4 +251,58 @@ def test_a_late_write_of_what_was_deleted_refuses_nothing() -> None:
     written_in_both()
     delete_conversation("c")
     old_save(connection, "c", None, state("a").to_dict())
+    assert refusing() == {}
+
+
+# Waivers of one conversation, or of a class of reasons
+
+
+def unreadable_blobs(*names: str) -> None:
+    enter(Phase.DUAL_WRITE)
+    for name in names:
+        old_save(connection, name, None, state(name).to_dict())
+        MemoryChunk.objects.filter(metadata__value=name).update(content="{broken")
+    run = runs.begin("tables")
+    list(runs.work(run))
+
+
+def test_what_a_sync_could_not_carry_over_refuses() -> None:
+    unreadable_blobs("c", "d")
+    found = refusing()
+    assert set(found) == {"sync_finished", "verified"}
+    assert found["sync_finished"].evidence == {"ids": ["c", "d"], "classes": {"unreadable": 2}}
+
+
+def test_it_is_waived_by_id() -> None:
+    unreadable_blobs("c", "d")
+    waive = {f"{gate}:c": "broken since May" for gate in ("sync_finished", "verified")}
+    refused = {one.gate: one.evidence["ids"] for one in check(waive=waive) if not one.holds}
+    assert refused == {"sync_finished": ["d"], "verified": ["d"]}
+    waive |= {f"{gate}:d": "the same" for gate in ("sync_finished", "verified")}
+    made = advance(waive=waive)
+    (verified_gate,) = [one for one in made.gates if one["gate"] == "verified"]
+    assert verified_gate["evidence"]["waived"] == {"c": "broken since May", "d": "the same"}
+
+
+def test_it_is_waived_by_the_class_of_the_reason() -> None:
+    unreadable_blobs("c", "d")
+    waive = {f"{gate}:unreadable": "a bug of 2024" for gate in ("sync_finished", "verified")}
+    assert advance(waive=waive).target == Phase.NEW_READS
+
+
+def test_a_class_answers_for_no_difference_and_for_nothing_that_was_never_tried() -> None:
+    enter(Phase.DUAL_WRITE)
+    written_in_both()
+    ConversationState.rows.update(message_count=7)
+    old_save(connection, "never synced", None, state("a").to_dict())
+    waive = {f"verified:{name}": "all" for name in ("unreadable", "missing_in_tables", "error")}
+    (refused,) = [one for one in check(waive=waive) if not one.holds]
+    assert refused.evidence["ids"] == ["c", "never synced"]
+
+
+def test_a_sync_that_is_under_way_refuses() -> None:
+    enter(Phase.DUAL_WRITE)
+    run = runs.begin("tables")
+    assert refusing()["sync_finished"].message == f"run {run} is not finished."
+    list(runs.work(run))
     assert refusing() == {}

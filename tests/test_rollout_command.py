@@ -89,6 +89,7 @@ def test_check_says_what_every_gate_says() -> None:
         ["passed", f"{gate}:"]
         for gate in (
             "rehearsed",
+            "sync_finished",
             "shadow_reads",
             "errors",
             "latency",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conversations.gates import installation, traffic
 from conversations.gates.standing import StandingGate
-from conversations.gates.verified import Verified
+from conversations.gates.verified import VerifiedGate, sync_finished
 from flags import gates
 from flags.phases import Phase
 
@@ -25,6 +25,7 @@ def register() -> None:
         (INTO_TABLES | RESUMED, "round_trip", installation.round_trip),
         (INTO_TABLES, "processes", installation.reporting),
         (INTO_READS, "rehearsed", traffic.rehearsed),
+        (INTO_READS, "sync_finished", sync_finished),
         (ONWARDS, "soak", traffic.soaked),
         (ONWARDS | BACK_TO_LEGACY, "legacy_current", traffic.legacy_current),
     ):
@@ -38,4 +39,4 @@ def register() -> None:
     ):
         gates.register(StandingGate(name, steps, finds, once=True))
     gates.register(StandingGate("drill", BACK, installation.drill, rehearsals_only=True))
-    gates.register(Verified(INTO_READS | ONWARDS))
+    gates.register(VerifiedGate(INTO_READS | ONWARDS))

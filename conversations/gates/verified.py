@@ -1,28 +1,68 @@
-"""The gate that asks for equal digests everywhere."""
+"""The gates that ask for a finished sync, and for equal digests everywhere."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from itertools import chain
 
 from conversations.batches import in_batches, out_of_step
+from conversations.findings import quarantined
 from conversations.gates.standing import NAMED, Steps
+from conversations.runs.progress import latest
 from conversations.stores.registry import legacy_store
-from conversations.verification import Kind, unverified, verify
+from conversations.sync import Target
+from conversations.sync.runs import last_finished
+from conversations.verification import Kind, Verified, unverified, verify
 from flags.gates import GateResult, Step
 
 # How long a gate may look while nobody can write.
 INSIDE = timedelta(seconds=1)
 # And before: more than that is for a verification at scale, which can be resumed.
 BEFORE = timedelta(minutes=1)
+# What a class of reasons may be waived for. For a difference somebody answers by its id.
+EXPLAINED = frozenset({Kind.QUARANTINED, Kind.MISSING_IN_TABLES, Kind.UNREADABLE})
 
 
-class Verified:
-    """Everything is in the tables, by every digest, and nothing was set aside."""
+def sync_finished(step: Step) -> GateResult:
+    """No sync to the tables is under way, and the latest one could carry over everything.
+
+    What it could not is waived by id or by the class of the reason.
+    """
+    alive = [run.run for run in latest() if run.target == Target.TABLES and run.finished_at is None]
+    finished = last_finished(Target.TABLES)
+    failed = [
+        note
+        for note in (finished.failures if finished else ())
+        if not step.waiver("sync_finished", (note.conversation_id, note.reason_class))
+    ]
+    message = "nothing is left to carry over."
+    if alive:
+        message = f"run {alive[0]} is not finished."
+    elif failed:
+        message = f"{len(failed)} conversations could not be carried over."
+    return GateResult(
+        "sync_finished",
+        not alive and not failed,
+        message,
+        "Run `manage.py conversations sync --to tables` to its end; `conversations findings`"
+        " says what it could not carry over, and why.",
+        {
+            "ids": [note.conversation_id for note in failed[:NAMED]],
+            "classes": dict(Counter(note.reason_class for note in failed)),
+        },
+    )
+
+
+class VerifiedGate:
+    """Everything is in the tables, by every digest, and nothing was set aside.
+
+    What is not is waived by id, or, where a blob was set aside or not taken in, by the class of
+    the reason.
+    """
 
     name = "verified"
 
@@ -36,27 +76,24 @@ class Verified:
         """Verify what was written since it was last verified, by us or by old code."""
         legacy = legacy_store()
         mark = legacy.mark() if legacy else ""
-        found = self._result(chain(in_batches(unverified()), out_of_step()), within=BEFORE)
+        found = self._result(step, chain(in_batches(unverified()), out_of_step()), within=BEFORE)
         return replace(found, evidence={**found.evidence, "mark": mark})
 
     def look_again(self, step: Step, found: GateResult) -> GateResult:
         """Verify what was written since `look`; what takes more than a second is refused."""
         legacy = legacy_store()
         later = legacy.written_since(found.evidence["mark"]) if legacy else ()
-        again = self._result(chain(in_batches(unverified()), later), within=INSIDE)
+        again = self._result(step, chain(in_batches(unverified()), later), within=INSIDE)
         counts = Counter(found.evidence["counts"]) + Counter(again.evidence["counts"])
-        return replace(again, evidence={**again.evidence, "counts": dict(counts)})
+        waived = {**found.evidence["waived"], **again.evidence["waived"]}
+        return replace(again, evidence={**again.evidence, "counts": dict(counts), "waived": waived})
 
-    def _result(self, ids: Iterable[str], *, within: timedelta) -> GateResult:
+    def _result(self, step: Step, ids: Iterable[str], *, within: timedelta) -> GateResult:
         ends = time.monotonic() + within.total_seconds()
         counts: Counter[str] = Counter()
-        wrong: list[str] = []
+        wrong: list[Verified] = []
         message = ""
-        seen: set[str] = set()
-        for conversation_id in ids:
-            if conversation_id in seen:
-                continue
-            seen.add(conversation_id)
+        for conversation_id in _once(ids):
             if time.monotonic() > ends:
                 seconds = within.total_seconds()
                 message = f"more has to be verified than {seconds:g} s are enough for."
@@ -65,13 +102,51 @@ class Verified:
             counts.update(kind.name.lower() for kind in found.kinds)
             # What is in no store was deleted while we looked.
             if not (found.in_order or found.kinds == (Kind.UNKNOWN,)):
-                wrong.append(conversation_id)
-        if wrong:
-            message = f"{len(wrong)} conversations are not in order."
+                wrong.append(found)
+        waived = _waived(step, wrong)
+        refused = [found.conversation_id for found in wrong if found.conversation_id not in waived]
+        if refused:
+            message = f"{len(refused)} conversations are not in order."
         return GateResult(
             self.name,
             not message,
             message or "everything is in order.",
             "Run `manage.py conversations sync --to tables`, then `conversations verify`.",
-            {"counts": dict(counts), "ids": wrong[:NAMED]},
+            {"counts": dict(counts), "ids": refused[:NAMED], "waived": waived},
         )
+
+
+def _once(ids: Iterable[str]) -> Iterable[str]:
+    seen: set[str] = set()
+    for conversation_id in ids:
+        if conversation_id not in seen:
+            seen.add(conversation_id)
+            yield conversation_id
+
+
+def _waived(step: Step, wrong: Iterable[Verified]) -> dict[str, str]:
+    """Return for which of the conversations somebody answers, and why."""
+    if not any(name.startswith(f"{VerifiedGate.name}:") for name in step.waivers):
+        return {}
+    classes = _classes()
+    waived = {}
+    for found in wrong:
+        explained = set(found.kinds) <= EXPLAINED | {Kind.EQUAL, Kind.TABLES_ONLY}
+        items = [found.conversation_id]
+        if explained:
+            items += sorted(classes.get(found.conversation_id, ()))
+        why = step.waiver(VerifiedGate.name, items)
+        if why:
+            waived[found.conversation_id] = why
+    return waived
+
+
+def _classes() -> Mapping[str, set[str]]:
+    """Return the classes of the reasons why blobs were set aside or not taken in, by id."""
+    classes: dict[str, set[str]] = defaultdict(set)
+    for aside in quarantined():
+        classes[aside.conversation_id].add(aside.reason_class)
+    finished = last_finished(Target.TABLES)
+    for note in finished.failures if finished else ():
+        classes[note.conversation_id].add(note.reason_class)
+    return classes
