@@ -17,7 +17,8 @@ from conversations.models import ConversationState
 from conversations.owners import user_exists
 from conversations.retirement.archives import lines_read
 from conversations.stores.blobs import Row, put_back, restored_keys
-from conversations.stores.chunks import CONVERSATION_ID, ChunkStore, parsed
+from conversations.stores.chunkformat import CONVERSATION_ID, parsed
+from conversations.stores.chunks import ChunkStore
 from conversations.stores.registry import configured_store
 from conversations.transactions import translated
 from flags import retirement

@@ -12,7 +12,7 @@ from typing import Any
 from django.db import connections
 
 from conversations import conf
-from conversations.stores.chunks import CONVERSATION_ID, REVISION_MARK
+from conversations.stores.chunkformat import CONVERSATION_ID, REVISION_MARK
 from memory.adoption import CHUNKS, METADATA, columns_of
 from memory.models import MemoryChunk, MemoryMetadata
 

@@ -9,17 +9,16 @@ The token is that floor (an id), or the floor and a "+" when there are such blob
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Exists, F, Max, Min, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from conversations import conf
-from conversations.documents import Document, check_types
+from conversations.documents import Document
 from conversations.exceptions import InvalidState, UnreadableState
 from conversations.stores.base import (
     LAST_MOMENT,
@@ -34,76 +33,23 @@ from conversations.stores.base import (
     key_after,
     listed_behind,
 )
+from conversations.stores.chunkformat import (
+    CONVERSATION_ID,
+    FOREIGN_BLOB,
+    MARKS,
+    NEWEST,
+    NEWEST_OF_REVISION,
+    OWNER_OF_NEWEST,
+    QUARANTINE_MARK,
+    REVISION_MARK,
+    metadata_of,
+    parsed,
+)
 from conversations.stores.counting import counted_blobs, counted_leftovers
 from flags.phases import StoreName
 from memory.models import MemoryChunk, MemoryMetadata
 
 logger = logging.getLogger("conversations")
-
-CONVERSATION_ID = "conversation_id"
-REVISION_MARK = "store.revision"
-QUARANTINE_MARK = "store.quarantined"
-_MARKS = (REVISION_MARK, QUARANTINE_MARK)
-
-
-def parsed(content: str | None) -> Document:
-    """Return the document of a blob. Raises: InvalidState when it is none."""
-    try:
-        data = json.loads(content or "")
-    except (ValueError, RecursionError) as error:
-        raise InvalidState(f"is no JSON ({error})", path="blob") from error
-    if not isinstance(data, dict):
-        raise InvalidState(f"is a {type(data).__name__}, not an object", path="blob")
-    check_types(data)
-    return Document.from_dict(data)
-
-
-_FOREIGN_BLOB = f"""EXISTS (
-    SELECT 1 FROM memory_metadata named
-    WHERE named."key" = '{CONVERSATION_ID}'
-    AND named.value = conversation_states.conversation_id
-    AND named.chunk_id
-        > COALESCE(CAST(NULLIF(conversation_states.legacy_token, '') AS bigint), 0)
-    AND EXISTS (
-        SELECT 1 FROM memory_metadata typed
-        WHERE typed.chunk_id = named.chunk_id AND typed."key" = 'type' AND typed.value = 'state'
-    )
-    AND NOT EXISTS (
-        SELECT 1 FROM memory_metadata marked
-        WHERE marked.chunk_id = named.chunk_id
-        AND marked."key" IN ('{REVISION_MARK}', '{QUARANTINE_MARK}')
-    )
-)"""
-
-
-def _newest(columns: str, wanted: str = "") -> str:
-    """Return the SQL that finds the newest state blob as old code does: by created_at, then id."""
-    return f"""
-        SELECT {columns}
-        FROM memory_metadata named JOIN memory_chunks chunk ON chunk.id = named.chunk_id
-        WHERE named."key" = '{CONVERSATION_ID}' AND named.value = %s
-        AND EXISTS (
-            SELECT 1 FROM memory_metadata typed
-            WHERE typed.chunk_id = chunk.id AND typed."key" = 'type' AND typed.value = 'state'
-        )
-        AND NOT EXISTS (
-            SELECT 1 FROM memory_metadata aside
-            WHERE aside.chunk_id = chunk.id AND aside."key" = '{QUARANTINE_MARK}'
-        )
-        {wanted}
-        ORDER BY chunk.created_at DESC NULLS LAST, chunk.id DESC LIMIT 1"""
-
-
-_BLOB = "chunk.id, chunk.user_id, chunk.content, chunk.created_at"
-_NEWEST = _newest(_BLOB)
-_NEWEST_OF_REVISION = _newest(
-    _BLOB,
-    f"""AND EXISTS (
-        SELECT 1 FROM memory_metadata marked
-        WHERE marked.chunk_id = chunk.id AND marked."key" = '{REVISION_MARK}' AND marked.value = %s
-    )""",
-)
-_OWNER_OF_NEWEST = _newest("chunk.id, chunk.user_id")
 
 
 class ChunkStore:
@@ -122,7 +68,7 @@ class ChunkStore:
         return Exists(self._metadata().filter(chunk_id=chunk, key="type", value="state"))
 
     def _marked(self, chunk: Any) -> Exists:
-        return Exists(self._metadata().filter(chunk_id=chunk, key__in=_MARKS))
+        return Exists(self._metadata().filter(chunk_id=chunk, key__in=MARKS))
 
     def _blobs(self, conversation_id: Any) -> QuerySet[MemoryMetadata]:
         """Return the rows that name a state blob of the conversation."""
@@ -157,7 +103,7 @@ class ChunkStore:
 
     def load(self, conversation_id: str) -> Stored | None:
         """Read as old code does: the newest blob by created_at, then by id."""
-        return self._readable(self._first(_NEWEST, conversation_id))
+        return self._readable(self._first(NEWEST, conversation_id))
 
     def save(
         self,
@@ -181,7 +127,7 @@ class ChunkStore:
             content=document.to_json(),
             created_at=now,
         )
-        rows = _metadata_of(conversation_id, document, now)
+        rows = metadata_of(conversation_id, document, now)
         if revision:
             rows[REVISION_MARK] = str(revision)
         self._metadata().bulk_create(
@@ -252,7 +198,7 @@ class ChunkStore:
 
     def probe(self) -> str:
         """Whether others have written above the floor that the row remembers."""
-        return _FOREIGN_BLOB
+        return FOREIGN_BLOB
 
     def judge(self, probed: Any, known: str) -> str:
         """Return `known` when nobody else has written, else something different."""
@@ -282,7 +228,7 @@ class ChunkStore:
 
     def held(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
         """Return the newest readable blob that carries the mark of that revision."""
-        chunk = self._first(_NEWEST_OF_REVISION, conversation_id, str(revision))
+        chunk = self._first(NEWEST_OF_REVISION, conversation_id, str(revision))
         return self._readable(chunk)
 
     def correct(self, conversation_id: str, reference: str, document: Document, seen: str) -> str:
@@ -312,7 +258,7 @@ class ChunkStore:
         raised = max(floor, bounds["settled"] or 0)
         if bounds["open"] is not None:
             raised = max(floor, min(raised, bounds["open"] - 1))
-        newest = self._first(_OWNER_OF_NEWEST, conversation_id)
+        newest = self._first(OWNER_OF_NEWEST, conversation_id)
         # What old code would read is marked in any case: it may have to be found again.
         needed = {chunk_id for chunk_id in _ids(seen) if chunk_id > raised}
         if newest is not None and newest.pk in _ids(seen):
@@ -336,7 +282,7 @@ class ChunkStore:
         marks.update(value=str(new))
 
     def owner(self, conversation_id: str) -> tuple[bool, str | None]:
-        chunk = self._first(_OWNER_OF_NEWEST, conversation_id)
+        chunk = self._first(OWNER_OF_NEWEST, conversation_id)
         if chunk is None:
             return False, None
         return True, None if chunk.user_id is None else str(chunk.user_id)
@@ -421,21 +367,3 @@ def _ids(seen: str) -> list[int]:
 def _user_key(owner: str) -> Any:
     field: Any = MemoryChunk._meta.get_field("user")
     return field.target_field.to_python(owner)
-
-
-def _metadata_of(conversation_id: str, document: Document, now: datetime) -> dict[str, str]:
-    """Return the eight metadata rows of a save, in the order old code writes them.
-
-    We do not prune, so the "optimized" lengths equal the original ones.
-    """
-    messages, items = str(len(document.messages)), str(len(document.items))
-    return {
-        CONVERSATION_ID: conversation_id,
-        "type": "state",
-        "last_updated": now.astimezone(UTC).isoformat(),
-        "optimization_applied": "true",
-        "original_conversation_length": messages,
-        "optimized_conversation_length": messages,
-        "original_context_length": items,
-        "optimized_context_length": items,
-    }

@@ -1,50 +1,19 @@
-"""The tables of conversations. Public for reading and joins; `conversations.storage` writes them.
+"""The tables that hold conversations, and what is recorded of them.
 
 JSON that must come back exactly is kept as text: jsonb reorders keys and changes numbers.
 """
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, Self
-
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 
-from conversations.exceptions import DirectWriteRefused
+from conversations.models.reading import ReadingManager
 
 DIGEST_BYTES = 16
 UNVERIFIED = Q(verified_revision__lt=F("revision")) | Q(verified_revision__lt=F("legacy_revision"))
 LEGACY_BEHIND = Q(legacy_revision__lt=F("revision"))
-
-
-class ReadingQuerySet(models.QuerySet[Any]):
-    """A queryset that reads, and refuses the bulk writes that would bypass revisions."""
-
-    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise DirectWriteRefused
-
-    create = get_or_create = update_or_create = _refuse
-    acreate = aget_or_create = aupdate_or_create = _refuse
-    bulk_create = bulk_update = update = delete = _refuse
-    abulk_create = abulk_update = aupdate = adelete = _refuse
-
-    def for_user(self, user: Any) -> Self:
-        """Return the conversations of a user (an instance or any form of its primary key)."""
-        return self.filter(user_id=getattr(user, "pk", user))
-
-    def current(self) -> Self:
-        """Return what no later revision superseded."""
-        return self.filter(superseded_in__isnull=True)
-
-    def as_of(self, revision: int) -> Self:
-        """Return what was current when the conversation was at `revision`."""
-        return self.filter(added_in__lte=revision).filter(
-            Q(superseded_in__isnull=True) | Q(superseded_in__gt=revision)
-        )
-
-
-ReadingManager = models.Manager.from_queryset(ReadingQuerySet)
 
 
 class ConversationState(models.Model):
@@ -316,100 +285,6 @@ class ConversationMismatch(models.Model):
 
     def __str__(self) -> str:
         return f"mismatch {self.pk}"
-
-
-class SyncRun(models.Model):
-    """One walk over everything at scale, a backfill or a verification, and how it stands."""
-
-    class State(models.TextChoices):
-        RUNNING = "running"
-        PAUSED = "paused"
-        FINISHED = "finished"
-        CANCELLED = "cancelled"
-        # Too much of it failed.
-        FAILED = "failed"
-
-    target = models.CharField(
-        max_length=16, help_text="The store that is brought up, or `verification`."
-    )
-    state = models.CharField(max_length=16, choices=State, default=State.RUNNING)
-    stage = models.PositiveSmallIntegerField(
-        default=0, help_text="Which of the walks that make up the run."
-    )
-    # Keys of the rows that this stage walks over, as JSON: what is behind `cursor` is not in a
-    # batch yet, and what came after the start of the stage is behind `upper`.
-    cursor = models.TextField()
-    upper = models.TextField()
-    sample = models.FloatField(
-        null=True, blank=True, help_text="The share of the conversations, where not all are meant."
-    )
-    mark = models.TextField(
-        default="", blank=True, help_text="Legacy when the last look at everything began."
-    )
-    batch_size = models.PositiveIntegerField()
-    reason = models.CharField(max_length=255, blank=True, default="")
-    waiting = models.CharField(
-        max_length=255, blank=True, default="", help_text="Why a worker waits, as of `waited_at`."
-    )
-    waited_at = models.DateTimeField(null=True, blank=True)
-    started_at = models.DateTimeField()
-    resumed_at = models.DateTimeField(null=True, blank=True)
-    finished_at = models.DateTimeField(null=True, blank=True)
-
-    objects = ReadingManager()
-    rows = models.Manager()
-
-    class Meta:
-        db_table = "sync_runs"
-        verbose_name = "sync run"
-        base_manager_name = "rows"
-        constraints = [
-            models.UniqueConstraint(
-                fields=["target"],
-                name="sync_run_alive",
-                condition=Q(state__in=["running", "paused"]),
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.pk}: to {self.target}"
-
-
-class SyncBatch(models.Model):
-    """A range of keys that one worker walks over, in one transaction."""
-
-    run = models.ForeignKey(
-        SyncRun, on_delete=models.CASCADE, related_name="batches", db_index=False
-    )
-    stage = models.PositiveSmallIntegerField(default=0)
-    low = models.TextField()
-    high = models.TextField()
-    # Rises when another worker takes it over: whoever held it before is refused.
-    generation = models.PositiveIntegerField(default=1)
-    conversations = models.PositiveIntegerField(default=0)
-    counts = models.TextField(default="{}", help_text="JSON: what became of those not noted.")
-    noted = models.TextField(
-        default="[]", help_text="JSON: lists of an id, what became of it, why, and the why's class."
-    )
-    failed = models.PositiveIntegerField(default=0)
-    taken_at = models.DateTimeField()
-    finished_at = models.DateTimeField(null=True, blank=True)
-
-    objects = ReadingManager()
-    rows = models.Manager()
-
-    class Meta:
-        db_table = "sync_batches"
-        verbose_name = "sync batch"
-        verbose_name_plural = "sync batches"
-        base_manager_name = "rows"
-        indexes = [
-            # the batches of a run, and those of them that are not finished
-            models.Index(fields=["run", "finished_at"], name="sync_batch_of_run"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.run_id}: {self.low} to {self.high}"
 
 
 class ConversationRedaction(models.Model):

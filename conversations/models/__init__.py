@@ -1,0 +1,31 @@
+"""The tables of conversations. Public for reading and joins; the storage functions write them."""
+
+from conversations.models.reading import ReadingManager, ReadingQuerySet
+from conversations.models.runs import SyncBatch, SyncRun
+from conversations.models.states import (
+    DIGEST_BYTES,
+    LEGACY_BEHIND,
+    UNVERIFIED,
+    ConversationConflict,
+    ConversationMessage,
+    ConversationMismatch,
+    ConversationRedaction,
+    ConversationState,
+    ConversationTombstone,
+)
+
+__all__ = [
+    "DIGEST_BYTES",
+    "LEGACY_BEHIND",
+    "UNVERIFIED",
+    "ConversationConflict",
+    "ConversationMessage",
+    "ConversationMismatch",
+    "ConversationRedaction",
+    "ConversationState",
+    "ConversationTombstone",
+    "ReadingManager",
+    "ReadingQuerySet",
+    "SyncBatch",
+    "SyncRun",
+]

@@ -1,0 +1,39 @@
+"""Querysets that read: `conversations.storage` writes."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, Self
+
+from django.db import models
+from django.db.models import Q
+
+from conversations.exceptions import DirectWriteRefused
+
+
+class ReadingQuerySet(models.QuerySet[Any]):
+    """A queryset that reads, and refuses the bulk writes that would bypass revisions."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise DirectWriteRefused
+
+    create = get_or_create = update_or_create = _refuse
+    acreate = aget_or_create = aupdate_or_create = _refuse
+    bulk_create = bulk_update = update = delete = _refuse
+    abulk_create = abulk_update = aupdate = adelete = _refuse
+
+    def for_user(self, user: Any) -> Self:
+        """Return the conversations of a user (an instance or any form of its primary key)."""
+        return self.filter(user_id=getattr(user, "pk", user))
+
+    def current(self) -> Self:
+        """Return what no later revision superseded."""
+        return self.filter(superseded_in__isnull=True)
+
+    def as_of(self, revision: int) -> Self:
+        """Return what was current when the conversation was at `revision`."""
+        return self.filter(added_in__lte=revision).filter(
+            Q(superseded_in__isnull=True) | Q(superseded_in__gt=revision)
+        )
+
+
+ReadingManager = models.Manager.from_queryset(ReadingQuerySet)

@@ -1,0 +1,102 @@
+"""The tables of syncs and verifications at scale."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from conversations.models.reading import ReadingManager
+
+
+class SyncRun(models.Model):
+    """One walk over everything at scale, a backfill or a verification, and how it stands."""
+
+    class State(models.TextChoices):
+        RUNNING = "running"
+        PAUSED = "paused"
+        FINISHED = "finished"
+        CANCELLED = "cancelled"
+        # Too much of it failed.
+        FAILED = "failed"
+
+    target = models.CharField(
+        max_length=16, help_text="The store that is brought up, or `verification`."
+    )
+    state = models.CharField(max_length=16, choices=State, default=State.RUNNING)
+    stage = models.PositiveSmallIntegerField(
+        default=0, help_text="Which of the walks that make up the run."
+    )
+    # Keys of the rows that this stage walks over, as JSON: what is behind `cursor` is not in a
+    # batch yet, and what came after the start of the stage is behind `upper`.
+    cursor = models.TextField()
+    upper = models.TextField()
+    sample = models.FloatField(
+        null=True, blank=True, help_text="The share of the conversations, where not all are meant."
+    )
+    mark = models.TextField(
+        default="", blank=True, help_text="Legacy when the last look at everything began."
+    )
+    batch_size = models.PositiveIntegerField()
+    reason = models.CharField(max_length=255, blank=True, default="")
+    waiting = models.CharField(
+        max_length=255, blank=True, default="", help_text="Why a worker waits, as of `waited_at`."
+    )
+    waited_at = models.DateTimeField(null=True, blank=True)
+    started_at = models.DateTimeField()
+    resumed_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ReadingManager()
+    rows = models.Manager()
+
+    class Meta:
+        db_table = "sync_runs"
+        verbose_name = "sync run"
+        base_manager_name = "rows"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["target"],
+                name="sync_run_alive",
+                condition=Q(state__in=["running", "paused"]),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.pk}: to {self.target}"
+
+
+class SyncBatch(models.Model):
+    """A range of keys that one worker walks over, in one transaction."""
+
+    run = models.ForeignKey(
+        SyncRun, on_delete=models.CASCADE, related_name="batches", db_index=False
+    )
+    stage = models.PositiveSmallIntegerField(default=0)
+    low = models.TextField()
+    high = models.TextField()
+    # Rises when another worker takes it over: whoever held it before is refused.
+    generation = models.PositiveIntegerField(default=1)
+    conversations = models.PositiveIntegerField(default=0)
+    counts = models.TextField(default="{}", help_text="JSON: what became of those not noted.")
+    noted = models.TextField(
+        default="[]", help_text="JSON: lists of an id, what became of it, why, and the why's class."
+    )
+    failed = models.PositiveIntegerField(default=0)
+    taken_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ReadingManager()
+    rows = models.Manager()
+
+    class Meta:
+        db_table = "sync_batches"
+        verbose_name = "sync batch"
+        verbose_name_plural = "sync batches"
+        base_manager_name = "rows"
+        indexes = [
+            # the batches of a run, and those of them that are not finished
+            models.Index(fields=["run", "finished_at"], name="sync_batch_of_run"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run_id}: {self.low} to {self.high}"

@@ -1,0 +1,92 @@
+"""What old code's blobs and their metadata rows look like, and the SQL that finds them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from conversations.documents import Document, check_types
+from conversations.exceptions import InvalidState
+
+CONVERSATION_ID = "conversation_id"
+REVISION_MARK = "store.revision"
+QUARANTINE_MARK = "store.quarantined"
+MARKS = (REVISION_MARK, QUARANTINE_MARK)
+
+
+def parsed(content: str | None) -> Document:
+    """Return the document of a blob. Raises: InvalidState when it is none."""
+    try:
+        data = json.loads(content or "")
+    except (ValueError, RecursionError) as error:
+        raise InvalidState(f"is no JSON ({error})", path="blob") from error
+    if not isinstance(data, dict):
+        raise InvalidState(f"is a {type(data).__name__}, not an object", path="blob")
+    check_types(data)
+    return Document.from_dict(data)
+
+
+FOREIGN_BLOB = f"""EXISTS (
+    SELECT 1 FROM memory_metadata named
+    WHERE named."key" = '{CONVERSATION_ID}'
+    AND named.value = conversation_states.conversation_id
+    AND named.chunk_id
+        > COALESCE(CAST(NULLIF(conversation_states.legacy_token, '') AS bigint), 0)
+    AND EXISTS (
+        SELECT 1 FROM memory_metadata typed
+        WHERE typed.chunk_id = named.chunk_id AND typed."key" = 'type' AND typed.value = 'state'
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM memory_metadata marked
+        WHERE marked.chunk_id = named.chunk_id
+        AND marked."key" IN ('{REVISION_MARK}', '{QUARANTINE_MARK}')
+    )
+)"""
+
+
+def _newest(columns: str, wanted: str = "") -> str:
+    """Return the SQL that finds the newest state blob as old code does: by created_at, then id."""
+    return f"""
+        SELECT {columns}
+        FROM memory_metadata named JOIN memory_chunks chunk ON chunk.id = named.chunk_id
+        WHERE named."key" = '{CONVERSATION_ID}' AND named.value = %s
+        AND EXISTS (
+            SELECT 1 FROM memory_metadata typed
+            WHERE typed.chunk_id = chunk.id AND typed."key" = 'type' AND typed.value = 'state'
+        )
+        AND NOT EXISTS (
+            SELECT 1 FROM memory_metadata aside
+            WHERE aside.chunk_id = chunk.id AND aside."key" = '{QUARANTINE_MARK}'
+        )
+        {wanted}
+        ORDER BY chunk.created_at DESC NULLS LAST, chunk.id DESC LIMIT 1"""
+
+
+_BLOB = "chunk.id, chunk.user_id, chunk.content, chunk.created_at"
+NEWEST = _newest(_BLOB)
+NEWEST_OF_REVISION = _newest(
+    _BLOB,
+    f"""AND EXISTS (
+        SELECT 1 FROM memory_metadata marked
+        WHERE marked.chunk_id = chunk.id AND marked."key" = '{REVISION_MARK}' AND marked.value = %s
+    )""",
+)
+OWNER_OF_NEWEST = _newest("chunk.id, chunk.user_id")
+
+
+def metadata_of(conversation_id: str, document: Document, now: datetime) -> dict[str, str]:
+    """Return the eight metadata rows of a save, in the order old code writes them.
+
+    We do not prune, so the "optimized" lengths equal the original ones.
+    """
+    messages, items = str(len(document.messages)), str(len(document.items))
+    return {
+        CONVERSATION_ID: conversation_id,
+        "type": "state",
+        "last_updated": now.astimezone(UTC).isoformat(),
+        "optimization_applied": "true",
+        "original_conversation_length": messages,
+        "optimized_conversation_length": messages,
+        "original_context_length": items,
+        "optimized_context_length": items,
+    }
