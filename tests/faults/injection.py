@@ -26,6 +26,16 @@ def touches_tables(sql: str) -> bool:
     return bool(_TABLES.search(sql) or _ITEMS.search(sql)) and not touches_legacy(sql)
 
 
+def mentions_tables(sql: str) -> bool:
+    """Whether a statement needs our tables: alone, or together with the legacy store."""
+    return bool(_TABLES.search(sql) or _ITEMS.search(sql))
+
+
+def mentions_either(sql: str) -> bool:
+    """Whether a statement needs one of the two stores."""
+    return mentions_tables(sql) or touches_legacy(sql)
+
+
 def touches_messages(sql: str) -> bool:
     """Whether a statement reads or writes messages: the rows of conversations stay readable."""
     return "conversation_messages" in sql and not touches_legacy(sql)
@@ -53,6 +63,31 @@ def failing(
 
     with connection.execute_wrapper(wrapper):
         yield failed
+
+
+@contextmanager
+def broken(
+    matches: Callable[[str], bool], *, at: int, lasting: bool = False
+) -> Iterator[list[str]]:
+    """Let the database itself refuse the `at`-th matching statement, and later ones if `lasting`.
+
+    A real error aborts PostgreSQL's transaction, which an exception raised in Python does not.
+    Gives the list of the statements that were refused.
+    """
+    refused: list[str] = []
+    seen = 0
+
+    def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        nonlocal seen
+        if matches(sql):
+            seen += 1
+            if seen == at or (lasting and seen > at):
+                refused.append(sql)
+                return execute("SELECT * FROM no_such_table", None, False, context)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(wrapper):
+        yield refused
 
 
 @contextmanager
