@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from django.db import Error, connections, transaction
+from django.db import Error, InterfaceError, OperationalError, connections, transaction
 
 from conversations import conf
 from conversations.exceptions import StorageUnavailable
@@ -16,20 +16,49 @@ logger = logging.getLogger("conversations")
 
 # How long a lock is waited for in an emergency.
 MOMENT = "500ms"
+# SQLSTATE: connection exceptions, and sessions that the server ends.
+CONNECTION_STATES = ("08", "57P")
 
 
 @contextmanager
 def translated(conversation_id: str) -> Iterator[None]:
-    """Turn database errors into StorageUnavailable: never into an empty state."""
+    """Turn database errors into StorageUnavailable: never into an empty state.
+
+    Where the caller's own transaction is lost with its connection, the error stays what it is.
+    A caller who caught ours and went on would lose their rows: Django then ends their block
+    without an exception, and without a commit.
+    """
+    inside = connections[conf.alias()].in_atomic_block
     try:
         with _patience():
             yield
     except Error as error:
-        logger.warning("conversation %s: %s", conversation_id, type(error).__name__)
+        name = type(error).__name__
+        logger.warning("conversation %s: %s", conversation_id, name)
+        if inside and lost_connection():
+            raise
+        if _cut_off(error):
+            raise StorageUnavailable(
+                f"The connection was lost in an operation on conversation {conversation_id}"
+                f" ({name}): it may have been carried out. Repeat it with the same state or keys,"
+                " which adds nothing twice."
+            ) from error
         raise StorageUnavailable(
             f"A store that may hold conversation {conversation_id} did not answer"
-            f" ({type(error).__name__}): try again, nothing was changed."
+            f" ({name}): try again, nothing was changed."
         ) from error
+
+
+def _cut_off(error: Error) -> bool:
+    """Whether an error came from the connection, so that the last COMMIT may have arrived.
+
+    The connection itself does not tell: after a COMMIT that failed, Django has made a new one.
+    """
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    # psycopg's errors have a state, which is None where the server said nothing.
+    state = getattr(error.__cause__, "sqlstate", "")
+    return state is None or state.startswith(CONNECTION_STATES)
 
 
 def attempt() -> AbstractContextManager[None]:

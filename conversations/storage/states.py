@@ -59,7 +59,9 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
 
     Returns: a SaveResult; `revision` is 0 while the conversation is in legacy alone.
     Raises: InvalidState (before any SQL), InvalidOwner, ConversationNotFound (the id belongs
-    to somebody else), ConversationDeleted, StorageUnavailable (nothing was changed).
+    to somebody else), ConversationDeleted, StorageUnavailable (nothing was changed, or the
+    connection was lost: save the same state again). Where the caller's own transaction is lost
+    with its connection, the database's error stays what it is, as in every operation.
     """
     conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
     to_dict = getattr(state, "to_dict", None)

@@ -125,9 +125,7 @@ def tried(case: Case, at: int, later: Phase) -> bool:
     return True
 
 
-def repeat(
-    case: Case, made: Conversation, before: list[str], *, done: bool, what: str
-) -> None:
+def repeat(case: Case, made: Conversation, before: list[str], *, done: bool, what: str) -> None:
     """Do it again without faults: what was refused is done, what can be told adds nothing."""
     if case.operation == "load_state":
         if made.held is None:
