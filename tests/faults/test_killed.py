@@ -1,0 +1,88 @@
+"""A process that dies by SIGKILL in a dual write leaves both stores equal, and nothing lost."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from conversations.storage import load_state, save_state
+from conversations.verification import Kind, Verified, verify
+from flags.phases import Phase
+from flags.switches import forced_phase
+from tests.factories import state, texts
+from tests.faults.cases import Conversation
+from tests.legacy_schema import old_load
+from tests.processes import Job, together
+from tests.scale import examples
+
+DEATHS = examples(100)
+CONVERSATIONS = 4
+
+
+def killed(
+    folder: Path, phase: Phase, *, deaths: int, seed: int, without_transaction: bool = False
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Let writers die. Returns: conversations, and the texts acknowledged in each."""
+    ids = [Conversation().id for _ in range(CONVERSATIONS)]
+    with forced_phase(phase):
+        for conversation_id in ids:
+            save_state(conversation_id, state("first"))
+    arguments = {
+        "ids": ids,
+        "phase": int(phase),
+        "deaths": deaths,
+        "folder": str(folder),
+        "seed": seed,
+        "without_transaction": without_transaction,
+    }
+    assert together([Job("tests.faults.victims:kill_writers", arguments)]) == [deaths]
+    acknowledged = {conversation_id: ["first"] for conversation_id in ids}
+    for log in folder.iterdir():
+        for line in log.read_text().splitlines():
+            conversation_id, text = line.split()
+            acknowledged[conversation_id].append(text)
+    return ids, acknowledged
+
+
+def diverged(ids: list[str]) -> list[Verified]:
+    """Return the conversations that the two stores do not agree about."""
+    return [found for found in verify(ids) if found.kinds != (Kind.EQUAL,)]
+
+
+def check(ids: list[str], acknowledged: dict[str, list[str]], phase: Phase, *, what: str) -> None:
+    assert diverged(ids) == [], what
+    for conversation_id in ids:
+        with forced_phase(phase):
+            found = Counter(texts(load_state(conversation_id)))
+        blob = old_load(connection, conversation_id)
+        assert blob is not None
+        assert Counter(entry["content"] for entry in blob["conversation_history"]) == found, what
+        assert set(found.values()) == {1}, what
+        lost = set(acknowledged[conversation_id]) - set(found)
+        assert not lost, what
+
+
+@pytest.mark.long
+@pytest.mark.django_db(transaction=True)
+def test_a_writer_killed_in_a_dual_write_leaves_no_divergence_and_loses_nothing(
+    tmp_path: Path, record_property: Any
+) -> None:
+    seed = random.randrange(2**32)
+    record_property("seed", seed)
+    phase = random.Random(seed).choice([Phase.DUAL_WRITE, Phase.NEW_READS, Phase.NEW_PRIMARY])
+    ids, acknowledged = killed(tmp_path, phase, deaths=DEATHS, seed=seed)
+    # The wrappers let some of them write before they died.
+    assert sum(map(len, acknowledged.values())) > CONVERSATIONS
+    check(ids, acknowledged, phase, what=f"seed {seed}, {phase.label}")
+
+
+@pytest.mark.long
+@pytest.mark.django_db(transaction=True)
+def test_without_one_transaction_for_both_legs_the_stores_diverge(tmp_path: Path) -> None:
+    ids, _ = killed(tmp_path, Phase.DUAL_WRITE, deaths=30, seed=1, without_transaction=True)
+    assert diverged(ids)
