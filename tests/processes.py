@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.db import connection
 
@@ -26,9 +27,12 @@ class Job:
     arguments: dict[str, Any]
 
 
-def start(job: Job) -> subprocess.Popen[str]:
-    """Start a process that runs a job against the test database of this one."""
+def start(job: Job, *, url: str = "") -> subprocess.Popen[str]:
+    """Start a process that runs a job against the test database of this one, or that of `url`."""
     environment = os.environ | {"TEST_DATABASE_NAME": str(connection.settings_dict["NAME"])}
+    if url:
+        name = urlsplit(url).path.removeprefix("/")
+        environment |= {"DATABASE_URL": url, "TEST_DATABASE_NAME": name}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.processes", job.function, json.dumps(job.arguments)],
         cwd=ROOT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -29,6 +30,8 @@ def forked(work: Callable[[], Any]) -> int:
     pid = os.fork()
     if pid:
         return pid
+    # Nobody reads what a child logs while it runs, and a pipe that is full would stop it.
+    logging.disable()
     code = 1
     try:
         work()
