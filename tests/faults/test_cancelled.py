@@ -115,13 +115,15 @@ def test_a_coroutine_cancelled_in_the_middle_raises_and_a_repeat_adds_nothing(
     call: Callable[[str, Any], Awaitable[Any]], again: Callable[[Any], Any], gate: Gate
 ) -> None:
     async def run(name: str, state: Any, repeated: Any) -> None:
-        task = await gate.held(call(name, state))
-        # asgiref may wait for its thread before it tells of the cancellation.
-        asyncio.get_running_loop().call_later(0.02, gate.go.set)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(task, timeout=0.001)
-        await call(name, repeated)
-        await sync_to_async(connections.close_all)()
+        try:
+            task = await gate.held(call(name, state))
+            # asgiref may wait for its thread before it tells of the cancellation.
+            asyncio.get_running_loop().call_later(0.02, gate.go.set)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(task, timeout=0.001)
+            await call(name, repeated)
+        finally:
+            await sync_to_async(connections.close_all)()
 
     for name, state in in_every_phase():
         asyncio.run(run(name, state, again(state)))

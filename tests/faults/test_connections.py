@@ -167,15 +167,11 @@ def in_a_hosts_transaction(made: Conversation, call: Callable[..., Any]) -> tupl
     return True, done
 
 
-@pytest.mark.long
-def test_a_hosts_transaction_never_ends_silently_without_its_rows(
-    executioner: Any, record_property: Any
-) -> None:
-    seed = random.randrange(2**32)
-    record_property("seed", seed)
+def die_in_a_hosts_transaction(executioner: Any, seed: int, *, deaths: int = DEATHS) -> None:
+    """Lose the connection in the caller's transaction; see whether they would notice."""
     chance = random.Random(seed)
     killed = 0
-    while killed < DEATHS:
+    while killed < deaths:
         phase, call, at = (
             chance.choice(list(Phase)),
             chance.choice([save, append]),
@@ -192,6 +188,15 @@ def test_a_hosts_transaction_never_ends_silently_without_its_rows(
             assert kept == ended, what
             assert not ended or done, what
             afterwards(made, call, there=ended, what=what)
+
+
+@pytest.mark.long
+def test_a_hosts_transaction_never_ends_silently_without_its_rows(
+    executioner: Any, record_property: Any
+) -> None:
+    seed = random.randrange(2**32)
+    record_property("seed", seed)
+    die_in_a_hosts_transaction(executioner, seed)
 
 
 @pytest.mark.parametrize("lose", [Lose.COMMIT, Lose.REPLY], ids=lambda lose: lose.name)

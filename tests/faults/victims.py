@@ -12,9 +12,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 
-from conversations import operations, storage
+from conversations import storage
 from conversations.exceptions import StorageUnavailable
 from flags.phases import Phase
 from flags.switches import forced_phase
@@ -45,20 +45,26 @@ def forked(work: Callable[[], Any]) -> int:
 
 
 def kill_writers(
-    ids: list[str], phase: int, deaths: int, folder: str, seed: int, without_transaction: bool
+    ids: list[list[str]],
+    phase: int,
+    points: list[int | None],
+    folder: str,
+    seed: int,
+    without_transaction: bool,
 ) -> int:
-    """Fork writers, two at a time, and let each die. Returns: how many died by SIGKILL."""
+    """Fork writers, two at a time, and let each die. Returns: how many died by SIGKILL.
+
+    Each has its conversations, and the point at which it dies; None: another process kills it.
+    """
     chance = random.Random(seed)
     if without_transaction:
-        operations.transaction.atomic = lambda **_: nullcontext()  # type: ignore[assignment]
+        transaction.atomic = lambda **_: nullcontext()  # type: ignore[assignment]
     died = 0
-    for first in range(0, deaths, 2):
+    for first in range(0, len(points), 2):
         pids = []
-        for number in range(first, min(first + 2, deaths)):
+        for number, at in list(enumerate(points))[first : first + 2]:
             log = Path(folder) / f"{number}"
-            # Half of them die at a point of their own, half by another process at any time.
-            at = chance.randrange(1, 80) if number % 2 else None
-            pids.append((forked(lambda: _victim(ids, phase, log, number, at)), log, at))  # noqa: B023
+            pids.append((forked(lambda: _victim(ids[number], phase, log, number, at)), log, at))  # noqa: B023
         for pid, log, at in pids:
             if at is None:
                 _kill(pid, log, after=chance.random() * 0.05)
