@@ -18,7 +18,7 @@ from tests.factories import state, texts
 from tests.faults.cases import Conversation
 from tests.legacy_schema import old_load
 from tests.processes import Job, together
-from tests.scale import examples
+from tests.scale import examples, profile
 
 DEATHS = examples(100)
 CONVERSATIONS = 4
@@ -93,6 +93,7 @@ def test_a_writer_killed_in_a_dual_write_leaves_no_divergence_and_loses_nothing(
     check(ids, acknowledged, phase, what=f"seed {seed}, {phase.label}")
 
 
+@pytest.mark.skipif(profile() not in ("full", "long"), reason="full and long runs see it fail")
 @pytest.mark.django_db(transaction=True)
 def test_without_one_transaction_for_both_legs_the_stores_diverge(tmp_path: Path) -> None:
     everywhere = list(range(1, 21))
