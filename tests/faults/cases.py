@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import connection
-
+from conversations import conf
 from conversations.state import AgentState
 from conversations.storage import (
     append_messages,
@@ -22,7 +21,7 @@ from conversations.verification import MISMATCHES, Kind, verify
 from flags.phases import Phase
 from flags.switches import forced_phase
 from tests.factories import message, messages, state, texts
-from tests.legacy_schema import old_load, old_save
+from tests.machine.oldcode import OldChunks, OldSession
 
 ITEM = {"content": "a fact", "source": "tool"}
 
@@ -76,10 +75,11 @@ def _legacy_behind(made: Conversation) -> None:
 def _old_code_wrote(made: Conversation) -> None:
     with forced_phase(Phase.DUAL_WRITE):
         _here(made)
-    blob = old_load(connection, made.id)
+    old = OldChunks() if conf.legacy() == OldChunks.settings else OldSession()
+    blob = old.read(made.id)
     assert blob is not None
     blob["conversation_history"].append(message("old"))
-    old_save(connection, made.id, None, blob)
+    old.write(made.id, blob)
     made.acknowledged += ["old"]
 
 

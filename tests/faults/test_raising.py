@@ -20,6 +20,7 @@ from flags.switches import current_plan, forced_phase
 from tests.factories import message, texts
 from tests.faults.cases import BEFORE, OPERATIONS, Conversation, adds, sound
 from tests.faults.injection import broken, mentions_either, mentions_tables, touches_legacy
+from tests.machine.oldcode import OldChunks, OldSession
 from tests.scale import examples, profile
 
 STORES: dict[str, Callable[[str], bool]] = {
@@ -188,8 +189,11 @@ def sweep(
 @pytest.mark.long
 @pytest.mark.django_db(transaction=True)
 def test_whichever_statement_a_store_refuses_nothing_acknowledged_is_lost(
-    phase: Phase, record_property: Any
+    phase: Phase, settings: Any, record_property: Any
 ) -> None:
     seed = random.randrange(2**32)
     record_property("seed", seed)
+    # Chunks, or a table of the host's own.
+    old = random.Random(seed).choice([OldChunks, OldSession])
+    settings.CONVERSATIONS = {"LEGACY": old.settings}
     assert sweep(seed) > 0
