@@ -55,7 +55,8 @@ class Command(BaseCommand):
             raise CommandError(str(error), returncode=FAILED) from error
         except Error as error:
             raise CommandError(
-                f"the database did not answer ({type(error).__name__}): see `rollout status` for what was done.",
+                f"the database did not answer ({type(error).__name__}): see `rollout status`"
+                " for what was done.",
                 returncode=FAILED,
             ) from error
 
