@@ -6,12 +6,18 @@ it may take its time, and inside it, where nothing is being written and it has a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from django.db import transaction
+
+from flags.conf import database_alias
 from flags.phases import Phase
+
+logger = logging.getLogger("flags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +95,32 @@ def register(gate: Gate) -> None:
 def guarding(step: Step) -> Iterator[Gate]:
     """Yield the gates of a step, in the order in which they were registered."""
     return (gate for gate in _registered.values() if gate.guards(step))
+
+
+def looked(gate: Gate, step: Step) -> GateResult:
+    """Return what a gate finds. One that cannot look, because a store is down, refuses."""
+    return _found(gate, lambda: gate.look(step))
+
+
+def looked_again(gate: Gate, step: Step, found: GateResult) -> GateResult:
+    """Return what a gate finds inside the fence, as `looked` does, in a savepoint of its own."""
+
+    def look() -> GateResult:
+        with transaction.atomic(using=database_alias()):
+            return gate.look_again(step, found)
+
+    return _found(gate, look)
+
+
+def _found(gate: Gate, look: Callable[[], GateResult]) -> GateResult:
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - a gate is an app's, and may raise anything
+        kind = type(error).__name__
+        logger.warning("gate %s could not look: %s", gate.name, kind)
+        return GateResult(
+            gate.name,
+            False,
+            f"could not look ({kind}).",
+            "See whether both stores answer, and ask again.",
+        )

@@ -16,7 +16,7 @@ from django.utils import timezone
 from flags import fence, records
 from flags.conf import conversations_settings, database_alias
 from flags.exceptions import SwitchesUnreadable, TransitionRefused, UnknownGate
-from flags.gates import GateResult, Step, guarding
+from flags.gates import GateResult, Step, guarding, looked, looked_again
 from flags.models import Transition
 from flags.phases import EVERYTHING, Phase, Switch, switches_for
 from flags.records import Kind, Record, Status
@@ -316,7 +316,7 @@ def _make(
         if records.current().phase != step.source:
             raise TransitionRefused("somebody else changed the phase meanwhile: look again.")
         results = [
-            _waived(gate.look_again(step, before), step)
+            _waived(looked_again(gate, step, before), step)
             for gate, before in zip(guarding(step), found, strict=True)
         ]
         _refuse_unless_holding(results)
@@ -337,7 +337,7 @@ def _check_waivers(steps: Sequence[Step]) -> None:
 
 
 def _looked(steps: Iterable[Step]) -> list[GateResult]:
-    return [_waived(gate.look(step), step) for step in steps for gate in guarding(step)]
+    return [_waived(looked(gate, step), step) for step in steps for gate in guarding(step)]
 
 
 def _waived(result: GateResult, step: Step) -> GateResult:

@@ -22,7 +22,7 @@ from flags.switches import forced_phase, snapshot
 from flags.transitions import advance, check, rollback, status
 from memory.models import MemoryChunk
 from tests.factories import UserFactory, messages, state, texts
-from tests.faults.injection import failing, touches_messages
+from tests.faults.injection import failing, touches_legacy, touches_messages, touches_tables
 from tests.legacy_schema import old_save
 from tests.machine.oldcode import OldSession
 from tests.rollout import EASED, prepare
@@ -306,3 +306,38 @@ def test_a_sync_that_is_under_way_refuses() -> None:
     assert refusing()["sync_finished"].message == f"run {run} is not finished."
     list(runs.work(run))
     assert refusing() == {}
+
+
+# Gates that cannot look
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_store_that_is_down_refuses_a_step_unless_somebody_answers_for_it(after: int) -> None:
+    """Before the fence, or inside it: whoever rolls back at night gets no traceback."""
+    enter(Phase.NEW_READS)
+    with failing(touches_tables, after=after) as failed:
+        assert refused_by(rollback) == ["legacy_current"]
+        assert failed
+    with failing(touches_tables, after=after):
+        (made,) = rollback(waive={"legacy_current": "the tables are gone"})
+    assert made.target == status().phase == Phase.DUAL_WRITE
+    (found,) = made.gates
+    assert (found["passed"], found["message"]) == (False, "could not look (OperationalError).")
+
+
+def test_a_verification_that_a_store_does_not_answer_refuses() -> None:
+    enter(Phase.DUAL_WRITE)
+    for matches in (touches_tables, touches_legacy):
+        with failing(matches):
+            assert refused_by(advance) == ["verified"]
+    assert advance().target == Phase.NEW_READS
+
+
+@pytest.mark.parametrize("matches", [touches_tables, touches_legacy])
+def test_an_emergency_does_not_end_while_a_store_is_down(matches: Any) -> None:
+    enter(Phase.NEW_READS)
+    transitions.emergency()
+    with failing(matches):
+        assert "round_trip" in refused_by(transitions.resume)
+        assert transitions.status().emergency
+    assert not transitions.resume().emergency
