@@ -315,8 +315,9 @@ def _make(
         fence.close()
         if records.current().phase != step.source:
             raise TransitionRefused("somebody else changed the phase meanwhile: look again.")
+        # What was waived stays so: a second look is at what changed since, and might pass.
         results = [
-            _waived(looked_again(gate, step, before), step)
+            before if before.waived else _waived(looked_again(gate, step, before), step)
             for gate, before in zip(guarding(step), found, strict=True)
         ]
         _refuse_unless_holding(results)

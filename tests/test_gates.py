@@ -341,3 +341,12 @@ def test_an_emergency_does_not_end_while_a_store_is_down(matches: Any) -> None:
         assert "round_trip" in refused_by(transitions.resume)
         assert transitions.status().emergency
     assert not transitions.resume().emergency
+
+
+def test_what_somebody_answered_for_is_not_recorded_as_passed() -> None:
+    """The second look is at what changed since the first, and that was in order."""
+    old_save(connection, "c", None, state("a").to_dict())
+    enter(Phase.DUAL_WRITE)
+    (found,) = advance(waive={"verified": "it is a test conversation"}).gates
+    assert (found["passed"], found["waived"]) == (False, "it is a test conversation")
+    assert found["evidence"]["ids"] == ["c"]
