@@ -119,8 +119,12 @@ class Model:
         """After a whole load: what it showed of the unsure is there."""
         for text in self.unsure & set(shown):
             slot = self.slot_of(text)
-            if slot.text != text:
-                others = set(slot.texts) & set(shown)
-                if others == {text}:
-                    slot.text = text
+            if slot.text == text:
+                continue
+            if slot.text in shown:
+                # Two edits of one message, where messages have no identity: both are there.
+                slot.texts.remove(text)
+                self.slots.append(Slot(text))
+            else:
+                slot.text = text
         self.unsure -= set(shown)

@@ -8,20 +8,25 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.db.backends.sqlite3.base import DatabaseWrapper as SQLite
 from hypothesis import Phase as Stage, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from conversations import deletion, foreign, operations, reading
-from conversations.changes import SaveState
+from conversations.changes import AppendMessages, SaveState
 from conversations.exceptions import StorageUnavailable
 from conversations.models import ConversationState
+from conversations.routing import read_order
 from conversations.storage import states
 from conversations.stores.chunks import ChunkStore
 from conversations.stores.jsonfield import JSONFieldStore
 from conversations.stores.normalized import found_row
-from tests.machine.machine import Rollout
+from conversations.sync import runs
+from flags import fence
+from flags.phases import StoreName
+from tests.machine.machine import Everything, Rollout
 from tests.machine.oldcode import OldChunks, OldSession
 from tests.scale import profile
 
@@ -96,6 +101,51 @@ def without_tombstone(patch: Patch) -> None:
     patch.setattr(deletion, "bury", lambda conversation_id, *, reason: None)
 
 
+def without_fence(patch: Patch) -> None:
+    """A flip does not wait for the writes in flight (SQLite's own lock is its fence)."""
+    patch.setattr(fence, "close", lambda: None)
+
+
+def without_generation(patch: Patch) -> None:
+    """Who takes over a batch does not tell its first worker."""
+    abandoned = runs._abandoned
+
+    def as_it_was(row: Any) -> Any:
+        batch = abandoned(row)
+        if batch is not None:
+            batch.generation -= 1
+        return batch
+
+    patch.setattr(runs, "_abandoned", as_it_was)
+
+
+def without_truth_in_an_emergency(patch: Patch) -> None:
+    """Legacy is believed whatever the conversation's row says."""
+
+    def legacy_first(plan: Any, truth: Any) -> Any:
+        return (StoreName.LEGACY,) if plan.emergency else read_order(plan, truth)
+
+    patch.setattr(reading, "read_order", legacy_first)
+
+
+def without_transaction(patch: Patch) -> None:
+    """The statements of a write are committed one by one."""
+
+    class Transaction:
+        atomic = staticmethod(lambda using: nullcontext())
+
+    patch.setattr(operations, "transaction", Transaction)
+
+
+def without_keys(patch: Patch) -> None:
+    """What is appended again is appended twice."""
+    patch.setattr(
+        states,
+        "AppendMessages",
+        lambda values, keys=None, **options: AppendMessages(values, **options),
+    )
+
+
 SAFEGUARDS = [
     without_lock,
     without_savepoint,
@@ -104,6 +154,14 @@ SAFEGUARDS = [
     without_merge,
     without_baseline,
     without_tombstone,
+]
+# Those of the rollout, and of processes that die.
+OPERATORS = [
+    without_fence,
+    without_generation,
+    without_truth_in_an_emergency,
+    without_transaction,
+    without_keys,
 ]
 
 
@@ -120,14 +178,16 @@ if profile() != "long":
 )
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("old", TRIED, ids=lambda old: type(old).__name__)
-@pytest.mark.parametrize("remove", SAFEGUARDS, ids=lambda remove: remove.__name__)
+@pytest.mark.parametrize("remove", [*SAFEGUARDS, *OPERATORS], ids=lambda remove: remove.__name__)
 def test_the_machine_fails(
     remove: Callable[[Patch], None],
     old: OldChunks | OldSession,
     monkeypatch: Patch,
 ) -> None:
+    if remove is without_fence and connection.vendor == "sqlite":
+        pytest.skip("SQLite lets nobody write beside a step")
     remove(monkeypatch)
-    machine = type("Machine", (Rollout,), {"old": old})
+    machine = type("Machine", (Everything if remove in OPERATORS else Rollout,), {"old": old})
     with pytest.raises(Exception) as failure:
         run_state_machine_as_test(
             machine,
