@@ -19,6 +19,15 @@ def examples(full: int) -> int:
     return max(1, int(full * SCALES[profile()]))
 
 
+def pure_examples(full: int) -> int:
+    """Return the same for what touches no database.
+
+    Its examples are those of the run on SQLite once more: beside PostgreSQL a tenth will do.
+    """
+    repeated = os.environ.get("TEST_DATABASE") == "postgresql" and profile() in ("full", "long")
+    return examples(full // 10 if repeated else full)
+
+
 def register() -> None:
     """Tell Hypothesis: databases are slow, and machines are noisy, so there is no deadline."""
     settings.register_profile(

@@ -23,7 +23,7 @@ from conversations.codec import (
     unescape,
 )
 from conversations.documents import DEFAULTS, Document
-from tests.scale import examples
+from tests.scale import pure_examples
 from tests.strategies import ITEM_KEYS, MESSAGE_KEYS, keys, mappings, states, texts, values
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -46,7 +46,7 @@ def assert_databases_hold(columns: dict[str, Any]) -> None:
 
 
 @given(text=texts)
-@settings(max_examples=examples(1000))
+@settings(max_examples=pure_examples(1000))
 def test_an_escaped_text_is_storable_and_comes_back(text: str) -> None:
     escaped = escape(text)
     assert storable(escaped)
@@ -77,7 +77,7 @@ def test_nul_and_lone_surrogates_alone_are_not_storable(text: str, expected: boo
 
 @pytest.mark.long
 @given(message=mappings(MESSAGE_KEYS) | values)
-@settings(max_examples=examples(2000))
+@settings(max_examples=pure_examples(2000))
 def test_a_message_comes_back_from_its_columns(message: Any) -> None:
     columns = encode_message(canonical(message), now=NOW)
     assert_databases_hold(columns)
@@ -86,7 +86,7 @@ def test_a_message_comes_back_from_its_columns(message: Any) -> None:
 
 @pytest.mark.long
 @given(item=mappings(ITEM_KEYS) | values)
-@settings(max_examples=examples(2000))
+@settings(max_examples=pure_examples(2000))
 def test_an_item_comes_back_from_its_columns(item: Any) -> None:
     columns = encode_item(canonical(item), now=NOW)
     assert_databases_hold(columns)
@@ -94,7 +94,7 @@ def test_an_item_comes_back_from_its_columns(item: Any) -> None:
 
 
 @given(state=states())
-@settings(max_examples=examples(500))
+@settings(max_examples=pure_examples(500))
 def test_fields_come_back_from_their_columns(state: Any) -> None:
     fields = Document.from_dict(canonical(state.to_dict())).fields
     columns = encode_fields(fields)
@@ -103,7 +103,7 @@ def test_fields_come_back_from_their_columns(state: Any) -> None:
 
 
 @given(unknown=st.dictionaries(keys.filter(lambda name: name not in DEFAULTS), values, max_size=5))
-@settings(max_examples=examples(500))
+@settings(max_examples=pure_examples(500))
 def test_unknown_fields_keep_their_order(unknown: dict[str, Any]) -> None:
     fields = Document.from_dict(canonical(unknown)).fields
     assert list(decode_fields(encode_fields(fields))) == list(fields)

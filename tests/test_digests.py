@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from conversations.digests import DIGEST_BYTES, EMPTY, digest_of, roll, split
 from conversations.documents import Document, fields_digest
-from tests.scale import examples
+from tests.scale import pure_examples
 from tests.strategies import values
 
 # Stored digests are compared with new ones for ever: a change here is a data migration.
@@ -75,7 +75,7 @@ def test_values_that_python_or_json_confuse_differ(one: Any, other: Any) -> None
 
 
 @given(value=values)
-@settings(max_examples=examples(1000))
+@settings(max_examples=pure_examples(1000))
 def test_what_json_gives_back_has_the_same_digest_each_time(value: Any) -> None:
     """Neither interned strings nor shared objects nor the bits of a NaN may show."""
     text = json.dumps(value)
@@ -83,7 +83,7 @@ def test_what_json_gives_back_has_the_same_digest_each_time(value: Any) -> None:
 
 
 @given(one=values, other=values)
-@settings(max_examples=examples(1000))
+@settings(max_examples=pure_examples(1000))
 def test_values_with_different_json_texts_have_different_digests(one: Any, other: Any) -> None:
     one, other = json.loads(json.dumps(one)), json.loads(json.dumps(other))
     assert (digest_of(one) == digest_of(other)) == (json.dumps(one) == json.dumps(other))

@@ -23,20 +23,20 @@ from conversations.documents import (
 )
 from conversations.exceptions import InvalidState
 from conversations.state import AgentState
-from tests.scale import examples
+from tests.scale import pure_examples
 from tests.strategies import inexact, nested, states
 
 
 @pytest.mark.long
 @given(state=states())
-@hypothesis_settings(max_examples=examples(500))
+@hypothesis_settings(max_examples=pure_examples(500))
 def test_a_document_is_the_legacy_blob(state: AgentState) -> None:
     document = checked_document(state.to_dict())
     assert document.to_json() == json.dumps(json.loads(json.dumps(state.to_dict())))
 
 
 @given(value=inexact)
-@hypothesis_settings(max_examples=examples(500))
+@hypothesis_settings(max_examples=pure_examples(500))
 def test_tuples_and_odd_keys_become_what_json_makes_of_them(value: Any) -> None:
     made, size = canonical(value, path="x", max_bytes=10**6)
     text = json.dumps(value)

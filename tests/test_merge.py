@@ -19,7 +19,7 @@ from conversations.merge import (
     rebase,
     resequence,
 )
-from tests.scale import examples
+from tests.scale import pure_examples
 
 
 def stored(text: str, first: int = 1) -> list[Entry]:
@@ -167,7 +167,7 @@ words = st.text("abcd", max_size=6)
 
 
 @given(hidden=words, given_=words, wanted=words, appended=words)
-@settings(max_examples=examples(2000))
+@settings(max_examples=pure_examples(2000))
 def test_whatever_is_saved_nothing_hidden_and_nothing_of_others_is_lost(
     hidden: str, given_: str, wanted: str, appended: str
 ) -> None:
@@ -182,7 +182,7 @@ def test_whatever_is_saved_nothing_hidden_and_nothing_of_others_is_lost(
 
 
 @given(given_=words, wanted=words, appended=words)
-@settings(max_examples=examples(2000))
+@settings(max_examples=pure_examples(2000))
 def test_repeating_any_save_changes_nothing(given_: str, wanted: str, appended: str) -> None:
     base = stored(given_)
     current = others({}, given_, appended.upper())
@@ -204,7 +204,7 @@ def test_repeating_any_save_changes_nothing(given_: str, wanted: str, appended: 
 
 
 @given(before=words, after=words)
-@settings(max_examples=examples(2000))
+@settings(max_examples=pure_examples(2000))
 def test_opcodes_turn_one_sequence_into_the_other(before: str, after: str) -> None:
     old, new = [digest_of(letter) for letter in before], [digest_of(letter) for letter in after]
     result, done = [], 0
@@ -273,7 +273,7 @@ def test_old_code_can_add_but_never_remove(
 
 
 @given(current=words, theirs=words)
-@settings(max_examples=examples(2000))
+@settings(max_examples=pure_examples(2000))
 def test_nothing_is_lost_by_taking_in_what_old_code_wrote(current: str, theirs: str) -> None:
     versions = stored(current)
     merged = merge_foreign(versions=versions, current=versions, theirs=entries_of(theirs))

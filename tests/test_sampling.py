@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from flags.sampling import share_of
-from tests.scale import examples
+from tests.scale import pure_examples
 
 # A canary of yesterday must stay the canary of tomorrow.
 VECTORS = {
@@ -26,7 +26,7 @@ def test_the_share_of_an_id_is_pinned(conversation_id: str, share: float) -> Non
 
 
 @given(strategies.text(strategies.characters(), max_size=255))
-@settings(max_examples=examples(1000))
+@settings(max_examples=pure_examples(1000))
 def test_a_share_is_never_1(conversation_id: str) -> None:
     assert 0 <= share_of(conversation_id) < 1
 

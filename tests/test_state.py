@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 from conversations.documents import BASELINE_KEY
 from conversations.exceptions import InvalidState
 from conversations.state import AgentState, Baseline, LoadInfo
-from tests.scale import examples
+from tests.scale import pure_examples
 from tests.strategies import states
 
 DIGEST = bytes(range(16))
@@ -121,7 +121,7 @@ def test_to_dict_is_the_legacy_blob() -> None:
 
 
 @given(state=states())
-@settings(max_examples=examples(300))
+@settings(max_examples=pure_examples(300))
 def test_from_dict_takes_back_what_to_dict_gives(state: AgentState) -> None:
     data = state.to_dict()
     assert json.dumps(AgentState.from_dict(data).to_dict()) == json.dumps(data)
