@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 from django.apps import apps
 from django.db import connection, transaction
@@ -21,6 +22,7 @@ from waffle import get_waffle_switch_model
 from conversations import storage
 from conversations.exceptions import StorageUnavailable
 from conversations.models import ConversationState
+from flags import switches
 from flags.conf import default_switches
 from flags.phases import ROUTING, Phase, Switch, switches_for
 from flags.switches import Settings, snapshot
@@ -71,7 +73,10 @@ class Environment(RuleBasedStateMachine):
                 }
             )
         )
-        self.id = str(uuid.uuid4())
+        # A process believes what it read last until it hears or looks again, however slow the
+        # machine is that this runs on: a run must go the same way each time.
+        self.stack.enter_context(mock.patch.object(switches, "SNAPSHOT_SECONDS", math.inf))
+        self.id = "ours"
         self.model = Model()
         self.texts = (f"t{number}" for number in itertools.count())
         self.exists = False
@@ -111,11 +116,11 @@ class Environment(RuleBasedStateMachine):
 
     @rule(phase=st.sampled_from(Phase))
     def enter(self, phase: Phase) -> None:
-        switches = {**switches_for(phase), Switch.EMERGENCY_ROLLBACK.value: False}
-        self.set_switches(switches, behind_our_back=False)
+        values = {**switches_for(phase), Switch.EMERGENCY_ROLLBACK.value: False}
+        self.set_switches(values, behind_our_back=False)
 
-    def set_switches(self, switches: Mapping[str, bool], *, behind_our_back: bool) -> None:
-        for name, active in switches.items():
+    def set_switches(self, values: Mapping[str, bool], *, behind_our_back: bool) -> None:
+        for name, active in values.items():
             rows = Switches._base_manager.filter(name=name)
             if behind_our_back:
                 rows.update(active=active)
@@ -129,9 +134,14 @@ class Environment(RuleBasedStateMachine):
     @rule(values=switch_values, canary=st.sampled_from([0.0, 50.0, 100.0]))
     def go_stale(self, values: tuple[bool, ...], canary: float) -> None:
         """Let this process believe in settings that were changed long ago."""
-        switches = {**default_switches(), **dict(zip(ROUTING, values, strict=True))}
-        snapshot._known = Settings(switches, canary)
+        believed = {**default_switches(), **dict(zip(ROUTING, values, strict=True))}
+        snapshot._known = Settings(believed, canary)
         snapshot._read_at = time.monotonic()
+
+    @rule()
+    def notice(self) -> None:
+        """Half a second has passed: this process reads the settings again."""
+        snapshot.clear()
 
     @rule(store=st.sampled_from([None, None, None, *DOWN]))
     def take_down(self, store: str | None) -> None:

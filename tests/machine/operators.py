@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -52,20 +51,20 @@ class Operators(Environment):
         super().__init__()
         self.runs: dict[Target, int] = {}
         self.asleep: list[tuple[int, int]] = []
-        self.bystanders = [str(uuid.uuid4()) for _ in range(BYSTANDERS)]
+        self.bystanders = [f"bystander {number}" for number in range(BYSTANDERS)]
         # A batch is one conversation, and is another worker's as soon as that looks for one.
         for name, value in (("FIRST_BATCH", 1), ("ABANDONED", timedelta(0))):
             self.stack.enter_context(mock.patch.object(runs, name, value))
 
     def prepare(self) -> None:
         for name in self.bystanders:
-            state = AgentState(conversation_history=[message(f"bystander {name}")])
+            state = AgentState(conversation_history=[message(f"of {name}")])
             self.old.write(name, state.to_dict())
 
     def look_around(self) -> None:
         for name in self.bystanders:
             shown = storage.load_state(name).conversation_history
-            assert [text_of(entry) for entry in shown] == [f"bystander {name}"]
+            assert [text_of(entry) for entry in shown] == [f"of {name}"]
 
     # Steps
 

@@ -1,25 +1,44 @@
-"""The state machine, for both legacy stores; see README.md for how it was seen to fail."""
+"""The state machines, for both legacy stores; see README.md for how they were seen to fail."""
 
 from __future__ import annotations
 
 import pytest
 from django.db import connection
 from hypothesis import settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from tests.machine.machine import Everything
+from tests.machine.machine import Everything, Rollout
 from tests.machine.oldcode import OldChunks, OldSession
 from tests.scale import examples
 
-STEPS = 50
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.parametrize("old", [OldChunks(), OldSession()], ids=["chunks", "jsonfield"]),
+]
 
 
-@pytest.mark.long
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("old", [OldChunks(), OldSession()], ids=["chunks", "jsonfield"])
-def test_no_acknowledged_write_is_ever_invisible(old: OldChunks | OldSession) -> None:
-    machine = type("Machine", (Everything,), {"old": old})
-    runs = examples(200 if connection.vendor == "sqlite" else 40)
+def play(
+    machine: type[RuleBasedStateMachine],
+    old: OldChunks | OldSession,
+    *,
+    steps: int,
+    sqlite: int,
+    postgresql: int,
+) -> None:
+    """Play a machine before one legacy store, so many times in a full run."""
+    runs = examples(sqlite if connection.vendor == "sqlite" else postgresql)
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=runs, stateful_step_count=STEPS)
+        type("Machine", (machine,), {"old": old}),
+        settings=settings(max_examples=runs, stateful_step_count=steps),
     )
+
+
+def test_no_acknowledged_write_is_ever_invisible(old: OldChunks | OldSession) -> None:
+    play(Rollout, old, steps=30, sqlite=150, postgresql=30)
+
+
+def test_nor_while_operators_move_the_rollout_and_processes_die(
+    old: OldChunks | OldSession,
+) -> None:
+    play(Everything, old, steps=50, sqlite=100, postgresql=30)
