@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from datetime import timedelta
 from typing import Any
 from unittest import mock
 
@@ -29,6 +28,7 @@ from flags.switches import Settings, snapshot
 from tests.faults.injection import failing, touches_legacy, touches_messages, touches_tables
 from tests.machine.model import Model
 from tests.machine.oldcode import OldChunks, OldSession
+from tests.rollout import EASED
 
 Switches = get_waffle_switch_model()
 DOWN = {"legacy": touches_legacy, "tables": touches_tables, "messages": touches_messages}
@@ -69,7 +69,7 @@ class Environment(RuleBasedStateMachine):
                 CONVERSATIONS={
                     "LEGACY": self.old.settings,
                     "SWITCHES": {},
-                    "SOAK_TIME": timedelta(0),
+                    **EASED,
                 }
             )
         )

@@ -18,6 +18,7 @@ from hypothesis.stateful import precondition, rule
 from conversations import storage
 from conversations.exceptions import StorageUnavailable, SyncRefused
 from conversations.models import LEGACY_BEHIND, ConversationState, SyncBatch, SyncRun
+from conversations.runs import records, working
 from conversations.state import AgentState
 from conversations.sync import Action, Target, runs, sync
 from conversations.verification import MISMATCHES, Kind, verify
@@ -30,6 +31,7 @@ from flags.switches import current_plan
 from tests.faults.injection import failing, touches_legacy
 from tests.machine.environment import DOWN, Environment, alive, message, text_of
 from tests.machine.interleaving import interleaved
+from tests.rollout import prepare
 
 Made = TypeVar("Made")
 BYSTANDERS = 2
@@ -53,8 +55,12 @@ class Operators(Environment):
         self.asleep: list[tuple[int, int]] = []
         self.bystanders = [f"bystander {number}" for number in range(BYSTANDERS)]
         # A batch is one conversation, and is another worker's as soon as that looks for one.
-        for name, value in (("FIRST_BATCH", 1), ("ABANDONED", timedelta(0))):
-            self.stack.enter_context(mock.patch.object(runs, name, value))
+        for module, name, value in (
+            (records, "FIRST_BATCH", 1),
+            (working, "ABANDONED", timedelta(0)),
+            (working, "TRIES", 3),
+        ):
+            self.stack.enter_context(mock.patch.object(module, name, value))
 
     def prepare(self) -> None:
         for name in self.bystanders:
@@ -73,6 +79,8 @@ class Operators(Environment):
         now = transitions.status()
         targets = [Phase(min(now.phase + 1, max(Phase)))]
         waive = self.waivers(now.phase, targets) if waived else None
+        if not waived:
+            self.asked(prepare)
         percent = self.percent(share)
         made = self.asked(lambda: transitions.advance(waive=waive, percent=percent))
         if made is not None:
@@ -111,7 +119,8 @@ class Operators(Environment):
 
     @rule(waived=st.booleans())
     def resume(self, waived: bool) -> None:
-        waive = self.waivers(Phase.LEGACY, [Phase.DUAL_WRITE]) if waived else None
+        phase = transitions.status().phase
+        waive = self.waivers(phase, [phase]) if waived else None
         now = self.asked(lambda: transitions.resume(waive=waive))
         if now is not None:
             assert not now.emergency
@@ -122,7 +131,7 @@ class Operators(Environment):
         before = transitions.status()
         ahead = Phase(min(before.phase + 1, max(Phase)))
         back = [Phase(phase) for phase in range(ahead - 1, -1, -1)]
-        waive = self.waivers(ahead, back) if waived else None
+        waive = self.waivers(ahead, back, rehearsed=True) if waived else None
         made = self.asked(lambda: transitions.rehearse(waive=waive))
         now = transitions.status()
         assert (now.phase, now.switches, now.canary) == (
@@ -188,11 +197,13 @@ class Operators(Environment):
         if "legacy_current" in passed:
             assert not ConversationState.rows.filter(LEGACY_BEHIND).exists(), "a gate lied"
 
-    def waivers(self, source: Phase, targets: Sequence[Phase]) -> dict[str, str]:
+    def waivers(
+        self, source: Phase, targets: Sequence[Phase], *, rehearsed: bool = False
+    ) -> dict[str, str]:
         """Waive every gate on the way: what is lost by none of them can be waived."""
         now = timezone.now()
         pairs = itertools.pairwise([source, *targets])
-        steps = [Step(one, other, began=now, since=now) for one, other in pairs]
+        steps = [Step(one, other, now, now, rehearsed=rehearsed) for one, other in pairs]
         return {gate.name: "to see" for step in steps for gate in guarding(step)}
 
     def percent(self, share: str) -> float:
@@ -289,23 +300,28 @@ class Operators(Environment):
             assert before in allowed[change]
         assert runs.progress(self.runs[to]).state == after
 
+    def take(self, to: Target) -> tuple[int, int] | None:
+        return working.take(self.run(to), runs._task_of)
+
     @precondition(lambda self: not self.down)
     @rule(to=targets)
     def fall_asleep(self, to: Target) -> None:
         """A worker takes a batch, and is stopped before it begins."""
-        taken = runs._take(self.run(to))
-        if taken is not None and taken != runs.OTHERS_WORK:
+        taken = self.take(to)
+        if taken is not None:
             self.asleep.append(taken)
 
     @precondition(lambda self: not self.down)
     @rule(to=targets)
     def wake_up_beside_another(self, to: Target) -> None:
         """A worker takes a batch and is stopped, and another takes it over before it goes on."""
-        first, second = runs._take(self.run(to)), runs._take(self.run(to))
+        first, second = self.take(to), self.take(to)
         if first is not None and second is not None:
             assert first[0] == second[0]
-            assert runs._carry_over(*first) is None, "a zombie carried over what is another's"
-            assert runs._carry_over(*second) is not None
+            assert working.walk_over(*first, runs._task_of) is None, (
+                "a zombie carried over what is another's"
+            )
+            assert working.walk_over(*second, runs._task_of) is not None
 
     @precondition(lambda self: self.asleep)
     @rule()
@@ -315,7 +331,7 @@ class Operators(Environment):
         before = SyncBatch.rows.filter(pk=batch).values().get()
         ours = (before["generation"], before["finished_at"]) == (generation, None)
         with self.faults():
-            done = runs._carry_over(batch, generation)
+            done = working.walk_over(batch, generation, runs._task_of)
         if not ours:
             assert done is None, "a zombie carried over what is another's"
             assert SyncBatch.rows.filter(pk=batch).values().get() == before
@@ -323,6 +339,8 @@ class Operators(Environment):
     @rule()
     def forget_runs(self) -> None:
         """The next run is a new one."""
-        for run in SyncRun.rows.filter(state__in=runs.ALIVE).values_list("pk", flat=True):
+        for run in SyncRun.rows.filter(state__in=["running", "paused"]).values_list(
+            "pk", flat=True
+        ):
             runs.cancel(run)
         self.runs.clear()

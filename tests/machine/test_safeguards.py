@@ -19,11 +19,11 @@ from conversations.changes import AppendMessages, SaveState
 from conversations.exceptions import StorageUnavailable
 from conversations.models import ConversationState
 from conversations.routing import read_order
+from conversations.runs import working
 from conversations.storage import states
 from conversations.stores.chunks import ChunkStore
 from conversations.stores.jsonfield import JSONFieldStore
 from conversations.stores.normalized import found_row
-from conversations.sync import runs
 from flags import fence
 from flags.phases import StoreName
 from tests.machine.machine import Everything, Rollout
@@ -108,7 +108,7 @@ def without_fence(patch: Patch) -> None:
 
 def without_generation(patch: Patch) -> None:
     """Who takes over a batch does not tell its first worker."""
-    abandoned = runs._abandoned
+    abandoned = working._abandoned
 
     def as_it_was(row: Any) -> Any:
         batch = abandoned(row)
@@ -116,7 +116,7 @@ def without_generation(patch: Patch) -> None:
             batch.generation -= 1
         return batch
 
-    patch.setattr(runs, "_abandoned", as_it_was)
+    patch.setattr(working, "_abandoned", as_it_was)
 
 
 def without_truth_in_an_emergency(patch: Patch) -> None:
