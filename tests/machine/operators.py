@@ -330,8 +330,13 @@ class Operators(Environment):
         batch, generation = self.asleep.pop(0)
         before = SyncBatch.rows.filter(pk=batch).values().get()
         ours = (before["generation"], before["finished_at"]) == (generation, None)
-        with self.faults():
-            done = working.walk_over(batch, generation, runs._task_of)
+        done = None
+        try:
+            with self.faults():
+                done = working.walk_over(batch, generation, runs._task_of)
+        except Error:
+            # The worker ends, and what it held is another's to take.
+            assert self.down
         if not ours:
             assert done is None, "a zombie carried over what is another's"
             assert SyncBatch.rows.filter(pk=batch).values().get() == before
