@@ -17,7 +17,7 @@ from django.utils import timezone
 from waffle import get_waffle_sample_model, get_waffle_switch_model
 
 from flags import fence
-from flags.conf import database_alias
+from flags.conf import database_alias, default_switches
 from flags.exceptions import SwitchesUnreadable
 from flags.gates import GateResult
 from flags.models import Transition
@@ -130,6 +130,14 @@ def change(switches: Mapping[str, bool], *, canary: float | None = None) -> None
         note = "For how many percent of the conversations the phase is in force."
         _set(samples, CANARY, percent=canary, note=note)
     transaction.on_commit(snapshot.clear, using=alias)
+
+
+def complete() -> None:
+    """Make a row of every switch that has none, with the value that holds without it."""
+    rows = get_waffle_switch_model()._base_manager.using(database_alias())
+    for name, active in default_switches(strict=False).items():
+        defaults = {"active": active, "note": HELP_TEXTS[Switch(name)]}
+        rows.get_or_create(name=name, defaults=defaults)
 
 
 def _set(rows: Any, name: str, *, note: str, **values: Any) -> None:

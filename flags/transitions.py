@@ -196,6 +196,7 @@ def resume(*, reason: str = "", actor: str = "", waive: Mapping[str, str] | None
     _refuse_unless_holding(results)
     with transaction.atomic(using=database_alias()):
         fence.close()
+        _refuse_if_moved(records.current(), step)
         _switch_emergency(on=False)
         return _overruled(Kind.RESUME, results=results, reason=reason, actor=actor)
 
@@ -313,20 +314,32 @@ def _make(
     _refuse_unless_holding(found)
     with transaction.atomic(using=database_alias()):
         fence.close()
-        if records.current().phase != step.source:
-            raise TransitionRefused("somebody else changed the phase meanwhile: look again.")
+        _refuse_if_moved(records.current(), step)
         # What was waived stays so: a second look is at what changed since, and might pass.
         results = [
             before if before.waived else _waived(looked_again(gate, step, before), step)
             for gate, before in zip(guarding(step), found, strict=True)
         ]
         _refuse_unless_holding(results)
-        switches = {**records.stored().switches, **switches_for(step.target)}
-        records.change(switches, canary=share)
+        # No other switch: an emergency waits for no fence, and would be undone.
+        records.change(switches_for(step.target), canary=share)
+        records.complete()
         settings = records.stored()
         return records.recorded(
             kind, step.source, step.target, settings, results=results, reason=reason, actor=actor
         )
+
+
+def _refuse_if_moved(now: Status, step: Step) -> None:
+    """Raise TransitionRefused when what the gates looked at outside of the fence is no more.
+
+    A canary, an emergency, and a step there and back leave the phase as it was, and begin anew
+    what it has to show.
+    """
+    if now.phase != step.source or now.since != step.since:
+        raise TransitionRefused("somebody else changed the phase meanwhile: look again.")
+    if now.retired and not step.forwards:
+        raise TransitionRefused("legacy was retired meanwhile: there is nothing to go back to.")
 
 
 def _check_waivers(steps: Sequence[Step]) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
-from flags import processes
+import pytest
+from django.db import connections
+
+from flags import processes, transitions
 from flags.phases import Phase
 from flags.transitions import Record, advance, rehearse, status
 
@@ -30,3 +35,29 @@ def step_forward(**options: Any) -> Record:
     """Prepare and make the next step."""
     prepare()
     return advance(**options)
+
+
+def elsewhere(call: Callable[[], Any]) -> None:
+    """Let another operator do something, on a connection of their own."""
+
+    def run() -> None:
+        try:
+            call()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(run).result(timeout=60)
+
+
+def before_the_fence(act: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another operator act once, when the gates have looked and before the fence closes."""
+    looked = transitions._looked
+
+    def look(steps: Any) -> Any:
+        monkeypatch.setattr(transitions, "_looked", looked)
+        found = looked(steps)
+        elsewhere(act)
+        return found
+
+    monkeypatch.setattr(transitions, "_looked", look)

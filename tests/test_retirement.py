@@ -36,6 +36,7 @@ from tests.factories import UserFactory, messages, state, texts
 from tests.faults.injection import failing
 from tests.legacy_schema import old_load, old_save
 from tests.machine.oldcode import OldChunks, OldSession
+from tests.rollout import before_the_fence
 from tests.test_commands import run
 from tests.test_emergency import set_emergency
 from tests.test_fence import until_true
@@ -352,6 +353,16 @@ def test_after_it_nothing_leads_back(either_store: str) -> None:
     with pytest.raises(SyncRefused, match="restore-legacy"):
         list(sync("legacy"))
     assert current_plan() == PLANS[Phase.NEW_ONLY]
+
+
+def test_a_step_back_that_was_looked_at_before_it_is_refused(
+    either_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written("c")
+    before_the_fence(lambda: list(retirement.retire()), monkeypatch)
+    with pytest.raises(TransitionRefused, match="retired meanwhile"):
+        transitions.rollback()
+    assert transitions.status().phase == Phase.NEW_ONLY
 
 
 def test_switches_flipped_behind_it_change_nothing(either_store: str) -> None:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.urls import reverse
 from waffle import get_waffle_switch_model
 
 from conversations.storage import append_messages, load_state, save_state
 from conversations.sync import sync
-from flags import transitions
+from flags import records, transitions
 from flags.exceptions import HistoryIsFixed, SwitchesUnreadable, TransitionRefused
 from flags.models import Transition
 from flags.phases import PLANS, Phase, switches_for
 from flags.switches import current_plan, snapshot
-from flags.transitions import advance, check, history, rollback, status
+from flags.transitions import (
+    advance,
+    canary,
+    check,
+    emergency,
+    history,
+    resume,
+    rollback,
+    status,
+)
 from tests.factories import messages, state, texts
 from tests.faults.injection import failing
-from tests.rollout import EASED, prepare, step_forward
+from tests.rollout import EASED, before_the_fence, elsewhere, prepare, step_forward
 from tests.test_switches import set_rows, touches_switches
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -143,6 +153,50 @@ def test_a_flip_meanwhile_is_noticed_inside_the_fence(monkeypatch: pytest.Monkey
     monkeypatch.setattr(transitions.fence, "close", flipped_first)
     with pytest.raises(TransitionRefused, match="somebody else"):
         advance()
+
+
+def there_and_back() -> None:
+    rollback()
+    step_forward()
+
+
+@pytest.mark.parametrize(
+    "act", [lambda: canary(10), emergency, there_and_back], ids=["canary", "emergency", "there"]
+)
+def test_what_the_gates_looked_at_has_to_stand_inside_the_fence(
+    act: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(Phase.NEW_PRIMARY)
+    before_the_fence(act, monkeypatch)
+    with pytest.raises(TransitionRefused, match="somebody else"):
+        advance()
+    assert status().phase == Phase.NEW_PRIMARY
+
+
+def test_an_emergency_that_is_called_again_is_not_ended_by_whoever_looked_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    emergency()
+    before_the_fence(emergency, monkeypatch)
+    with pytest.raises(TransitionRefused, match="somebody else"):
+        resume()
+    assert status().emergency
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+def test_a_step_never_undoes_an_emergency_that_comes_while_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    change = records.change
+
+    def late(switches: Any, **options: Any) -> None:
+        monkeypatch.setattr(records, "change", change)
+        elsewhere(emergency)
+        change(switches, **options)
+
+    monkeypatch.setattr(records, "change", late)
+    advance()
+    assert status().emergency
 
 
 def test_switches_that_cannot_be_read_move_nothing() -> None:
