@@ -75,7 +75,8 @@ class Transition(models.Model):
         """Insert the record. Raises: HistoryIsFixed when it is there already."""
         if not self._state.adding:
             raise HistoryIsFixed
-        super().save(*args, **kwargs)
+        # With a key of its own, Django would first try to update the record that has it.
+        super().save(*args, **{**kwargs, "force_insert": True})
 
     def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise HistoryIsFixed."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.urls import reverse
 from waffle import get_waffle_switch_model
 
@@ -244,6 +244,14 @@ def test_a_record_is_never_changed_or_deleted() -> None:
     ):
         with pytest.raises(HistoryIsFixed):
             change()
+
+
+def test_a_record_is_never_written_over_by_another_with_its_key() -> None:
+    made = advance()
+    forged = Transition(pk=made.epoch, at=made.at, from_phase=3, to_phase=4, switches="{}")
+    with pytest.raises(IntegrityError):
+        forged.save()
+    assert history(limit=1) == [made]
 
 
 def test_a_record_says_what_every_gate_said() -> None:
