@@ -96,14 +96,17 @@ def canary(percent: float, *, reason: str = "", actor: str = "") -> Record:
     `percent` is 0..100, to one decimal. It may be raised and lowered at will: the truth of each
     conversation holds in every phase.
 
-    Raises: TransitionRefused in phase legacy, which has no lower one, and for mixed switches.
+    Raises: TransitionRefused for less than everything in phase legacy, which has no lower one,
+    and for mixed switches; and once legacy is retired.
     """
     _not_in_a_transaction()
     share = _percent(percent)
     with transaction.atomic(using=database_alias()):
         fence.close()
         now = records.current()
-        if now.phase == Phase.LEGACY or now.mixed:
+        if now.retired:
+            raise TransitionRefused("legacy is retired: no conversation is one phase lower.")
+        if share < EVERYTHING and (now.phase == Phase.LEGACY or now.mixed):
             what = "the switches spell no phase" if now.mixed else "legacy has no lower phase"
             raise TransitionRefused(f"{what}: there is nothing to be a canary of.")
         records.change({}, canary=share)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from waffle import get_waffle_sample_model
 
+from conversations import retirement
 from conversations.storage import append_messages, load_state, save_state
+from flags import processes
 from flags.exceptions import TransitionRefused
 from flags.phases import CANARY, EMERGENCY, PLANS, Phase
 from flags.sampling import share_of
@@ -120,6 +123,26 @@ def test_there_is_no_canary_of_the_first_phase_nor_of_mixed_switches() -> None:
     rows.filter(name="use_new_save").update(active=False)
     with pytest.raises(TransitionRefused, match="spell no phase"):
         canary(10)
+
+
+def test_a_share_that_was_left_behind_in_the_first_phase_is_no_dead_end() -> None:
+    canary(10)
+    enter(Phase.LEGACY)
+    processes.report()
+    with pytest.raises(TransitionRefused, match="canary 100"):
+        advance()
+    canary(100)
+    assert advance().target == Phase.DUAL_WRITE
+
+
+def test_once_legacy_is_retired_no_conversation_is_one_phase_lower(settings: Any) -> None:
+    settings.CONVERSATIONS |= {"RETIRE_AFTER": timedelta(0)}
+    enter(Phase.NEW_ONLY)
+    status()
+    list(retirement.retire())
+    with pytest.raises(TransitionRefused, match="retired"):
+        canary(50)
+    assert status().canary == 100
 
 
 def test_an_emergency_is_for_everybody() -> None:
