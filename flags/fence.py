@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
-from django.db import OperationalError, connections, transaction
+from django.db import Error, OperationalError, connections, transaction
 
 from flags.conf import database_alias
 from flags.exceptions import FenceBusy
@@ -71,7 +71,12 @@ def _tried(alias: str) -> bool:
             hurry()
             cursor.execute(f"SELECT pg_advisory_xact_lock({KEY})")
     except OperationalError as error:
-        if getattr(error.__cause__, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+        if not timed_out(error):
             raise
         return False
     return True
+
+
+def timed_out(error: Error) -> bool:
+    """Whether a statement failed because a lock was not to be had in time (PostgreSQL)."""
+    return getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE

@@ -38,6 +38,9 @@ __all__ = [
 
 logger = logging.getLogger("flags")
 
+# Each waits for a lock for `fence.TRY` at most.
+TRIES_OF_EMERGENCY = 4
+
 
 def status() -> Status:
     """Return where the rollout stands, after recording switches that others have changed.
@@ -160,7 +163,7 @@ def rollback(
 def emergency(*, reason: str = "", actor: str = "") -> Status | None:
     """Let legacy alone be written, and be preferred for reading, in every process within a second.
 
-    No gate is asked and no lock is waited for, and nothing but waffle's table has to answer: it
+    No gate is asked and no lock is waited for long, and nothing but waffle's table has to answer: it
     works while the tables are dropped, locked or failing. Then it cannot be recorded, and is
     noticed later.
 
@@ -173,7 +176,7 @@ def emergency(*, reason: str = "", actor: str = "") -> Status | None:
             "CONVERSATIONS['LEGACY'] is not set: there is nothing to go back to."
         )
     _refuse_if_retired()
-    _switch_emergency(on=True)
+    _hurry_to_emergency()
     try:
         with transaction.atomic(using=database_alias()):
             fence.hurry()
@@ -200,7 +203,7 @@ def resume(*, reason: str = "", actor: str = "", waive: Mapping[str, str] | None
     with transaction.atomic(using=database_alias()):
         fence.close()
         _refuse_if_moved(records.current(), step)
-        _switch_emergency(on=False)
+        records.change({Switch.EMERGENCY_ROLLBACK.value: False})
         return _overruled(Kind.RESUME, results=results, reason=reason, actor=actor)
 
 
@@ -253,12 +256,17 @@ def _refuse_if_retired() -> None:
         )
 
 
-def _switch_emergency(*, on: bool) -> None:
-    try:
-        with transaction.atomic(using=database_alias()):
-            records.change({Switch.EMERGENCY_ROLLBACK.value: on})
-    except Error as error:
-        raise SwitchesUnreadable from error
+def _hurry_to_emergency() -> None:
+    """Switch the emergency on, waiting for a lock of waffle's row for less than a second."""
+    for left in reversed(range(TRIES_OF_EMERGENCY)):
+        try:
+            with transaction.atomic(using=database_alias()):
+                fence.hurry()
+                records.change({Switch.EMERGENCY_ROLLBACK.value: True})
+            return
+        except Error as error:
+            if not left or not fence.timed_out(error):
+                raise SwitchesUnreadable from error
 
 
 def _overruled(

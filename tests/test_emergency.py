@@ -197,6 +197,17 @@ def test_the_callers_own_patience_is_restored() -> None:
         assert patience() == "7s"
 
 
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+def test_an_emergency_says_so_soon_when_somebody_keeps_its_switch_locked() -> None:
+    began = time.monotonic()
+    with locked("waffle_switch"), pytest.raises(SwitchesUnreadable):
+        emergency()
+    assert time.monotonic() - began < 2
+    found = emergency()
+    assert found is not None
+    assert found.emergency
+
+
 def test_an_emergency_is_resumed_when_the_tables_can_be_written() -> None:
     emergency()
     with failing(lambda sql: "conversation_messages" in sql), pytest.raises(TransitionRefused):
