@@ -11,9 +11,10 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from conversations.gates import verified
 from conversations.models import ConversationState, ConversationTombstone
+from conversations.runs import records
 from conversations.storage import append_messages, delete_conversation, load_state, save_state
 from conversations.sync import runs, sync
-from conversations.verification import unverified, verify
+from conversations.verification import runs as verification_runs, unverified, verify
 from flags import transitions
 from flags.exceptions import TransitionRefused, UnknownGate
 from flags.gates import GateResult
@@ -284,6 +285,15 @@ def test_it_is_waived_by_id() -> None:
     assert verified_gate["evidence"]["waived"] == {"c": "broken since May", "d": "the same"}
 
 
+def test_what_is_waived_as_a_whole_is_not_recorded_as_in_order() -> None:
+    unreadable_blobs("c", "d")
+    made = advance(waive={"verified": "a bug of 2024", "sync_finished": "the same"})
+    (gate,) = [one for one in made.gates if one["gate"] == "verified"]
+    assert (gate["passed"], gate["waived"]) == (False, "a bug of 2024")
+    assert gate["message"] == "2 conversations are not in order."
+    assert gate["evidence"]["ids"] == ["c", "d"]
+
+
 def test_it_is_waived_by_the_class_of_the_reason() -> None:
     unreadable_blobs("c", "d")
     waive = {f"{gate}:unreadable": "a bug of 2024" for gate in ("sync_finished", "verified")}
@@ -303,6 +313,8 @@ def test_a_class_answers_for_no_difference_and_for_nothing_that_was_never_tried(
 def test_a_sync_that_is_under_way_refuses() -> None:
     enter(Phase.DUAL_WRITE)
     run = runs.begin("tables")
+    for _ in range(20):
+        records.cancel(verification_runs.begin())
     assert refusing()["sync_finished"].message == f"run {run} is not finished."
     list(runs.work(run))
     assert refusing() == {}

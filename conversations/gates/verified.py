@@ -12,7 +12,7 @@ from itertools import chain
 from conversations.batches import in_batches, out_of_step
 from conversations.findings import quarantined
 from conversations.gates.standing import NAMED, Steps
-from conversations.runs.progress import latest
+from conversations.runs.records import ALIVE, runs
 from conversations.stores.registry import legacy_store
 from conversations.sync import Target
 from conversations.sync.runs import last_finished
@@ -32,7 +32,8 @@ def sync_finished(step: Step) -> GateResult:
 
     What it could not is waived by id or by the class of the reason.
     """
-    alive = [run.run for run in latest() if run.target == Target.TABLES and run.finished_at is None]
+    rows = runs().filter(target=Target.TABLES, state__in=ALIVE)
+    alive = list(rows.values_list("pk", flat=True))
     finished = last_finished(Target.TABLES)
     failed = [
         note
@@ -86,7 +87,11 @@ class VerifiedGate:
         again = self._result(step, chain(in_batches(unverified()), later), within=INSIDE)
         counts = Counter(found.evidence["counts"]) + Counter(again.evidence["counts"])
         waived = {**found.evidence["waived"], **again.evidence["waived"]}
-        return replace(again, evidence={**again.evidence, "counts": dict(counts), "waived": waived})
+        ids = list(dict.fromkeys([*found.evidence["ids"], *again.evidence["ids"]]))[:NAMED]
+        evidence = {"counts": dict(counts), "ids": ids, "waived": waived}
+        # What was answered for as a whole is not in order because nothing came since.
+        stands = again if found.passed or not again.passed else replace(found, waived="")
+        return replace(stands, evidence=evidence)
 
     def _result(self, step: Step, ids: Iterable[str], *, within: timedelta) -> GateResult:
         ends = time.monotonic() + within.total_seconds()
