@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -43,9 +45,22 @@ _lock = threading.Lock()
 _measured: dict[tuple[str, str], Measure] = {}
 
 
+_unmeasured: ContextVar[bool] = ContextVar("flags_unmeasured", default=False)
+
+
 def enabled() -> bool:
     """Whether operations are measured. Costs next to nothing."""
-    return monitored()
+    return monitored() and not _unmeasured.get()
+
+
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """Count nothing in this context: what a gate does to look is no evidence for a gate."""
+    token = _unmeasured.set(True)
+    try:
+        yield
+    finally:
+        _unmeasured.reset(token)
 
 
 def observe(operation: str, store: str, seconds: float | None, **how: bool) -> None:
@@ -53,7 +68,7 @@ def observe(operation: str, store: str, seconds: float | None, **how: bool) -> N
 
     `how` it ended: `error`, `fallback`, `stale`, `mismatch`; see `flags.measures.Measure`.
     """
-    if not monitored():
+    if not enabled():
         return
     monitor.ensure()
     with _lock:

@@ -20,7 +20,7 @@ from flags.gates import GateResult
 from flags.models import MeasuredMinute, ReportingProcess, Transition
 from flags.phases import Phase
 from flags.switches import snapshot
-from flags.transitions import check, history, rehearse, status
+from flags.transitions import check, history, rehearse, rollback, status
 from memory.models import MemoryChunk
 from tests.factories import messages, state
 from tests.faults.injection import failing, touches_messages
@@ -136,6 +136,14 @@ def test_a_hundredth_may_fail(failed: int, succeeded: int, passed: bool) -> None
     assert gate("errors").passed is passed
 
 
+def test_saves_that_fail_are_not_hidden_behind_many_loads() -> None:
+    enter(Phase.DUAL_WRITE)
+    observe("load", 10_000)
+    observe("save", 50, error=True)
+    found = gate("errors")
+    assert (found.passed, found.evidence["failing"]) == (False, ["save normalized"])
+
+
 def test_they_have_to_be_quick(settings: Any) -> None:
     enter(Phase.DUAL_WRITE)
     observe("load", 19, 5.0)
@@ -181,6 +189,25 @@ def test_the_way_back_has_to_be_rehearsed_in_this_phase() -> None:
     enter(Phase.LEGACY)
     enter(Phase.DUAL_WRITE)
     assert not gate("rehearsed").passed
+
+
+def test_a_rehearsal_of_half_the_way_is_none() -> None:
+    enter(Phase.DUAL_WRITE)
+    rehearse(Phase.DUAL_WRITE)
+    assert not gate("rehearsed").passed
+    rehearse()
+    rehearse(Phase.DUAL_WRITE)
+    assert gate("rehearsed").passed
+
+
+def test_what_a_gate_does_itself_is_no_traffic(settings: Any) -> None:
+    settings.CONVERSATIONS |= {"SHADOW_SHARE": 1}
+    enter(Phase.DUAL_WRITE)
+    rehearse()
+    rollback()
+    check()
+    metrics.flush()
+    assert not MeasuredMinute.objects.exists()
 
 
 def test_a_rehearsal_changes_nothing_and_does_not_begin_the_phase_anew() -> None:

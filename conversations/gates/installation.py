@@ -13,7 +13,7 @@ from conversations import conf
 from conversations.digests import loose_digest
 from conversations.state import AgentState
 from conversations.storage import ANY_OWNER, append_messages, load_state, save_state
-from flags import processes
+from flags import metrics, processes
 from flags.gates import GateResult, Step
 from flags.phases import PLANS, Phase, StoreName
 from flags.switches import forced_phase
@@ -72,7 +72,7 @@ def round_trip(step: Step) -> GateResult:
     wanted = loose_digest(state.to_dict())
     came_back: list[str] = []
     name = str(uuid.uuid4())
-    with transaction.atomic(using=conf.alias()):
+    with metrics.unmeasured(), transaction.atomic(using=conf.alias()):
         with forced_phase(Phase.DUAL_WRITE):
             stores = save_state(name, state, ANY_OWNER)["stores"]
         for phase, store in (
@@ -118,7 +118,7 @@ def drill(step: Step) -> GateResult:
     """A conversation of this gate's own loses nothing on the way back; it is rolled back."""
     name, texts = str(uuid.uuid4()), [str(number) for number in range(4)]
     wrong: list[str] = []
-    with transaction.atomic(using=conf.alias()):
+    with metrics.unmeasured(), transaction.atomic(using=conf.alias()):
         phases = (step.source, step.source, step.target, step.target)
         for text, phase in zip(texts, phases, strict=True):
             message = {"role": "user", "content": text}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django.utils import timezone
 
 from conversations import conf
 from conversations.gates.standing import NAMED
 from conversations.models import LEGACY_BEHIND, ConversationState
 from conversations.shadow import OPERATION as SHADOW
-from flags import metrics
+from flags import metrics, records
 from flags.gates import GateResult, Step
 from flags.measures import Measure
-from flags.records import Kind, latest
+from flags.phases import Phase
+from flags.records import Kind, Record
 
 # What callers wait for; the rest is measured beside it.
 ASKED = frozenset({"save", "append", "edit", "load"})
@@ -66,16 +69,25 @@ def shadow_reads(step: Step) -> GateResult:
 
 
 def errors(step: Step) -> GateResult:
-    """Few operations of this phase failed in either store."""
-    total = _total(step, {*ASKED, "leg"})
-    ratio = total.error_ratio if total.count >= LEAST else 0.0
+    """Few operations of this phase failed in either store, and few of each kind.
+
+    Each by itself as well: saves that all fail are soon few beside so many loads.
+    """
+    measured = _measured(step, {*ASKED, "leg"})
+    total = _added(measured.values())
+    failing = [name for name, measure in measured.items() if _too_many(measure)]
+    named = f" Too many of: {', '.join(failing)}." if failing else ""
     return GateResult(
         "errors",
-        ratio <= MOST_ERRORS,
-        f"{total.errors} of {total.count} operations failed in a store.",
+        not failing and not _too_many(total),
+        f"{total.errors} of {total.count} operations failed in a store.{named}",
         "See `rollout health` and the log for which store fails, and why.",
-        {"errors": total.errors, "operations": total.count},
+        {"errors": total.errors, "operations": total.count, "failing": failing},
     )
+
+
+def _too_many(measure: Measure) -> bool:
+    return measure.count >= LEAST and measure.error_ratio > MOST_ERRORS
 
 
 def latency(step: Step) -> GateResult:
@@ -125,24 +137,39 @@ def foreign_writes(step: Step) -> GateResult:
 
 
 def rehearsed(step: Step) -> GateResult:
-    """The way back was rehearsed since the present phase began."""
-    found = latest(Kind.REHEARSAL)
-    passed = found is not None and found.at >= step.since
+    """The whole way back was rehearsed since the present phase began."""
+    made = records.rows().filter(kind=Kind.REHEARSAL, at__gte=step.since).order_by("-pk")
+    whole = (row.pk for row in made if _leads_to_legacy(records.record_of(row)))
+    epoch = next(whole, None)
     return GateResult(
         "rehearsed",
-        passed,
-        "the way back was rehearsed." if passed else "the way back was not rehearsed.",
+        epoch is not None,
+        "the way back was rehearsed." if epoch else "the way back to legacy was not rehearsed.",
         "Run `manage.py rollout rollback --rehearse`.",
-        {"epoch": found.epoch if found and passed else None},
+        {"epoch": epoch},
     )
+
+
+def _leads_to_legacy(rehearsal: Record) -> bool:
+    drills = (gate["evidence"] for gate in rehearsal.gates if gate["gate"] == "drill")
+    return any(evidence.get("to") == Phase.LEGACY.label for evidence in drills)
 
 
 def _total(step: Step, operations: set[str] | frozenset[str]) -> Measure:
     """Return what was measured of some operations since the phase began, on both stores."""
+    return _added(_measured(step, operations).values())
+
+
+def _measured(step: Step, operations: set[str] | frozenset[str]) -> dict[str, Measure]:
+    """Return what was measured of some operations since the phase began, as "save legacy"."""
+    found = sorted(metrics.totals(step.since).items())
+    return {f"{name} {store}": each for (name, store), each in found if name in operations}
+
+
+def _added(measures: Iterable[Measure]) -> Measure:
     total = Measure()
-    for (operation, _store), measure in metrics.totals(step.since).items():
-        if operation in operations:
-            total.add(measure)
+    for measure in measures:
+        total.add(measure)
     return total
 
 
