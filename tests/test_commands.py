@@ -31,6 +31,8 @@ from conversations.storage import (
     save_state,
 )
 from conversations.stores.chunks import ChunkStore
+from conversations.sync import runs as sync_runs
+from conversations.verification import runs as verification_runs
 from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk
@@ -332,6 +334,23 @@ def test_a_sync_at_scale_says_how_it_stands_and_is_resumed() -> None:
     )
     assert run("cancel", number)[0] == 1
     assert run("cancel", "4711")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "command"), [(sync_runs, ["sync", "--to", "tables"]), (verification_runs, ["verify"])]
+)
+def test_a_run_that_somebody_cancels_is_not_done(
+    module: Any, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored("a", Phase.LEGACY)
+    work = module.work
+
+    def cancelled(run: int, **options: Any) -> Any:
+        records.cancel(run)
+        return work(run, **options)
+
+    monkeypatch.setattr(module, "work", cancelled)
+    assert run(*command)[0] == 1
 
 
 def test_a_sync_at_scale_names_what_failed() -> None:

@@ -62,6 +62,10 @@ def leave(found: progress.Progress) -> None:
     """Raise the CommandError of a run that has not come to its end."""
     if found.state == "failed":
         raise CommandError("not everything was done: see above.", returncode=FAILED)
+    if found.state == "cancelled":
+        raise CommandError(
+            f"run {found.run} was cancelled before its end: what it did stays.", returncode=FAILED
+        )
     if found.state in ("running", "paused"):
         raise CommandError(f"run {found.run} is not finished: begin it again.", returncode=PAUSED)
 
