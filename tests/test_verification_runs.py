@@ -177,6 +177,19 @@ def test_what_is_saved_meanwhile_is_looked_at_again_and_breaks_nothing() -> None
     assert found.in_order
 
 
+def test_what_is_deleted_while_it_is_looked_at_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(*NAMES)
+    verify = runs.verify
+
+    def deleted_first(ids: Any) -> Any:
+        delete_conversation("c01")
+        return verify(ids)
+
+    monkeypatch.setattr(runs, "verify", deleted_first)
+    found = whole()
+    assert (found.in_order, found.notes) == (True, ())
+
+
 def test_a_conversation_that_never_rests_does_not_keep_it_going(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

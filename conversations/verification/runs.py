@@ -147,15 +147,17 @@ class _Verify:
         return found
 
     def outcome(self, result: Verified, stage: int) -> Outcome:
+        # What a walk met and is in no store was deleted meanwhile.
+        harmless = result.in_order or result.kinds == (Kind.UNKNOWN,)
         return Outcome(
             result.conversation_id,
             "+".join(kind.name.lower() for kind in result.kinds),
             # A later look stands for an earlier one.
-            noted=stage > 1 or not result.in_order,
+            noted=stage > 1 or not harmless,
             failed=Kind.FAILED in result.kinds,
             unanswered=result.places == (StorageUnavailable.__name__,),
             reason="; ".join(result.places),
-            reason_class="" if result.in_order else result.kinds[0].name.lower(),
+            reason_class="" if harmless else result.kinds[0].name.lower(),
         )
 
 
