@@ -20,7 +20,7 @@ class UnknownSwitch(FlagsError, KeyError):
 
 
 class FenceBusy(FlagsError):
-    """Writes were in flight all the time: nothing was changed. Try again when there are fewer."""
+    """Writes were in flight all the time: the step was not made. Try again when there are fewer."""
 
 
 class SwitchesUnreadable(FlagsError):

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from flags import fence, records
 from flags.conf import conversations_settings, database_alias
-from flags.exceptions import SwitchesUnreadable, TransitionRefused, UnknownGate
+from flags.exceptions import FenceBusy, SwitchesUnreadable, TransitionRefused, UnknownGate
 from flags.gates import GateResult, Step, guarding, looked, looked_again
 from flags.models import Transition
 from flags.phases import EVERYTHING, Phase, Switch, switches_for
@@ -155,8 +155,15 @@ def rollback(
     )
     made = []
     for target in targets:
-        step = _step(status(), target, waive)
-        made.append(_make(step, Kind.ROLLBACK, reason=reason, actor=actor))
+        try:
+            step = _step(status(), target, waive)
+            made.append(_make(step, Kind.ROLLBACK, reason=reason, actor=actor))
+        except (TransitionRefused, FenceBusy) as error:
+            if not made:
+                raise
+            said = f"{error} Steps were made: {made[-1].target.label} is in force now."
+            results = getattr(error, "results", ())
+            raise TransitionRefused(said, results=results) from error
     return made
 
 

@@ -164,6 +164,13 @@ def test_what_fails_says_so_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) 
     assert run("advance")[0] == 5
 
 
+def test_an_emergency_that_cannot_be_recorded_says_so_in_json_too() -> None:
+    with failing(lambda sql: sql.startswith('INSERT INTO "rollout_transitions"')):
+        code, out, _ = run("emergency", "--json")
+    assert (code, json.loads(out)) == (0, {"emergency": True, "recorded": False})
+    assert status().last.kind == "noticed"
+
+
 def test_whoever_has_no_name_is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     def nameless() -> str:
         raise KeyError("uid")

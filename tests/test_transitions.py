@@ -95,6 +95,15 @@ def test_a_rollback_is_one_step_unless_it_is_told_otherwise() -> None:
             rollback(to)
 
 
+def test_a_way_back_that_is_refused_halfway_says_how_far_it_came() -> None:
+    enter(Phase.NEW_ONLY)
+    save_state("c", state("a"))
+    with pytest.raises(TransitionRefused, match="behind in 1 .* new_reads is in force now") as found:
+        rollback(Phase.LEGACY)
+    assert failed(found.value.results) == ["legacy_current"]
+    assert status().phase == Phase.NEW_READS
+
+
 def test_there_is_nothing_behind_the_last_phase_and_nothing_but_adjacent_steps() -> None:
     enter(Phase.NEW_ONLY)
     with pytest.raises(TransitionRefused, match="new_only is the last phase"):

@@ -149,6 +149,8 @@ class Command(BaseCommand):
     def _emergency(self, *, reason: str, as_json: bool, **options: Any) -> None:
         found = transitions.emergency(reason=reason, actor=_actor())
         if found is None:
+            if as_json:
+                self._json({"emergency": True, "recorded": False})
             self.stderr.write("It is in force; it could not be recorded, and will be noticed.")
             return
         self._made([found.last], as_json=as_json)
