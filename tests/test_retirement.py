@@ -532,6 +532,22 @@ def test_it_stops_when_its_time_is_over_and_goes_on_the_next_time() -> None:
     assert retirement.finished()
 
 
+def test_whoever_still_removes_when_legacy_is_taken_back_removes_no_more() -> None:
+    names = [f"c{number}" for number in range(6)]
+    written(*names)
+    removing = retirement.retire()
+    next(removing)
+    retirement.restore()
+    list(sync("legacy"))
+    transitions.rollback(Phase.LEGACY)
+    left = list(removing)
+    assert "legacy is no longer retired" in {one.reason for one in left}
+    assert {one.blobs for one in left} == {0}
+    assert {name: old_load(connection, name) is not None for name in names} == dict.fromkeys(
+        names, True
+    )
+
+
 def test_the_newest_blob_goes_last() -> None:
     """On SQLite its key is given again; so it stays while others are known by their keys."""
     if connection.vendor != "sqlite":

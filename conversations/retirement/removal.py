@@ -32,6 +32,7 @@ from conversations.transactions import translated
 from flags import retirement, transitions
 from flags.exceptions import TransitionRefused
 from flags.gates import GateResult
+from flags.switches import stored_retirement
 
 logger = logging.getLogger("conversations")
 PAGE = 500
@@ -173,6 +174,10 @@ def _remove_one(legacy: ChunkStore, conversation_id: str, last_key: int | None) 
     try:
         with translated(conversation_id), transaction.atomic(using=conf.alias()):
             row = lock(conversation_id)
+            if not stored_retirement():
+                # Legacy may be written, and old code may read it: nobody can take it back again
+                # before this transaction ends.
+                return Removed(conversation_id, 0, "legacy is no longer retired")
             # Before the truth is asked: what comes in between is not among them, and stays.
             keys = keys_of(conversation_id)
             problem = _problem(legacy, conversation_id, row, keys, last_key)
