@@ -42,7 +42,8 @@ DEFAULTS: dict[str, Any] = {
     "KEEP_VERSIONS": 20,
     # The share of loads that are compared with the other store while both are written.
     "SHADOW_SHARE": 0.01,
-    # How many of them must have agreed before loads come from the tables; 0 asks for none.
+    # How many of them must have agreed before loads come from the tables, and how many operations
+    # must have been measured in a phase before the next step behind that; 0 asks for none.
     "SHADOW_READS": 100,
     # How long nobody else may have written into legacy before loads come from the tables.
     "FOREIGN_QUIET": timedelta(hours=24),

@@ -259,6 +259,16 @@ def test_no_operation_may_have_fallen_back(how: str) -> None:
     assert gate("no_fallbacks").passed
 
 
+def test_where_nothing_was_measured_nothing_is_known_of_fallbacks(settings: Any) -> None:
+    settings.CONVERSATIONS |= {"SHADOW_READS": 10}
+    enter(Phase.NEW_READS)
+    found = gate("no_fallbacks")
+    assert found.message == "0 of 10 operations were measured in new_reads."
+    assert "performance_monitoring" in found.fix
+    observe("load", 10)
+    assert gate("no_fallbacks").passed
+
+
 def test_a_waiver_names_a_gate_of_the_step() -> None:
     enter(Phase.DUAL_WRITE)
     for name in ("soak", "nothing:c"):
