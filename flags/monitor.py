@@ -40,7 +40,8 @@ _starting = threading.Lock()
 # Held while the thread's connection is open: no child may inherit one. SQLite would count its
 # locks in the child for ever, and PostgreSQL's socket would be shared.
 _connected = threading.Lock()
-_held_for_fork = False
+# By thread: two may fork at once, of which one waited in vain.
+_forking = threading.local()
 _failing = False
 _hour_began = float("-inf")
 
@@ -167,13 +168,12 @@ def _guarded(work: Work) -> None:
 
 
 def _before_fork() -> None:
-    global _held_for_fork
     # A database that hangs holds up no fork for longer.
-    _held_for_fork = _connected.acquire(timeout=BEAT_SECONDS)
+    _forking.held = _connected.acquire(timeout=BEAT_SECONDS)
 
 
 def _after_fork() -> None:
-    if _held_for_fork:
+    if _forking.held:
         _connected.release()
 
 

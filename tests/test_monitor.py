@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,18 @@ def fork_and_report(beats: str) -> list[int]:
     os.waitpid(child, 0)
     assert Path(beats).exists()
     return [os.getpid(), child]
+
+
+def test_who_waited_in_vain_to_fork_takes_nothing_from_who_forks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor, "BEAT_SECONDS", 0.01)
+    monitor._before_fork()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(monitor._before_fork).result(timeout=60)
+        threads.submit(monitor._after_fork).result(timeout=60)
+    monitor._after_fork()
+    assert not monitor._connected.locked()
 
 
 def test_a_child_that_was_forked_reports_for_itself(tmp_path: Path) -> None:
