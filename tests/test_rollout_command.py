@@ -139,6 +139,12 @@ def test_a_step_is_made_by_whom_and_why() -> None:
     ]
 
 
+def test_a_number_of_records_is_a_number() -> None:
+    assert run("history", "--limit", "0") == (0, "", "")
+    with pytest.raises(CommandError, match="a number from 0"):
+        call_command("rollout", "history", "--limit", "-1")
+
+
 def test_a_waiver_needs_a_reason() -> None:
     for text in ("verified", "verified="):
         assert run("advance", "--waive", text)[::2] == (

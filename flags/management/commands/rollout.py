@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -259,8 +259,15 @@ def _waive(parser: ArgumentParser) -> None:
     )
 
 
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ArgumentTypeError("a number from 0")
+    return number
+
+
 def _limit(parser: ArgumentParser) -> None:
-    parser.add_argument("--limit", type=int, default=50, help="How many, the newest first.")
+    parser.add_argument("--limit", type=_number, default=50, help="How many, the newest first.")
 
 
 def _percent(parser: ArgumentParser) -> None:
