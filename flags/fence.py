@@ -22,8 +22,19 @@ KEY = -1150501302400351065
 # Writers queue behind a flip that waits, so it waits in short tries.
 TRY = timedelta(milliseconds=200)
 PAUSE = timedelta(milliseconds=50)
+# Whoever holds the fence and sends nothing for that long sleeps, or is cut off: the server ends
+# its session, and writers go on.
+ASLEEP = timedelta(seconds=5)
 # SQLSTATE of a lock that was not to be had in time.
 LOCK_NOT_AVAILABLE = "55P03"
+
+
+# Until the transaction ends, and unless the host bounds it closer (0: not at all).
+_BOUNDED = (
+    "SELECT set_config(name, asleep, true) FROM pg_settings, (SELECT %s AS asleep) wanted"
+    " WHERE name = 'idle_in_transaction_session_timeout'"
+    " AND setting::bigint NOT BETWEEN 1 AND asleep::bigint"
+)
 
 
 def shared_sql() -> str:
@@ -33,6 +44,8 @@ def shared_sql() -> str:
 
 def close(*, within: timedelta = timedelta(seconds=10)) -> None:
     """Wait until no write is in flight, and let none begin until the transaction ends.
+
+    PostgreSQL ends the session of a process that sleeps in it for `ASLEEP`.
 
     Raises: FenceBusy when writes were in flight all the time.
     """
@@ -70,6 +83,7 @@ def _tried(alias: str) -> bool:
         with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
             hurry()
             cursor.execute(f"SELECT pg_advisory_xact_lock({KEY})")
+            cursor.execute(_BOUNDED, [str(ASLEEP // timedelta(milliseconds=1))])
     except OperationalError as error:
         if not timed_out(error):
             raise

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import Error, connection, connections, transaction
 
 from conversations.storage import append_messages, load_state, save_state
 from flags import fence, transitions
@@ -139,3 +140,38 @@ def test_a_write_waits_for_a_flip(tmp_path: Path) -> None:
     assert [result_of(process) for process in processes] == ["committed", "committed"]
     assert texts(load_state("c")) == ["a", "in flight"]
     assert texts(load_state("d")) == ["in flight"]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no server to end it")
+@pytest.mark.parametrize("own", ["0", "100ms"])
+def test_an_operator_who_falls_asleep_in_the_fence_stops_nobody_for_long(
+    own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fence, "ASLEEP", timedelta(milliseconds=300))
+    held, written = threading.Event(), threading.Event()
+
+    def sleep() -> None:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{own}'")
+            fence.close()
+            held.set()
+            assert written.wait(30)
+            set_rows(Phase.NEW_READS)
+
+    def asleep() -> str:
+        try:
+            sleep()
+        except Error as error:
+            return type(error).__name__
+        finally:
+            connections.close_all()
+        return "nothing happened"
+
+    with ThreadPoolExecutor(1) as threads:
+        sleeper = threads.submit(asleep)
+        assert held.wait(30)
+        append_messages("c", messages("b"))
+        written.set()
+        assert sleeper.result(timeout=60).endswith("Error")
+    assert texts(load_state("c")) == ["a", "b"]
