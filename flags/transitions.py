@@ -170,8 +170,8 @@ def rollback(
 def emergency(*, reason: str = "", actor: str = "") -> Status | None:
     """Let legacy alone be written, and be preferred for reading, in every process within a second.
 
-    No gate is asked and no lock is waited for long, and nothing but waffle's table has to answer: it
-    works while the tables are dropped, locked or failing. Then it cannot be recorded, and is
+    No gate is asked, no lock is waited for long, and nothing but waffle's table has to answer:
+    it works while the tables are dropped, locked or failing. Then it cannot be recorded, and is
     noticed later.
 
     Returns: where the rollout stands, None when it could not be recorded.

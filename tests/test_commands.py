@@ -337,7 +337,8 @@ def test_a_sync_at_scale_says_how_it_stands_and_is_resumed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "command"), [(sync_runs, ["sync", "--to", "tables"]), (verification_runs, ["verify"])]
+    ("module", "command"),
+    [(sync_runs, ["sync", "--to", "tables"]), (verification_runs, ["verify"])],
 )
 def test_a_run_that_somebody_cancels_is_not_done(
     module: Any, command: list[str], monkeypatch: pytest.MonkeyPatch

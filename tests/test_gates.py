@@ -271,7 +271,11 @@ def test_what_a_sync_could_not_carry_over_refuses() -> None:
     unreadable_blobs("c", "d")
     found = refusing()
     assert set(found) == {"sync_finished", "verified"}
-    assert found["sync_finished"].evidence == {"ids": ["c", "d"], "classes": {"unreadable": 2}}
+    assert found["sync_finished"].evidence == {
+        "ids": ["c", "d"],
+        "classes": {"unreadable": 2},
+        "waived": {},
+    }
 
 
 def test_it_is_waived_by_id() -> None:
@@ -290,7 +294,7 @@ def test_what_is_waived_as_a_whole_is_not_recorded_as_in_order() -> None:
     made = advance(waive={"verified": "a bug of 2024", "sync_finished": "the same"})
     (gate,) = [one for one in made.gates if one["gate"] == "verified"]
     assert (gate["passed"], gate["waived"]) == (False, "a bug of 2024")
-    assert gate["message"] == "2 conversations are not in order."
+    assert gate["message"] == "2 conversations are not in order: c, d."
     assert gate["evidence"]["ids"] == ["c", "d"]
 
 

@@ -102,7 +102,7 @@ def test_check_says_what_every_gate_says() -> None:
     code, out, error = run("check")
     assert (code, error) == (5, "a gate refuses: see above.")
     assert out.splitlines()[-2:] == [
-        "REFUSED  verified: 1 conversations are not in order.",
+        "REFUSED  verified: 1 conversations are not in order: c.",
         "         Run `manage.py conversations sync --to tables`, then `conversations verify`.",
     ]
     code, out, _ = run("check", "--json", "--waive", "verified=known")
@@ -116,7 +116,9 @@ def test_a_refusal_names_the_gate_and_what_to_do() -> None:
     only_in_legacy()
     code, out, error = run("advance")
     assert (code, out) == (5, "")
-    assert error.startswith("refused by verified: 1 conversations are not in order. Run `manage.py")
+    assert error.startswith(
+        "refused by verified: 1 conversations are not in order: c. Run `manage.py"
+    )
     code, out, _ = run("advance", "--json")
     assert (code, json.loads(out)["gates"][-1]["passed"]) == (5, False)
     assert status().phase == Phase.DUAL_WRITE

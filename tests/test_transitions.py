@@ -98,7 +98,9 @@ def test_a_rollback_is_one_step_unless_it_is_told_otherwise() -> None:
 def test_a_way_back_that_is_refused_halfway_says_how_far_it_came() -> None:
     enter(Phase.NEW_ONLY)
     save_state("c", state("a"))
-    with pytest.raises(TransitionRefused, match="behind in 1 .* new_reads is in force now") as found:
+    with pytest.raises(
+        TransitionRefused, match=r"behind in 1 .* new_reads is in force now"
+    ) as found:
         rollback(Phase.LEGACY)
     assert failed(found.value.results) == ["legacy_current"]
     assert status().phase == Phase.NEW_READS

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flags.gates import GateResult, Step
 from flags.phases import Phase
 
 Steps = frozenset[tuple[Phase, Phase]]
-# How many ids a refusal names.
+# How many ids the record of a refusal names, and how many its message.
 NAMED = 20
+SAID = 3
+
+
+def some(ids: Sequence[str]) -> str:
+    """Return the first few ids, for a message."""
+    return ", ".join([*ids[:SAID], *(["…"] if len(ids) > SAID else [])])
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,24 +19,21 @@ BACK = frozenset((Phase(phase), Phase(phase - 1)) for phase in range(1, len(Phas
 
 def register() -> None:
     """Register the gates; called once from `ConversationsConfig.ready`."""
-    for steps, name, finds in (
-        (INTO_TABLES | RESUMED, "configuration", installation.configuration),
-        (INTO_TABLES | RESUMED, "migrations", installation.migrations),
-        (INTO_TABLES | RESUMED, "round_trip", installation.round_trip),
-        (INTO_TABLES, "processes", installation.reporting),
-        (INTO_READS, "rehearsed", traffic.rehearsed),
-        (INTO_READS, "sync_finished", sync_finished),
-        (ONWARDS, "soak", traffic.soaked),
-        (ONWARDS | BACK_TO_LEGACY, "legacy_current", traffic.legacy_current),
+    for steps, name, finds, once in (
+        (INTO_TABLES | RESUMED, "configuration", installation.configuration, True),
+        (INTO_TABLES | RESUMED, "migrations", installation.migrations, True),
+        (INTO_TABLES | RESUMED, "round_trip", installation.round_trip, False),
+        (INTO_TABLES, "processes", installation.reporting, False),
+        (INTO_READS, "rehearsed", traffic.rehearsed, False),
+        (INTO_READS, "sync_finished", sync_finished, True),
+        (INTO_READS, "shadow_reads", traffic.shadow_reads, True),
+        (INTO_READS, "errors", traffic.errors, True),
+        (INTO_READS, "latency", traffic.latency, True),
+        (INTO_READS, "foreign_writes", traffic.foreign_writes, True),
+        (ONWARDS, "soak", traffic.soaked, False),
+        (ONWARDS, "no_fallbacks", traffic.no_fallbacks, True),
+        (ONWARDS | BACK_TO_LEGACY, "legacy_current", traffic.legacy_current, False),
     ):
-        gates.register(StandingGate(name, steps, finds))
-    for steps, name, finds in (
-        (INTO_READS, "shadow_reads", traffic.shadow_reads),
-        (INTO_READS, "errors", traffic.errors),
-        (INTO_READS, "latency", traffic.latency),
-        (INTO_READS, "foreign_writes", traffic.foreign_writes),
-        (ONWARDS, "no_fallbacks", traffic.no_fallbacks),
-    ):
-        gates.register(StandingGate(name, steps, finds, once=True))
+        gates.register(StandingGate(name, steps, finds, once=once))
     gates.register(StandingGate("drill", BACK, installation.drill, rehearsals_only=True))
     gates.register(VerifiedGate(INTO_READS | ONWARDS))

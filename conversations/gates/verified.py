@@ -11,8 +11,8 @@ from itertools import chain
 
 from conversations.batches import in_batches, out_of_step
 from conversations.findings import quarantined
-from conversations.gates.standing import NAMED, Steps
-from conversations.runs.records import ALIVE, runs
+from conversations.gates.standing import NAMED, Steps, some
+from conversations.runs.records import ALIVE, Note, runs
 from conversations.stores.registry import legacy_store
 from conversations.sync import Target
 from conversations.sync.runs import last_finished
@@ -33,27 +33,35 @@ def sync_finished(step: Step) -> GateResult:
     What it could not is waived by id or by the class of the reason.
     """
     rows = runs().filter(target=Target.TABLES, state__in=ALIVE)
-    alive = list(rows.values_list("pk", flat=True))
+    alive = rows.values_list("pk", flat=True).first()
     finished = last_finished(Target.TABLES)
-    failed = [
-        note
-        for note in (finished.failures if finished else ())
-        if not step.waiver("sync_finished", (note.conversation_id, note.reason_class))
-    ]
-    message = "nothing is left to carry over."
-    if alive:
-        message = f"run {alive[0]} is not finished."
+    failed: list[Note] = []
+    waived: dict[str, str] = {}
+    for note in finished.failures if finished else ():
+        why = step.waiver("sync_finished", (note.conversation_id, note.reason_class))
+        if why:
+            waived[note.conversation_id] = why
+        else:
+            failed.append(note)
+    # Whether one is needed, `verified` says.
+    message = "no sync has come to its end yet."
+    if alive is not None:
+        message = f"run {alive} is not finished."
     elif failed:
-        message = f"{len(failed)} conversations could not be carried over."
+        names = some([note.conversation_id for note in failed])
+        message = f"{len(failed)} conversations could not be carried over: {names}."
+    elif finished is not None:
+        message = f"run {finished.run} carried over everything{_but(waived)}."
     return GateResult(
         "sync_finished",
-        not alive and not failed,
+        alive is None and not failed,
         message,
         "Run `manage.py conversations sync --to tables` to its end; `conversations findings`"
         " says what it could not carry over, and why.",
         {
             "ids": [note.conversation_id for note in failed[:NAMED]],
             "classes": dict(Counter(note.reason_class for note in failed)),
+            "waived": waived,
         },
     )
 
@@ -111,14 +119,18 @@ class VerifiedGate:
         waived = _waived(step, wrong)
         refused = [found.conversation_id for found in wrong if found.conversation_id not in waived]
         if refused:
-            message = f"{len(refused)} conversations are not in order."
+            message = f"{len(refused)} conversations are not in order: {some(refused)}."
         return GateResult(
             self.name,
             not message,
-            message or "everything is in order.",
+            message or f"everything is in order{_but(waived)}.",
             "Run `manage.py conversations sync --to tables`, then `conversations verify`.",
             {"counts": dict(counts), "ids": refused[:NAMED], "waived": waived},
         )
+
+
+def _but(waived: Mapping[str, str]) -> str:
+    return f", but for {len(waived)} that somebody answers for" if waived else ""
 
 
 def _once(ids: Iterable[str]) -> Iterable[str]:
