@@ -19,8 +19,10 @@ from flags.exceptions import FenceBusy
 
 # blake2b-64 of b"flags.fence", as a signed integer: nobody else's advisory lock is likely it.
 KEY = -1150501302400351065
-# Writers queue behind a flip that waits, so it waits in short tries.
-TRY = timedelta(milliseconds=200)
+# Writers queue behind a flip that waits, so it waits in short tries. Each is longer than the one
+# before: writers of one conversation hold the fence while they wait for each other, and must all
+# have come to their end.
+TRY, LONGEST_TRY = timedelta(milliseconds=200), timedelta(seconds=1)
 PAUSE = timedelta(milliseconds=50)
 # Whoever holds the fence and sends nothing for that long sleeps, or is cut off: the server ends
 # its session, and writers go on.
@@ -56,18 +58,20 @@ def close(*, within: timedelta = timedelta(seconds=10)) -> None:
             cursor.execute("UPDATE rollout_transitions SET id = id WHERE 0")
         return
     ends = time.monotonic() + within.total_seconds()
-    while not _tried(connection.alias):
+    patience = TRY
+    while not _tried(connection.alias, patience):
         if time.monotonic() > ends:
             raise FenceBusy
         time.sleep(PAUSE.total_seconds())
+        patience = min(patience * 3 / 2, LONGEST_TRY)
 
 
-def hurry() -> None:
+def hurry(patience: timedelta = TRY) -> None:
     """Let no statement of this transaction wait for a lock longer than a moment."""
     connection = connections[database_alias()]
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL lock_timeout = {TRY // timedelta(milliseconds=1)}")
+            cursor.execute(f"SET LOCAL lock_timeout = {patience // timedelta(milliseconds=1)}")
 
 
 def queue() -> None:
@@ -78,10 +82,10 @@ def queue() -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [KEY + 1])
 
 
-def _tried(alias: str) -> bool:
+def _tried(alias: str, patience: timedelta) -> bool:
     try:
         with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
-            hurry()
+            hurry(patience)
             cursor.execute(f"SELECT pg_advisory_xact_lock({KEY})")
             cursor.execute(_BOUNDED, [str(ASLEEP // timedelta(milliseconds=1))])
     except OperationalError as error:

@@ -175,3 +175,20 @@ def test_an_operator_who_falls_asleep_in_the_fence_stops_nobody_for_long(
         written.set()
         assert sleeper.result(timeout=60).endswith("Error")
     assert texts(load_state("c")) == ["a", "b"]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+def test_a_flip_waits_longer_each_time_for_writers_who_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[timedelta] = []
+
+    def never(alias: str, patience: timedelta) -> bool:
+        waited.append(patience)
+        return len(waited) == 8
+
+    monkeypatch.setattr(fence, "_tried", never)
+    monkeypatch.setattr(fence, "PAUSE", timedelta(0))
+    fence.close()
+    assert waited[:3] == [fence.TRY, fence.TRY * 3 / 2, fence.TRY * 9 / 4]
+    assert waited[-1] == fence.LONGEST_TRY
