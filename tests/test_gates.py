@@ -314,6 +314,18 @@ def test_a_class_answers_for_no_difference_and_for_nothing_that_was_never_tried(
     assert refused.evidence["ids"] == ["c", "never synced"]
 
 
+def test_a_class_answers_for_no_difference_beside_what_was_set_aside() -> None:
+    enter(Phase.DUAL_WRITE)
+    written_in_both()
+    old_save(connection, "c", None, state("c").to_dict())
+    MemoryChunk.objects.filter(pk=MemoryChunk.objects.latest("pk").pk).update(content="{broken")
+    list(sync("tables"))
+    waive = {"verified:unreadable": "known"}
+    assert [one.gate for one in check(waive=waive) if not one.holds] == []
+    ConversationState.rows.update(message_count=7, verified_revision=-1)
+    assert [one.gate for one in check(waive=waive) if not one.holds] == ["verified"]
+
+
 def test_a_sync_that_is_under_way_refuses() -> None:
     enter(Phase.DUAL_WRITE)
     run = runs.begin("tables")

@@ -16,7 +16,7 @@ from conversations.runs.records import ALIVE, Note, runs
 from conversations.stores.registry import legacy_store
 from conversations.sync import Target
 from conversations.sync.runs import last_finished
-from conversations.verification import Kind, Verified, unverified, verify
+from conversations.verification import IN_ORDER, Kind, Verified, unverified, verify
 from flags.gates import GateResult, Step
 
 # How long a gate may look while nobody can write.
@@ -144,7 +144,7 @@ def _waived(step: Step, wrong: Iterable[Verified]) -> dict[str, str]:
     classes = _classes()
     waived = {}
     for found in wrong:
-        explained = set(found.kinds) <= EXPLAINED | {Kind.EQUAL, Kind.TABLES_ONLY}
+        explained = set(found.kinds) <= EXPLAINED | IN_ORDER
         items = [found.conversation_id]
         if explained:
             items += sorted(classes.get(found.conversation_id, ()))
