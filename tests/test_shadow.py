@@ -13,6 +13,7 @@ from django.utils import timezone
 from conversations import shadow
 from conversations.models import ConversationMessage, ConversationMismatch
 from conversations.storage import append_messages, create_new_conversation, load_state, save_state
+from conversations.stores.chunks import ChunkStore
 from flags import metrics, monitor
 from flags.measures import Measure
 from flags.phases import Phase
@@ -81,6 +82,23 @@ def test_where_one_store_is_written_nothing_is_compared(phase: Phase) -> None:
         save_state("c", state("a"))
         load_state("c")
     assert not [key for key in counted() if key[0] == "shadow"]
+
+
+def test_what_was_written_while_it_was_compared_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, meanwhile = ChunkStore.load, ["b"]
+
+    def written_first(store: ChunkStore, conversation_id: str) -> Any:
+        if meanwhile:
+            append_messages("c", messages(meanwhile.pop()))
+        return load(store, conversation_id)
+
+    with forced_phase(Phase.NEW_READS):
+        save_state("c", state("a"))
+        monkeypatch.setattr(ChunkStore, "load", written_first)
+        assert shadow.compare("c", ChunkStore()) is None
+        found = shadow.compare("c", ChunkStore())
+    assert found is not None
+    assert found.places == ()
 
 
 def test_the_share_is_kept(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
