@@ -81,13 +81,7 @@ def advance(
     """
     _not_in_a_transaction()
     share = _percent(percent)
-    now = status()
-    if now.canary < EVERYTHING:
-        raise TransitionRefused(
-            f"{now.phase.label} is in force for {now.canary:g} % of the conversations only:"
-            " `rollout canary 100` first."
-        )
-    step = _step(now, None, waive)
+    step = _step(status(), None, waive)
     _check_waivers([step])
     return _make(step, Kind.ADVANCE, reason=reason, actor=actor, share=share)
 
@@ -306,6 +300,11 @@ def _step(now: Status, to: Phase | None, waive: Mapping[str, str] | None) -> Ste
         raise TransitionRefused(
             f"the switches spell no phase; they act as {now.phase.label}. Set them to that phase"
             " first: `rollout status` says which."
+        )
+    if now.canary < EVERYTHING and (to is None or to > now.phase):
+        raise TransitionRefused(
+            f"{now.phase.label} is in force for {now.canary:g} % of the conversations only:"
+            " `rollout canary 100` first."
         )
     target = now.phase + 1 if to is None else to
     if target < now.phase:

@@ -15,7 +15,7 @@ from flags.exceptions import TransitionRefused
 from flags.phases import CANARY, EMERGENCY, PLANS, Phase
 from flags.sampling import share_of
 from flags.switches import Settings, current_plan, snapshot, stored_settings
-from flags.transitions import advance, canary, history, rollback, status
+from flags.transitions import advance, canary, check, history, rollback, status
 from tests.factories import messages, state, texts
 from tests.rollout import step_forward
 from tests.test_emergency import set_emergency
@@ -100,8 +100,9 @@ def test_a_step_is_made_for_a_share_and_the_next_one_waits_for_all() -> None:
     enter(Phase.LEGACY)
     made = step_forward(percent=10)
     assert (made.target, made.canary) == (Phase.DUAL_WRITE, 10)
-    with pytest.raises(TransitionRefused, match="10 % of the conversations only"):
-        advance()
+    for asked in (advance, check):
+        with pytest.raises(TransitionRefused, match="10 % of the conversations only"):
+            asked()
     (back,) = rollback()
     assert (back.target, back.canary) == (Phase.LEGACY, 100)
     assert phases(NAMES) == {Phase.LEGACY}

@@ -141,6 +141,13 @@ def test_a_step_is_made_by_whom_and_why() -> None:
     ]
 
 
+def test_a_canary_shows_its_share() -> None:
+    code, out, _ = run("canary", "12.5")
+    assert code == 0
+    assert f"  canary  dual_write to dual_write for 12.5 % by {getpass.getuser()}\n" in out
+    assert run("canary", "200")[0] == 5
+
+
 def test_a_number_of_records_is_a_number() -> None:
     assert run("history", "--limit", "0") == (0, "", "")
     with pytest.raises(CommandError, match="a number from 0"):

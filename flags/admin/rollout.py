@@ -41,10 +41,10 @@ class TransitionAdmin(ReadingAdmin):
     """The history of the rollout, and how the stores are doing."""
 
     change_list_template = "admin/flags/transition_list.html"
-    list_display = ("id", "at", "kind", "source", "target", "actor", "reason")
+    list_display = ("id", "at", "kind", "source", "target", "canary", "actor", "reason")
     list_filter = ("kind", "at")
     ordering = ("-id",)
-    fields = ("at", "kind", "source", "target", "actor", "reason", "switches", "gates")
+    fields = ("at", "kind", "source", "target", "canary", "actor", "reason", "switches", "gates")
     readonly_fields = fields
 
     class Media:

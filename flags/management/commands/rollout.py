@@ -179,11 +179,12 @@ class Command(BaseCommand):
 
 
 def _line(record: Record) -> str:
+    share = "" if record.canary >= EVERYTHING else f" for {record.canary:g} %"
     by = f" by {record.actor}" if record.actor else ""
     why = f": {record.reason}" if record.reason else ""
     return (
         f"{record.epoch:>5}  {record.at:%Y-%m-%d %H:%M:%S %Z}  {record.kind}"
-        f"  {record.source.label} to {record.target.label}{by}{why}"
+        f"  {record.source.label} to {record.target.label}{share}{by}{why}"
     )
 
 
