@@ -33,6 +33,7 @@ from conversations.storage import (
 from conversations.stores.chunks import ChunkStore
 from conversations.sync import runs as sync_runs
 from conversations.verification import runs as verification_runs
+from flags import durations
 from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk
@@ -472,7 +473,8 @@ def test_a_run_shows_a_bar_on_a_terminal_and_lines_elsewhere(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (119, "119 s"), (720, "12 min"), (12_600, "3.5 h")]
+    ("seconds", "words"),
+    [(0, "0 s"), (119, "119 s"), (720, "12 min"), (12_600, "3.5 h"), (604_800, "7 days")],
 )
 def test_durations_are_said_as_people_do(seconds: float, words: str) -> None:
-    assert bars.duration(seconds) == words
+    assert durations.in_words(seconds) == words

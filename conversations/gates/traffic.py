@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from django.db.models import Max
 from django.utils import timezone
 
 from conversations import conf
@@ -11,6 +12,7 @@ from conversations.gates.standing import NAMED
 from conversations.models import LEGACY_BEHIND, ConversationState
 from conversations.shadow import OPERATION as SHADOW
 from flags import metrics, records
+from flags.durations import in_words
 from flags.gates import GateResult, Step
 from flags.measures import Measure
 from flags.phases import Phase
@@ -30,7 +32,8 @@ def soaked(step: Step) -> GateResult:
     return GateResult(
         "soak",
         passed >= wanted,
-        f"{step.source.label} has been in force for {passed}, of {wanted}.",
+        f"{step.source.label} has been in force for {in_words(passed.total_seconds())}, of"
+        f" {in_words(wanted.total_seconds())}.",
         'Wait, or set CONVERSATIONS["SOAK_TIME"].',
         {"seconds": int(passed.total_seconds())},
     )
@@ -95,11 +98,13 @@ def latency(step: Step) -> GateResult:
     limit = conf.get("MAX_P95")
     total = _total(step, ASKED)
     seconds = total.p95 if sum(total.cells) >= LEAST else None
-    said = "too few were timed" if seconds is None else f"they took {1000 * seconds:.0f} ms"
+    said = f"95 % of the operations took at most {1000 * (seconds or 0):.0f} ms, of"
+    if seconds is None:
+        said = "too few operations were timed, to be held against"
     return GateResult(
         "latency",
         seconds is None or seconds <= limit.total_seconds(),
-        f"95 % of the operations took at most so long: {said}, of {limit}.",
+        f"{said} {1000 * limit.total_seconds():.0f} ms.",
         'See `rollout health` for which are slow, or set CONVERSATIONS["MAX_P95"].',
         {"p95_seconds": seconds},
     )
@@ -128,14 +133,20 @@ def foreign_writes(step: Step) -> GateResult:
     rows = ConversationState.rows.using(conf.alias())
     written = rows.filter(foreign_written_at__gte=timezone.now() - quiet)
     ids = list(written.values_list("conversation_id", flat=True)[: NAMED + 1]) if quiet else []
+    message = f"nobody else has written into legacy for {in_words(quiet.total_seconds())}."
+    if ids:
+        last = written.aggregate(last=Max("foreign_written_at"))["last"]
+        message = (
+            f"{_number(ids)} conversations were written in legacy alone, by old code or before"
+            f" phase dual_write, the last one at {last:%Y-%m-%d %H:%M:%S %Z}."
+        )
     return GateResult(
         "foreign_writes",
         not ids,
-        f"old code wrote {_number(ids)} conversations within {quiet}."
-        if ids
-        else f"nobody else has written into legacy for {quiet}.",
-        "Find the process that still runs old code and stop it, or wait; see"
-        " `conversations findings`.",
+        message,
+        f"Wait until {in_words(quiet.total_seconds())} have passed since (FOREIGN_QUIET). If it"
+        " goes on, find the process that still runs old code and stop it: `conversations"
+        " findings` counts its writes.",
         {"ids": ids[:NAMED]},
     )
 

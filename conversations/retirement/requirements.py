@@ -15,6 +15,7 @@ from conversations.batches import in_batches, out_of_step
 from conversations.stores.registry import configured_store
 from conversations.verification import IN_ORDER, Kind, unverified, verify
 from flags import transitions
+from flags.durations import in_words
 from flags.exceptions import TransitionRefused, UnknownGate
 from flags.gates import GateResult
 from flags.phases import EVERYTHING, Phase
@@ -104,7 +105,8 @@ def _soaked(now: Status) -> GateResult:
     return GateResult(
         "soak",
         passed >= wanted,
-        f"{now.phase.label} has been in force for {passed}, of {wanted}.",
+        f"{now.phase.label} has been in force for {in_words(passed.total_seconds())}, of"
+        f" {in_words(wanted.total_seconds())}.",
         'Wait, or set CONVERSATIONS["RETIRE_AFTER"].',
         {"seconds": int(passed.total_seconds())},
     )

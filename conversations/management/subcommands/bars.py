@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from django.core.management.base import OutputWrapper
 
 from conversations.runs.progress import Progress
+from flags import durations
 
 try:
     import rich.progress as rich_progress
@@ -47,7 +48,7 @@ def in_words(found: Progress) -> str:
     if found.rate is not None:
         parts.append(f"{found.rate:.0f}/s")
     if found.seconds_left is not None:
-        parts.append(f"about {duration(found.seconds_left)} left")
+        parts.append(f"about {durations.in_words(found.seconds_left)} left")
     return ", ".join(parts) + standstill(found)
 
 
@@ -59,15 +60,6 @@ def standstill(found: Progress) -> str:
         return ""
     where = "no worker is at work" if found.stuck_batch is None else f"in batch {found.stuck_batch}"
     return f"; stuck since {found.stuck_since:%Y-%m-%d %H:%M:%S %Z}, {where}"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as people say it: "40 s", "12 min", "3.5 h"."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 class _Lines:

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from django.core.management.base import CommandError
 
 from conversations import sync
-from conversations.management.subcommands.bars import duration
 from conversations.management.subcommands.base import (
     DONE,
     FAILED,
@@ -29,6 +28,7 @@ from conversations.management.subcommands.running import (
 )
 from conversations.runs import records
 from conversations.sync import estimating, planning, runs
+from flags import durations
 
 
 def _sync(
@@ -90,7 +90,7 @@ def _in_words(found: estimating.Estimate) -> Iterator[str]:
         return
     yield f"{_size(found.disk_bytes):>8}  more on disk ({measured}{found.disk_note})"
     yield f"{_size(found.wal_bytes):>8}  of write-ahead log ({measured}{found.wal_note})"
-    yield f"{duration(found.seconds):>8}  with one worker ({measured})"
+    yield f"{durations.in_words(found.seconds):>8}  with one worker ({measured})"
 
 
 def _size(count: int) -> str:
