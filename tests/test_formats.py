@@ -6,6 +6,7 @@ import copy
 import gzip
 import io
 import json
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from conversations.formats import (
     import_lines,
     import_records,
     lines_of,
+    open_for_writing,
     read_conversations,
     read_records,
     snapshots,
@@ -1056,3 +1058,16 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(read_conversations(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("name", ["all.jsonl", "all.jsonl.gz"])
+def test_what_users_said_is_written_for_the_owner_of_the_file_alone(
+    tmp_path: Path, name: str
+) -> None:
+    before = os.umask(0o022)
+    try:
+        with open_for_writing(tmp_path / name) as file:
+            file.write(b"{}\n")
+    finally:
+        os.umask(before)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o600

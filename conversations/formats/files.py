@@ -64,7 +64,8 @@ def _decoded(number: int, raw: bytes) -> Line:
 def open_for_writing(path: Path) -> AbstractContextManager[BinaryIO]:
     """Open a file that is written whole or not at all; gzipped when its name ends in .gz.
 
-    It is on the disk when it is closed. The same content gives the same bytes.
+    It is on the disk when it is closed. The same content gives the same bytes. It holds what
+    users said: a new one is its owner's alone to read.
     """
     return _replacing(path)
 
@@ -73,7 +74,7 @@ def open_for_writing(path: Path) -> AbstractContextManager[BinaryIO]:
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     unfinished = path.with_name(f"{path.name}.unfinished")
     try:
-        with unfinished.open("wb") as file:
+        with open(unfinished, "wb", opener=_for_its_owner) as file:
             if path.suffix == ".gz":
                 with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as zipped:
                     yield cast(BinaryIO, zipped)
@@ -85,6 +86,10 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         _keep_name(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _keep_name(folder: Path) -> None:
