@@ -119,6 +119,15 @@ def test_a_leg_that_fails_is_an_error_of_its_store() -> None:
     assert found["append", "normalized"].errors == 0
 
 
+def test_a_write_that_fails_is_an_error_of_the_store_that_decides() -> None:
+    with forced_phase(Phase.NEW_ONLY):
+        save_state("c", state("a"))
+        with failing(touches_rows), pytest.raises(StorageUnavailable):
+            append_messages("c", messages("b"))
+    found = counted()["append", "normalized"]
+    assert (found.count, found.errors) == (1, 1)
+
+
 def test_a_list_that_fails_is_an_error() -> None:
     with failing(touches_rows), pytest.raises(StorageUnavailable):
         list_conversations(None)

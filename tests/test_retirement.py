@@ -607,6 +607,14 @@ def everything_stored() -> list[Any]:
     return [*chunks, *said.values_list("chunk_id", "key", "value")]
 
 
+def test_where_there_is_nothing_the_archive_is_empty(tmp_path: Path) -> None:
+    enter(Phase.NEW_ONLY)
+    path = tmp_path / "archive.jsonl"
+    assert retired(archive=path) == {}
+    assert path.read_bytes() == b""
+    assert list(retirement.restore_archive(path)) == []
+
+
 @pytest.mark.parametrize("name", ["archive.jsonl", "archive.jsonl.gz"])
 def test_an_archive_is_put_back_as_it_was(tmp_path: Path, name: str) -> None:
     user = UserFactory()

@@ -112,7 +112,7 @@ class NormalizedStore(MessageRows, ItemRows):
             setattr(row, name, value)
         if row.pk is None:
             row.save(using=conf.alias(), force_insert=True)
-        elif changed:
+        else:
             ConversationState.rows.using(conf.alias()).filter(pk=row.pk).update(**changed)
 
     def take(
