@@ -45,13 +45,13 @@ def restore(*, reason: str = "", actor: str = "") -> Record:
 
 def refuse_unless_holding(results: Sequence[GateResult]) -> None:
     """Raise TransitionRefused when a condition does not hold and nobody answers for it."""
-    transitions._refuse_unless_holding(results)
+    transitions.refuse_unless_holding(results)
 
 
 def _recorded(
     kind: Kind, look: Callable[[Status], Sequence[GateResult]], *, reason: str, actor: str
 ) -> Record:
-    transitions._not_in_a_transaction()
+    transitions.not_in_a_transaction()
     with transaction.atomic(using=database_alias()):
         fence.close()
         now = records.current()

@@ -79,7 +79,7 @@ def advance(
     With `percent` (0..100) it is made for that share of the conversations; see `canary`.
     Raises: TransitionRefused (`results` says which gate, and what to do), FenceBusy.
     """
-    _not_in_a_transaction()
+    not_in_a_transaction()
     share = _percent(percent)
     step = _step(status(), None, waive)
     _check_waivers([step])
@@ -96,7 +96,7 @@ def canary(percent: float, *, reason: str = "", actor: str = "") -> Record:
     Raises: TransitionRefused for less than everything in phase legacy, which has no lower one,
     and for mixed switches; and once legacy is retired.
     """
-    _not_in_a_transaction()
+    not_in_a_transaction()
     share = _percent(percent)
     with transaction.atomic(using=database_alias()):
         fence.close()
@@ -134,7 +134,7 @@ def rollback(
 
     Raises: TransitionRefused, FenceBusy.
     """
-    _not_in_a_transaction()
+    not_in_a_transaction()
     now = status()
     goal = Phase(max(now.phase - 1, 0)) if to is None else to
     if goal >= now.phase:
@@ -171,7 +171,7 @@ def emergency(*, reason: str = "", actor: str = "") -> Status | None:
     Returns: where the rollout stands, None when it could not be recorded.
     Raises: SwitchesUnreadable when waffle's table does not answer.
     """
-    _not_in_a_transaction()
+    not_in_a_transaction()
     if not conversations_settings().get("LEGACY"):
         raise TransitionRefused(
             "CONVERSATIONS['LEGACY'] is not set: there is nothing to go back to."
@@ -193,14 +193,14 @@ def resume(*, reason: str = "", actor: str = "", waive: Mapping[str, str] | None
     Its gates ask whether both stores can be written.
     Raises: TransitionRefused.
     """
-    _not_in_a_transaction()
+    not_in_a_transaction()
     now = status()
     if not now.emergency:
         raise TransitionRefused("emergency_rollback is off: there is nothing to resume.")
     step = Step(now.phase, now.phase, timezone.now(), now.since, waivers=waive or {})
     _check_waivers([step])
     results = _looked([step])
-    _refuse_unless_holding(results)
+    refuse_unless_holding(results)
     with transaction.atomic(using=database_alias()):
         fence.close()
         _refuse_if_moved(records.current(), step)
@@ -222,7 +222,7 @@ def rehearse(
 
     Raises: TransitionRefused when one of them refuses, which is not recorded.
     """
-    _not_in_a_transaction()
+    not_in_a_transaction()
     now = status()
     ahead = Phase(min(now.phase + 1, max(Phase)))
     if to >= ahead:
@@ -234,7 +234,7 @@ def rehearse(
     ]
     _check_waivers(steps)
     results = _looked(steps)
-    _refuse_unless_holding(results)
+    refuse_unless_holding(results)
     with transaction.atomic(using=database_alias()):
         now = records.current()
         settings = records.stored()
@@ -284,7 +284,8 @@ def _overruled(
     return records.current()
 
 
-def _not_in_a_transaction() -> None:
+def not_in_a_transaction() -> None:
+    """Raise TransitionRefused inside a caller's transaction, where nothing can be fenced."""
     if connections[database_alias()].in_atomic_block:
         raise TransitionRefused(
             "a step is made in a transaction of its own: call it outside of yours."
@@ -328,7 +329,7 @@ def _make(
 ) -> Record:
     """Let the gates look, close the fence, let them look again, flip and record."""
     found = _looked([step])
-    _refuse_unless_holding(found)
+    refuse_unless_holding(found)
     with transaction.atomic(using=database_alias()):
         fence.close()
         _refuse_if_moved(records.current(), step)
@@ -337,7 +338,7 @@ def _make(
             before if before.waived else _waived(looked_again(gate, step, before), step)
             for gate, before in zip(guarding(step), found, strict=True)
         ]
-        _refuse_unless_holding(results)
+        refuse_unless_holding(results)
         # No other switch: an emergency waits for no fence, and would be undone.
         records.change(switches_for(step.target), canary=share)
         records.complete()
@@ -376,7 +377,8 @@ def _waived(result: GateResult, step: Step) -> GateResult:
     return result if result.passed or not why else replace(result, waived=why)
 
 
-def _refuse_unless_holding(results: Sequence[GateResult]) -> None:
+def refuse_unless_holding(results: Sequence[GateResult]) -> None:
+    """Raise TransitionRefused when a gate refuses and nobody answers for it."""
     failed = [result for result in results if not result.holds]
     if failed:
         said = "; ".join(f"{r.gate}: {r.message} {r.fix}".strip() for r in failed)

@@ -81,14 +81,14 @@ def test_a_flip_waits_for_a_write_in_flight(
 ) -> None:
     """The write takes the last word of what the gates count inside the fence."""
     seen: list[str] = []
-    again = transitions._refuse_unless_holding
+    again = transitions.refuse_unless_holding
 
     def noting(results: Any) -> None:
         if connection.in_atomic_block:
             seen.extend(texts(load_state("c")))
         again(results)
 
-    monkeypatch.setattr(transitions, "_refuse_unless_holding", noting)
+    monkeypatch.setattr(transitions, "refuse_unless_holding", noting)
     transitions.status()
     with Writer(tmp_path) as writer:
         timer = threading.Timer(0.5, writer.commit)

@@ -26,7 +26,7 @@ from conversations.retirement import Removed, Restored, Result
 from flags import transitions
 from flags.exceptions import FenceBusy, FlagsError, TransitionRefused, UnknownGate
 from flags.gates import GateResult
-from flags.management.commands.rollout import _actor, _waived
+from flags.management.commands.rollout import operator_name, waivers_of
 
 
 def _retire(
@@ -46,14 +46,14 @@ def _retire(
         _say_what(output, held, dry_run=dry_run)
         if dry_run:
             if not held.retired:
-                found = retirement.conditions(_waived(waive), progress=output.stderr.write)
+                found = retirement.conditions(waivers_of(waive), progress=output.stderr.write)
                 _say_conditions(output, found)
             return
         removed = retirement.retire(
             archive=None if archive is None else Path(archive),
-            waive=_waived(waive),
+            waive=waivers_of(waive),
             reason=reason,
-            actor=_actor(),
+            actor=operator_name(),
             seconds=max_seconds,
             progress=output.stderr.write,
         )
@@ -72,7 +72,7 @@ def _restore(output: Output, *, path: str | None, reason: str) -> None:
                 # Taken back in any case: what the tables hold stays the truth.
                 failed = error
         if path is None or transitions.status().retired:
-            retirement.restore(reason=reason, actor=_actor())
+            retirement.restore(reason=reason, actor=operator_name())
     if failed is not None:
         raise failed
 

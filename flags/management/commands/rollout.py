@@ -109,7 +109,7 @@ class Command(BaseCommand):
             raise CommandError("critical: see above.", returncode=WRONG)
 
     def _check(self, *, to: str | None, waive: list[str], as_json: bool, **options: Any) -> None:
-        results = transitions.check(_phase(to), waive=_waived(waive))
+        results = transitions.check(_phase(to), waive=waivers_of(waive))
         if as_json:
             self._json({"gates": _gates(results)})
         for result in () if as_json else results:
@@ -124,7 +124,7 @@ class Command(BaseCommand):
         self, *, reason: str, waive: list[str], canary: float, as_json: bool, **options: Any
     ) -> None:
         made = transitions.advance(
-            reason=reason, actor=_actor(), waive=_waived(waive), percent=canary
+            reason=reason, actor=operator_name(), waive=waivers_of(waive), percent=canary
         )
         self._made([made], as_json=as_json)
 
@@ -138,7 +138,11 @@ class Command(BaseCommand):
         as_json: bool,
         **options: Any,
     ) -> None:
-        words: dict[str, Any] = {"reason": reason, "actor": _actor(), "waive": _waived(waive)}
+        words: dict[str, Any] = {
+            "reason": reason,
+            "actor": operator_name(),
+            "waive": waivers_of(waive),
+        }
         phase = _phase(to)
         if rehearsal:
             made = [transitions.rehearse(Phase.LEGACY if phase is None else phase, **words)]
@@ -147,7 +151,7 @@ class Command(BaseCommand):
         self._made(made, as_json=as_json)
 
     def _emergency(self, *, reason: str, as_json: bool, **options: Any) -> None:
-        found = transitions.emergency(reason=reason, actor=_actor())
+        found = transitions.emergency(reason=reason, actor=operator_name())
         if found is None:
             if as_json:
                 self._json({"emergency": True, "recorded": False})
@@ -156,11 +160,11 @@ class Command(BaseCommand):
         self._made([found.last], as_json=as_json)
 
     def _canary(self, *, percent: float, reason: str, as_json: bool, **options: Any) -> None:
-        made = transitions.canary(percent, reason=reason, actor=_actor())
+        made = transitions.canary(percent, reason=reason, actor=operator_name())
         self._made([made], as_json=as_json)
 
     def _resume(self, *, reason: str, waive: list[str], as_json: bool, **options: Any) -> None:
-        found = transitions.resume(reason=reason, actor=_actor(), waive=_waived(waive))
+        found = transitions.resume(reason=reason, actor=operator_name(), waive=waivers_of(waive))
         self._made([found.last], as_json=as_json)
 
     def _history(self, *, limit: int, as_json: bool, **options: Any) -> None:
@@ -225,7 +229,7 @@ def _phase(label: str | None) -> Phase | None:
     return None if label is None else Phase[label.upper()]
 
 
-def _actor() -> str:
+def operator_name() -> str:
     """Return who runs the command, as the system knows them."""
     try:
         return getpass.getuser()
@@ -234,7 +238,7 @@ def _actor() -> str:
         return ""
 
 
-def _waived(chosen: Sequence[str]) -> dict[str, str]:
+def waivers_of(chosen: Sequence[str]) -> dict[str, str]:
     """Return why somebody answers for which gate, of texts such as "soak=rehearsed on a copy"."""
     waived = dict(text.partition("=")[::2] for text in chosen)
     if not all(waived.values()):
