@@ -3,6 +3,9 @@
 blake2b-128 over marshal version 2, which writes the same bytes on every CPython we support
 (versions 3 and 4 depend on interning and on references). Only canonical values are digested:
 what `json.loads` gives, so that NaN has one bit pattern and lists are never tuples.
+
+A list of digests is rolled by SHA-256, cut to 128 bits, because PostgreSQL computes that as well:
+an append then needs to read nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import json
 import marshal
 from collections.abc import Iterable
 from decimal import Decimal
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Any
 
 DIGEST_BYTES = 16
@@ -52,7 +55,7 @@ def roll(start: bytes, digests: Iterable[bytes]) -> bytes:
     """
     rolled = start
     for digest in digests:
-        rolled = blake2b(rolled + digest, digest_size=DIGEST_BYTES).digest()
+        rolled = sha256(rolled + digest).digest()[:DIGEST_BYTES]
     return rolled
 
 

@@ -33,7 +33,7 @@ VECTORS: list[tuple[Any, str]] = [
     ({"role": "user", "content": "Hello"}, "d5aefe61966fcbc30a3a91173d66f20b"),
     ({"b": 1, "a": [None, False]}, "23b3334c5541023ab119928109ae28c7"),
 ]
-ROLLED = "66f73c2a8eaa5e742812b70cd8edf6d1"
+ROLLED = "62b2b9f45738beb20a1581105c7e171d"
 EMPTY_STATE = "c5544cdd41736d6336119cfc463cb72b00000000000000000000000000000000"
 
 
