@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from functools import lru_cache
 from sys import intern
@@ -326,6 +326,37 @@ def encode_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _KNOWN_FIELDS = ("user_input", "history", "step_count", "focus", "last_tool_result")
+# How `extra` begins where it says how user_input or step_count are to be read; of one length.
+SPEAKING = ('{"escaped": ', '{"step_count')
+# The fields that have a column of their own.
+_FIELD_COLUMNS = {
+    "user_input": "user_input",
+    "focus": "focus_areas",
+    "step_count": "step_count",
+    "last_tool_result": "last_tool_result",
+}
+
+
+def encode_changed(fields: Mapping[str, Any], changed: Set[str]) -> dict[str, Any]:
+    """Return the columns that differ where the fields named differ.
+
+    Without `extra` among them, the others hold only if the stored `extra` does not begin with
+    one of `SPEAKING`.
+    """
+    own = [name for name in _FIELD_COLUMNS if name in changed]
+    if (
+        len(own) < len(changed)
+        or not storable(fields["user_input"])
+        or not -BIGINT <= fields["step_count"] < BIGINT
+    ):
+        columns = encode_fields(fields)
+        return {name: columns[name] for name in (*(_FIELD_COLUMNS[each] for each in own), "extra")}
+    encoded: dict[str, Any] = {}
+    for name in own:
+        value = fields[name]
+        plain = name in ("user_input", "step_count")
+        encoded[_FIELD_COLUMNS[name]] = value if plain else json.dumps(value)
+    return encoded
 
 
 def decode_fields(columns: Mapping[str, Any]) -> dict[str, Any]:

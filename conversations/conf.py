@@ -30,6 +30,10 @@ DEFAULTS: dict[str, Any] = {
     "STATE_CLASS": "conversations.state.AgentState",
     # Whether every call must name the user. Default: True without LEGACY, else False.
     "REQUIRE_OWNER": None,
+    # Whether PostgreSQL may keep the plans of the statements of loads and saves, which halves their
+    # time. Never behind a pooler that gives a session to several clients, such as PgBouncer in
+    # transaction mode, unless it supports prepared statements.
+    "PREPARE_STATEMENTS": False,
     # Bounds of what is accepted, checked before any SQL.
     "MAX_DEPTH": 400,
     "MAX_MESSAGE_BYTES": 64 * 2**20,

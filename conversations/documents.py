@@ -7,13 +7,12 @@ a pair of surrogates one character, an integer key a string, exactly as in the l
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any
 
 from conversations import conf
-from conversations.digests import EMPTY, digest_of, roll
+from conversations.digests import DIGEST_BYTES, EMPTY, digest_of, roll
 from conversations.exceptions import InvalidState
 
 USER_INPUT = "user_input"
@@ -97,12 +96,17 @@ class Document:
     @property
     def state_digest(self) -> bytes:
         """Return the digests of the fields and of the items: everything but the messages."""
-        return fields_digest(self.fields) + roll(EMPTY, map(digest_of, self.items))
+        return fields_digest(field_digests(self.fields)) + roll(EMPTY, map(digest_of, self.items))
 
 
-def fields_digest(fields: Mapping[str, Any]) -> bytes:
-    """Return the digest of a conversation's fields, with their order."""
-    return digest_of([list(fields), list(fields.values())])
+def field_digests(fields: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the digest of each of a conversation's fields, in their order."""
+    return {name: digest_of(value) for name, value in fields.items()}
+
+
+def fields_digest(digests: Mapping[str, bytes]) -> bytes:
+    """Return the digest of a conversation's fields, with their order, from that of each."""
+    return digest_of([list(digests), list(digests.values())])
 
 
 def canonical(
@@ -181,21 +185,49 @@ def _shortened(place: str, limit: int = 200) -> str:
     return place if len(place) <= limit else f"{place[: limit // 2]}…{place[-limit // 2 :]}"
 
 
-def _known(value: Any, digest: bytes | None) -> bool:
+def _is(value: Any, digest: bytes) -> bool:
     """Whether a value is exactly what a load gave, and so is canonical, and was checked."""
-    if digest is None:
-        return False
     try:
         return digest_of(value) == digest
     except ValueError:
         return False
 
 
-def checked_document(data: Any, *, known: Mapping[str, Sequence[bytes]] | None = None) -> Document:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A list as a load gave it: the digests of its elements, joined, and what still stands.
+
+    `sealed` says how many elements, from the first on, are known to be as they were given.
+    """
+
+    digests: bytes = b""
+    sealed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A canonical document, and the digests of its messages and of its items, joined."""
+
+    document: Document
+    message_digests: bytes
+    item_digests: bytes
+
+    @classmethod
+    def of(cls, document: Document) -> Checked:
+        """Return a document that is known to be canonical."""
+        messages, items = (
+            b"".join(map(digest_of, values)) for values in (document.messages, document.items)
+        )
+        return cls(document, messages, items)
+
+
+def checked_document(
+    data: Any, *, messages: Known | None = None, items: Known | None = None
+) -> Checked:
     """Return the canonical document of what a state's `to_dict()` gave.
 
-    `known` holds the digests of the messages and items that the caller was given: what still
-    is the same need not be looked at again.
+    `messages` and `items` are what the caller was given: what still is the same need not be
+    looked at again.
 
     Raises: InvalidState naming the place, before anything was written.
     """
@@ -207,22 +239,11 @@ def checked_document(data: Any, *, known: Mapping[str, Sequence[bytes]] | None =
                 f"the key {name!r} is a {type(name).__name__}, not a string", path="state"
             )
     check_types(data)
-    max_message, max_state = conf.get("MAX_MESSAGE_BYTES"), conf.get("MAX_STATE_BYTES")
-    max_depth = conf.get("MAX_DEPTH")
-    total = 0
+    max_state = conf.get("MAX_STATE_BYTES")
     lists: dict[str, list[Any]] = {}
-    for name in (MESSAGES, ITEMS):
-        lists[name] = []
-        values = data.get(name, ())
-        for index, (value, digest) in enumerate(zip_longest(values, (known or {}).get(name, ()))):
-            if index == len(values):
-                break
-            if not _known(value, digest):
-                value, size = canonical(
-                    value, path=f"{name}[{index}]", max_bytes=max_message, max_depth=max_depth
-                )
-                total += size
-            lists[name].append(value)
+    lists[MESSAGES], message_digests, total = _checked_list(data, MESSAGES, messages or Known())
+    lists[ITEMS], item_digests, size = _checked_list(data, ITEMS, items or Known())
+    total += size
     fields: dict[str, Any] = {}
     for name, value in data.items():
         if name in (MESSAGES, ITEMS, BASELINE_KEY):
@@ -234,7 +255,28 @@ def checked_document(data: Any, *, known: Mapping[str, Sequence[bytes]] | None =
         raise InvalidState(
             f"{total} bytes of JSON are more than the limit of {max_state}", path="state"
         )
-    return Document.from_dict(fields | lists)
+    return Checked(Document.from_dict(fields | lists), message_digests, item_digests)
+
+
+def _checked_list(data: Mapping[str, Any], name: str, given: Known) -> tuple[list[Any], bytes, int]:
+    """Return the canonical values, their digests, and the bytes of those that were looked at."""
+    values = data.get(name, ())
+    limit, max_depth = conf.get("MAX_MESSAGE_BYTES"), conf.get("MAX_DEPTH")
+    checked, total = list(values[: given.sealed]), 0
+    digests = [given.digests[: given.sealed * DIGEST_BYTES]]
+    for index in range(given.sealed, len(values)):
+        value = values[index]
+        known = given.digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
+        digest = known if known and _is(value, known) else None
+        if digest is None:
+            value, size = canonical(
+                value, path=f"{name}[{index}]", max_bytes=limit, max_depth=max_depth
+            )
+            digest = digest_of(value)
+            total += size
+        checked.append(value)
+        digests.append(digest)
+    return checked, b"".join(digests), total
 
 
 def checked_messages(values: Any, *, path: str = "messages") -> list[Any]:

@@ -9,7 +9,7 @@ from django.db import transaction
 
 from conversations import conf
 from conversations.changes import EditMessages, SaveState
-from conversations.documents import Document
+from conversations.documents import Checked, Document
 from conversations.exceptions import ConversationNotFound
 from conversations.models import ConversationRedaction, ConversationState
 from conversations.operations import write
@@ -44,7 +44,8 @@ def fork(conversation_id: str, at: int | None, *, owner: str | None) -> str:
             if at is None or (entry.identity or 0) <= at
         ]
         whole = tables.document(source)
-        copy = Fork(Document(whole.fields, messages, whole.items), None, forked_from=source.pk)
+        document = Document(whole.fields, messages, whole.items)
+        copy = Fork(Checked.of(document), None, forked_from=source.pk)
         made = str(uuid.uuid4())
         write(made, copy, owner=owner_of(source) if source.user_id is not None else None)
         rows = ConversationState.rows.using(conf.alias())

@@ -18,6 +18,7 @@ from django.db import Error, IntegrityError, transaction
 from django.utils import timezone
 
 from conversations import conf, redactions
+from conversations.additions import added
 from conversations.changes import Operation
 from conversations.documents import Document
 from conversations.exceptions import (
@@ -34,7 +35,7 @@ from conversations.models import ConversationState
 from conversations.owners import check_owner, owner_columns, user_exists
 from conversations.routing import may_write_legacy_blindly, plan_for
 from conversations.stores.base import LegacyStore, Stored
-from conversations.stores.normalized import Change, NormalizedStore, new_row, owner_of
+from conversations.stores.normalized import Bumped, Change, NormalizedStore, new_row, owner_of
 from conversations.stores.registry import configured_store, legacy_store
 from conversations.transactions import attempt, lost, lost_connection, translated
 from conversations.truth import Numbers, Truth, verdict
@@ -54,6 +55,8 @@ class Outcome:
     fallback: bool = False
     row: ConversationState | None = None
     changed: bool = True
+    # In place of the row, where that was not read.
+    bumped: Bumped | None = None
 
 
 class LegacyDown(Exception):
@@ -69,6 +72,9 @@ def write(
     operation raises.
     """
     with translated(conversation_id):
+        bumped = added(conversation_id, operation, owner=owner) if plan is None else None
+        if bumped is not None:
+            return Outcome(bumped.revision, [StoreName.NORMALIZED], bumped=bumped)
         for ask_legacy in (True, False):
             try:
                 with transaction.atomic(using=conf.alias()):

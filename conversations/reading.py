@@ -14,8 +14,8 @@ from django.db import Error, transaction
 from django.utils import timezone
 
 from conversations import conf
-from conversations.digests import digest_of
-from conversations.documents import HISTORY, Document
+from conversations.codec import decode_fields
+from conversations.documents import HISTORY, Document, field_digests
 from conversations.exceptions import StorageUnavailable, UnreadableState
 from conversations.foreign import merge, restored
 from conversations.locking import deleted, lock, probed
@@ -25,7 +25,14 @@ from conversations.owners import check_owner
 from conversations.routing import plan_for, read_order
 from conversations.state import Baseline, LoadInfo
 from conversations.stores.base import LegacyStore, Stored
-from conversations.stores.normalized import NormalizedStore, found_row, limited_items, owner_of
+from conversations.stores.normalized import (
+    Head,
+    NormalizedStore,
+    found_row,
+    limited_items,
+    load_at_once,
+    owner_of,
+)
 from conversations.stores.registry import configured_store, legacy_store
 from conversations.transactions import attempt, lost, translated
 from conversations.truth import Numbers, Truth, verdict
@@ -59,7 +66,7 @@ class Loaded:
 
 
 class _Raced(Exception):
-    """The conversation moved on while it was read."""
+    """The conversation moved on while it was read, or has to be read another way."""
 
 
 def read(conversation_id: str, selection: Selection, *, owner: str | None) -> Loaded | None:
@@ -69,7 +76,15 @@ def read(conversation_id: str, selection: Selection, *, owner: str | None) -> Lo
     that may hold it did not answer.
     """
     reader = _Read(conversation_id, selection, owner, legacy_store(), NormalizedStore())
-    with translated(conversation_id), attempt():
+    with translated(conversation_id):
+        try:
+            return reader.at_once()
+        except _Raced:
+            return _read_in_steps(conversation_id, reader)
+
+
+def _read_in_steps(conversation_id: str, reader: _Read) -> Loaded | None:
+    with attempt():
         for _ in range(RACES):
             try:
                 return reader.run()
@@ -92,6 +107,50 @@ class _Read:
     owner: str | None
     legacy: LegacyStore | None
     tables: NormalizedStore
+
+    def at_once(self) -> Loaded | None:
+        """Read the tables where they are current and preferred: one statement, two with items.
+
+        Raises: _Raced where that is not so, or cannot be told: then step by step.
+        """
+        legacy, plan = (
+            self.legacy,
+            plan_for(self.conversation_id, has_legacy=self.legacy is not None),
+        )
+        if plan.reads != StoreName.NORMALIZED:
+            raise _Raced
+        try:
+            with attempt():
+                found = load_at_once(
+                    self.conversation_id,
+                    last=self.selection.max_messages,
+                    probe=None if legacy is None else legacy.probe(),
+                )
+                if found is None:
+                    return self._without_row()
+                head, messages = found
+                order = self._order(plan, head)
+                check_owner(self.owner, actual=head.owner)
+                loaded = self._of_tables(head, decode_fields(head.columns), messages)
+        except Error as error:
+            if lost(conf.alias()):
+                raise
+            raise _Raced from error
+        _noted(order, StoreName.NORMALIZED)
+        return loaded
+
+    def _order(self, plan: Plan, head: Head) -> tuple[StoreName, ...]:
+        """Return the stores that may answer. Raises: _Raced when it is not the tables' turn."""
+        known, matches = head.legacy_token, True
+        if self.legacy is not None:
+            matches = self.legacy.judge(head.probed, known) == known
+        truth = verdict(Numbers(head.revision, head.legacy_revision), token_matches=matches)
+        if self.legacy is None and truth == Truth.BOTH:
+            truth = Truth.NORMALIZED
+        order = _in_order(read_order(plan, truth))
+        if truth == Truth.MERGE or order[0] != StoreName.NORMALIZED:
+            raise _Raced
+        return order
 
     def run(self) -> Loaded | None:
         plan = plan_for(self.conversation_id, has_legacy=self.legacy is not None)
@@ -242,8 +301,19 @@ class _Read:
         )
 
     def _from_tables(self, row: ConversationState, *, stale: bool) -> Loaded:
+        last = self.selection.max_messages
+        messages = self.tables.given_messages(row, revision=row.revision, last=last)
+        return self._of_tables(row, self.tables.fields(row), messages, stale=stale)
+
+    def _of_tables(
+        self,
+        row: ConversationState | Head,
+        fields: dict[str, object],
+        messages: Given,
+        *,
+        stale: bool = False,
+    ) -> Loaded:
         chosen = self.selection
-        messages = self.tables.given_messages(row, revision=row.revision, last=chosen.max_messages)
         expected = row.message_count
         if chosen.max_messages is not None:
             expected = min(expected, chosen.max_messages)
@@ -261,7 +331,7 @@ class _Read:
                 raise _Raced
         return loaded(
             self.conversation_id,
-            fields=self.tables.fields(row),
+            fields=fields,
             messages=messages,
             items=Given.of(items),
             store=StoreName.NORMALIZED,
@@ -322,7 +392,7 @@ def loaded(
     """Return the content that was selected, with its baseline."""
     history = fields.get(HISTORY)
     length = len(history) if isinstance(history, list) else 0
-    digests = {name: digest_of(value) for name, value in fields.items()}
+    digests = field_digests(fields)
     baseline = Baseline(
         conversation_id=conversation_id,
         store=store.value,

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self, TypedDict
 
 from conversations.digests import DIGEST_BYTES, split
-from conversations.documents import BASELINE_KEY
+from conversations.documents import BASELINE_KEY, Known
 from conversations.exceptions import InvalidState
+from conversations.seals import Seal
 from flags.phases import StoreName
 
 UNCOMMITTED_KEY = "_uncommitted"
@@ -52,10 +53,11 @@ class Baseline:
     other fields. Of the `hidden_messages`, `messages_before` stood before the first that was
     given. `history_length` is how long the step log was that was given, and
     `stored_history_…` what was stored then (after a save: with what others had added). `token` is
-    random, and makes a repeated save recognisable.
+    random, and makes a repeated save recognisable. The seals prove cheaply, in this process,
+    that the lists are still what was given.
     """
 
-    __slots__ = (
+    _PARTS = (
         "conversation_id",
         "field_digests",
         "hidden_items",
@@ -73,6 +75,7 @@ class Baseline:
         "token",
         "version",
     )
+    __slots__ = (*_PARTS, "item_seal", "message_seal")
 
     conversation_id: str
     store: str
@@ -91,6 +94,8 @@ class Baseline:
     hidden_items: int
     messages_before: int
     token: str
+    message_seal: Seal | None
+    item_seal: Seal | None
 
     def __init__(
         self,
@@ -111,6 +116,8 @@ class Baseline:
         hidden_items: int = 0,
         messages_before: int = 0,
         token: str = "",
+        message_seal: Seal | None = None,
+        item_seal: Seal | None = None,
     ) -> None:
         values = {
             "conversation_id": conversation_id,
@@ -129,6 +136,8 @@ class Baseline:
             "hidden_items": hidden_items,
             "messages_before": messages_before,
             "token": token or secrets.token_hex(8),
+            "message_seal": message_seal,
+            "item_seal": item_seal,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -152,10 +161,24 @@ class Baseline:
         """Return the digest of each context item that was given, in order."""
         return split(self.item_digests)
 
+    def known_messages(self, values: Any) -> Known:
+        """Return what is known of a list of messages that began as what was given."""
+        return _known(values, self.message_digests, self.message_seal)
+
+    def known_items(self, values: Any) -> Known:
+        """Return what is known of a list of context items that began as what was given."""
+        return _known(values, self.item_digests, self.item_seal)
+
     def with_messages(self, digests: Iterable[bytes]) -> Baseline:
         """Return the same baseline, with these digests of the messages given."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return Baseline(**values | {"message_digests": b"".join(digests)})
+        return self._with(message_digests=b"".join(digests))
+
+    def sealed(self, messages: Any, items: Any) -> Baseline:
+        """Return the same baseline of these lists, which hold what was given, in this process."""
+        return self._with(message_seal=_seal(messages), item_seal=_seal(items))
+
+    def _with(self, **values: Any) -> Baseline:
+        return Baseline(**{name: getattr(self, name) for name in self.__slots__} | values)
 
     @property
     def hides(self) -> bool:
@@ -164,7 +187,7 @@ class Baseline:
 
     def to_json(self) -> dict[str, Any]:
         """Return the baseline as a JSON object."""
-        data = {name: getattr(self, name) for name in self.__slots__}
+        data = {name: getattr(self, name) for name in self._PARTS}
         data["sequences"], data["item_ids"] = list(self.sequences), list(self.item_ids)
         for name in _BYTES:
             data[name] = base64.b64encode(data[name]).decode("ascii")
@@ -212,6 +235,15 @@ class Baseline:
             and len(self.message_digests) == DIGEST_BYTES * len(self.sequences)
             and len(self.item_digests) == DIGEST_BYTES * len(self.item_ids)
         )
+
+
+def _known(values: Any, digests: bytes, seal: Seal | None) -> Known:
+    unbroken = seal is not None and isinstance(values, list) and seal.unbroken(values)
+    return Known(digests, len(seal) if seal is not None and unbroken else 0)
+
+
+def _seal(values: Any) -> Seal | None:
+    return Seal.of(values) if isinstance(values, list) else None
 
 
 @dataclass

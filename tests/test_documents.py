@@ -17,6 +17,7 @@ from conversations.documents import (
     ITEMS,
     MESSAGES,
     Document,
+    Known,
     canonical,
     checked_document,
     checked_messages,
@@ -31,7 +32,7 @@ from tests.strategies import inexact, nested, states
 @given(state=states())
 @hypothesis_settings(max_examples=pure_examples(500))
 def test_a_document_is_the_legacy_blob(state: AgentState) -> None:
-    document = checked_document(state.to_dict())
+    document = checked_document(state.to_dict()).document
     assert document.to_json() == json.dumps(json.loads(json.dumps(state.to_dict())))
 
 
@@ -83,7 +84,7 @@ def test_digests_tell_messages_from_everything_else() -> None:
 
 
 def test_the_baseline_is_no_content() -> None:
-    assert BASELINE_KEY not in checked_document({BASELINE_KEY: {"token": "x"}}).to_dict()
+    assert BASELINE_KEY not in checked_document({BASELINE_KEY: {"token": "x"}}).document.to_dict()
 
 
 # Refusals
@@ -152,7 +153,7 @@ def test_nesting_up_to_the_limit_is_kept_and_beyond_it_refused(
     deepest = nested(30, 1, mapping=mapping)
     value = [deepest] if name in (MESSAGES, ITEMS) else nested(29, 1, mapping=mapping)
     whole = value if name in (MESSAGES, ITEMS) else [value]
-    assert checked_document({name: whole}).to_dict()[name] == whole
+    assert checked_document({name: whole}).document.to_dict()[name] == whole
     with pytest.raises(InvalidState, match="nested deeper than 30 levels") as refused:
         checked_document({name: [[whole[0]]]})
     assert refused.value.path.startswith(name)
@@ -197,7 +198,7 @@ def test_messages_may_come_from_a_generator() -> None:
 
 def test_what_was_given_is_taken_as_it_is() -> None:
     given = {"content": "x"}
-    document = checked_document({MESSAGES: [given]}, known={MESSAGES: [digest_of(given)]})
+    document = checked_document({MESSAGES: [given]}, messages=Known(digest_of(given))).document
     assert document.messages[0] is given
 
 
@@ -207,7 +208,7 @@ def test_what_was_given_is_taken_as_it_is() -> None:
 )
 def test_what_was_given_and_changed_is_made_canonical(changed: Any) -> None:
     digest = digest_of({"content": ["x"]})
-    document = checked_document({MESSAGES: [changed]}, known={MESSAGES: [digest]})
+    document = checked_document({MESSAGES: [changed]}, messages=Known(digest)).document
     assert json.dumps(document.messages) == json.dumps(json.loads(json.dumps([changed])))
 
 
@@ -216,12 +217,16 @@ def test_what_was_given_and_spoilt_is_refused() -> None:
     digest = digest_of(given)
     given["content"] = object()  # type: ignore[assignment]
     with pytest.raises(InvalidState) as refused:
-        checked_document({MESSAGES: [given]}, known={MESSAGES: [digest]})
+        checked_document({MESSAGES: [given]}, messages=Known(digest))
     assert refused.value.path == "conversation_history[0].content"
 
 
 @pytest.mark.parametrize("now", [[], ["a"], ["b"], ["a", "b", "c"]])
 def test_lists_of_any_length_are_compared_with_what_was_given(now: list[Any]) -> None:
-    known = {MESSAGES: [digest_of("a"), digest_of("b")], ITEMS: [digest_of("a")]}
-    document = checked_document({MESSAGES: now, ITEMS: now}, known=known)
-    assert (document.messages, document.items) == (now, now)
+    checked = checked_document(
+        {MESSAGES: now, ITEMS: now},
+        messages=Known(digest_of("a") + digest_of("b")),
+        items=Known(digest_of("a")),
+    )
+    assert (checked.document.messages, checked.document.items) == (now, now)
+    assert checked.message_digests == checked.item_digests == b"".join(map(digest_of, now))

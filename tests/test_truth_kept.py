@@ -242,13 +242,12 @@ def test_blobs_whose_ids_and_times_disagree_are_reported(
 def test_a_conversation_that_never_holds_still_is_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Its context items are always another revision's: they take a statement of their own."""
     with forced_phase(Phase.NEW_ONLY):
-        save_state("c", state("a", "b"))
-        given = NormalizedStore.given_messages
+        save_state("c", state("a", memory_context=["x"]))
+        items = NormalizedStore.items
         monkeypatch.setattr(
-            NormalizedStore,
-            "given_messages",
-            lambda self, row, **options: given(self, row, revision=row.revision, last=1),
+            NormalizedStore, "items", lambda self, row, **options: (items(self, row)[0], 0)
         )
         with pytest.raises(StorageUnavailable, match="changes faster"):
             load_state("c")

@@ -13,7 +13,7 @@ from conversations.documents import Document
 from conversations.exceptions import KeyReused, MessageNotFound
 from conversations.merge import Entry, edited, entries_of
 from conversations.redactions import Redactions, applied
-from conversations.stores.normalized import Change
+from conversations.stores.normalized import Addition, Change
 
 
 @dataclass(slots=True)
@@ -35,6 +35,12 @@ class AppendMessages:
     def redact(self, redactions: Redactions) -> None:
         self.messages = [applied(message, redactions) for message in self.messages]
 
+    def addition(self) -> Addition | None:
+        if self.fields or self.items or not self.messages:
+            return None
+        entries = self._keyed_entries()
+        return Addition(entries, keys=self.keys or ())
+
     def apply(self, view: View) -> Change:
         change = self._change(view)
         if self.items:
@@ -42,24 +48,27 @@ class AppendMessages:
             change.items = (current, [*current, *entries_of(self.items)])
         return change
 
-    def _change(self, view: View) -> Change:
+    def _keyed_entries(self) -> list[Entry]:
         entries = entries_of(self.messages)
-        if self.keys is None:
+        keys = self.keys
+        if keys is None:
             token = OWN_KEYS + new_token()
-            keys: Sequence[str] = [f"{token}:{number}" for number in range(len(entries))]
-        else:
-            keys = self.keys
+            keys = [f"{token}:{number}" for number in range(len(entries))]
+        for entry, key in zip(entries, keys, strict=True):
+            entry.key, entry.key_digest = key, entry.digest
+        return entries
+
+    def _change(self, view: View) -> Change:
         known: dict[str | None, Entry] = {}
         if self.keys:
-            known = {entry.key: entry for entry in view.keyed(keys)}
+            known = {entry.key: entry for entry in view.keyed(self.keys)}
         appended = []
-        for entry, key in zip(entries, keys, strict=True):
-            earlier = known.get(key)
+        for entry in self._keyed_entries():
+            earlier = known.get(entry.key)
             if earlier is None:
-                entry.key, entry.key_digest = key, entry.digest
                 appended.append(entry)
             elif earlier.key_digest != entry.digest:
-                raise KeyReused(f"the key {key!r} belongs to a message with other content.")
+                raise KeyReused(f"the key {entry.key!r} belongs to a message with other content.")
         fields = {**view.fields(), **self.fields} if self.fields else None
         return Change(fields=fields, appended=appended)
 
@@ -85,6 +94,9 @@ class EditMessages:
 
     def redact(self, redactions: Redactions) -> None:
         self.redactions = redactions
+
+    def addition(self) -> Addition | None:
+        return None
 
     def apply(self, view: View) -> Change:
         before, after = self.change(view, self.redactions)
@@ -170,6 +182,9 @@ class Clear:
 
     def redact(self, redactions: Redactions) -> None:
         return
+
+    def addition(self) -> Addition | None:
+        return None
 
     def apply(self, view: View) -> Change:
         return Change(

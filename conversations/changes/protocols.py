@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from conversations.merge import Entry
 from conversations.redactions import Redactions
-from conversations.stores.normalized import Change
+from conversations.stores.normalized import Addition, Change
 from flags.phases import StoreName
 
 # Keys that we give begin so; a caller's may not.
@@ -58,6 +58,9 @@ class Operation(Protocol):
 
     def redact(self, redactions: Redactions) -> None:
         """Put what was redacted in this conversation into its redacted form."""
+
+    def addition(self) -> Addition | None:
+        """Return the change where it can be told without a view: it only adds. None elsewhere."""
 
     def apply(self, view: View) -> Change:
         """Return the change."""

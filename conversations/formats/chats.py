@@ -40,7 +40,7 @@ def chat_record(data: Any, *, name: str | None = None) -> Record:
     for field in rest:
         if field in DEFAULTS or field == BASELINE_KEY:
             raise InvalidState("is a field of the state, which a chat has not", path=field)
-    document = checked_document({MESSAGES: chat["messages"], ITEMS: context or [], **rest})
+    document = checked_document({MESSAGES: chat["messages"], ITEMS: context or [], **rest}).document
     user = chat.get("user")
     return Record(
         conversation_id=_id_of(chat, name=name),

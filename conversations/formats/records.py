@@ -193,7 +193,7 @@ def _document(state: Any) -> Document:
     if BASELINE_KEY in state:
         raise InvalidState("belongs to one load, not to a file", path=f"state.{BASELINE_KEY}")
     try:
-        return checked_document(state)
+        return checked_document(state).document
     except InvalidState as error:
         if error.path == "state":
             raise

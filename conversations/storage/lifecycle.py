@@ -7,7 +7,7 @@ from typing import Any
 
 from conversations.changes import Clear, SaveState
 from conversations.deletion import claim, delete
-from conversations.documents import Document
+from conversations.documents import Checked, Document
 from conversations.forking import fork
 from conversations.owners import owner_key
 from conversations.state import AgentState, SaveResult
@@ -22,7 +22,7 @@ def create_new_conversation(user_id: Any = None) -> str:
     """
     conversation_id, owner = str(uuid.uuid4()), owner_key(user_id)
     document = Document.from_dict(AgentState().to_dict())
-    written(conversation_id, SaveState(document, None), owner)
+    written(conversation_id, SaveState(Checked.of(document), None), owner)
     return conversation_id
 
 

@@ -24,6 +24,7 @@ from conversations.documents import (
     check_types,
     checked_document,
     checked_messages,
+    field_digests,
 )
 from conversations.exceptions import ConversationNotFound, InvalidState
 from conversations.operations import Outcome
@@ -69,19 +70,25 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
         raise InvalidState(f"a {type(state).__name__} is no state", path="state")
     data = to_dict()
     baseline = _baseline_of(state)
-    known = None
     if isinstance(data, Mapping) and baseline is None and data.get(BASELINE_KEY) is not None:
         baseline = Baseline.from_json(data[BASELINE_KEY])
     if baseline is not None and baseline.conversation_id != conversation_id:
         # What was loaded from another conversation says nothing of this one.
         baseline = None
-    if baseline is not None:
-        known = {MESSAGES: baseline.given_messages, ITEMS: baseline.given_items}
-    document = checked_document(data, known=known)
-    operation = SaveState(document, baseline)
+    messages = items = None
+    if baseline is not None and isinstance(data, Mapping):
+        messages = baseline.known_messages(data.get(MESSAGES))
+        items = baseline.known_items(data.get(ITEMS))
+    operation = SaveState(checked_document(data, messages=messages, items=items), baseline)
     outcome, result = written(conversation_id, operation, owner)
     if _remembers(state):
-        _advance(state, conversation_id, operation, outcome, committed=result["committed"])
+        baseline, info = _advanced(conversation_id, operation, outcome)
+        _attach(
+            state,
+            baseline.sealed(data.get(MESSAGES), data.get(ITEMS)),
+            info,
+            committed=result["committed"],
+        )
     return result
 
 
@@ -113,40 +120,45 @@ def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Ou
     return outcome, result
 
 
-def _advance(
-    state: Any, conversation_id: str, operation: SaveState, outcome: Outcome, *, committed: bool
-) -> None:
-    """Let the state's baseline be what was saved, once that is committed; see `Uncommitted`."""
-    document, row = operation.document, outcome.row
+def _advanced(
+    conversation_id: str, operation: SaveState, outcome: Outcome
+) -> tuple[Baseline, LoadInfo]:
+    """Return the baseline of a state that was saved, and what it still does not show."""
+    document, before = operation.document, operation.baseline
+    row = outcome.row or outcome.bumped
     in_tables = StoreName.NORMALIZED in outcome.stores and row is not None
-    messages = [entry.identity if entry else 0 for entry in operation.saved_messages]
-    items = [entry.identity if entry else 0 for entry in operation.saved_items]
+    sequences, item_ids = operation.saved_sequences(), operation.saved_item_ids()
     hidden = (0, 0)
     if in_tables and row is not None:
-        hidden = (row.message_count - len(messages), row.context_item_count - len(items))
-    elif operation.baseline is not None:
-        hidden = (operation.baseline.hidden_messages, operation.baseline.hidden_items)
+        hidden = (row.message_count - len(sequences), row.context_item_count - len(item_ids))
+    elif before is not None:
+        hidden = (before.hidden_messages, before.hidden_items)
     store = StoreName.NORMALIZED if in_tables else StoreName.LEGACY
     baseline = Baseline(
         conversation_id=conversation_id,
         store=store.value,
         revision=outcome.revision,
         version=bytes(row.messages_digest).hex() if in_tables and row is not None else "",
-        sequences=[place or 0 for place in messages] if in_tables else [0] * len(messages),
-        message_digests=b"".join(operation.digests or []),
-        item_ids=[place or 0 for place in items] if in_tables else [0] * len(items),
-        item_digests=b"".join(operation.item_digests or []),
-        field_digests={name: digest_of(value) for name, value in document.fields.items()},
+        sequences=sequences if in_tables else [0] * len(sequences),
+        message_digests=operation.digests,
+        item_ids=item_ids if in_tables else [0] * len(item_ids),
+        item_digests=operation.item_digests,
+        field_digests=operation.field_digests,
         history_length=len(document.fields[HISTORY]),
         stored_history_length=len(operation.history),
         stored_history_digest=digest_of(operation.history),
         hidden_messages=max(hidden[0], 0),
         # What others added since stands behind, and in between.
-        messages_before=operation.baseline.messages_before if operation.baseline else 0,
+        messages_before=before.messages_before if before else 0,
         hidden_items=max(hidden[1], 0),
     )
-    info = LoadInfo(store.value, outcome.revision, False, max(hidden[0], 0), max(hidden[1], 0))
+    return baseline, LoadInfo(
+        store.value, outcome.revision, False, max(hidden[0], 0), max(hidden[1], 0)
+    )
 
+
+def _attach(state: Any, baseline: Baseline, info: LoadInfo, *, committed: bool) -> None:
+    """Let the state's baseline be what was saved, once that is committed; see `Uncommitted`."""
     if committed:
         attach(state, baseline, info)
         return
@@ -193,7 +205,7 @@ def _nothing_of(conversation_id: str) -> Baseline:
         conversation_id=conversation_id,
         store=StoreName.NORMALIZED.value,
         revision=0,
-        field_digests={name: digest_of(value) for name, value in fields.items()},
+        field_digests=field_digests(fields),
         stored_history_digest=digest_of(fields[HISTORY]),
     )
 
@@ -254,8 +266,9 @@ def load_state(
         attach(state, _nothing_of(conversation_id), None)
         return state
     shadow(conversation_id)
-    state = made.from_dict(found.document.to_dict())
-    attach(state, found.baseline, found.info)
+    document = found.document
+    state = made.from_dict(document.to_dict())
+    attach(state, found.baseline.sealed(document.messages, document.items), found.info)
     return state
 
 

@@ -230,6 +230,12 @@ class LegacyStore(StateStore, Protocol):
     def judge(self, probed: Any, known: str) -> str:
         """Return the token that a probe's value means."""
 
+    def settled(self) -> str | None:
+        """Return the SQL of a condition over conversation_states: that `judge` gives the token.
+
+        None where the database alone cannot tell, and "" is no condition.
+        """
+
     def survey(self, conversation_id: str, known: str) -> str:
         """Return a note of what others have written since `known`, for `foreign` and `settle`.
 

@@ -204,6 +204,9 @@ class ChunkStore:
         """Return `known` when nobody else has written, else something different."""
         return f"{known}+" if probed else known
 
+    def settled(self) -> str:
+        return f"NOT {FOREIGN_BLOB}"
+
     def survey(self, conversation_id: str, known: str) -> str:
         """Return the ids of the unmarked blobs above the floor."""
         ids = self._unmarked(conversation_id, _floor(known)).values_list("chunk_id", flat=True)

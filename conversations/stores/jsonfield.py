@@ -275,6 +275,13 @@ class JSONFieldStore:
             return ABSENT
         return f"v:{probed}" if self.version_name else f"d:{digest_of(probed).hex()}"
 
+    def settled(self) -> str | None:
+        """Only a version can be compared there, and only where its text is that of Python's."""
+        if not self.version_name:
+            return None
+        version = f"'v:' || CAST({self.probe()} AS text)"
+        return f"COALESCE({version}, '{ABSENT}') = conversation_states.legacy_token"
+
     def survey(self, conversation_id: str, known: str) -> str:
         return self.token(conversation_id)
 

@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from conversations import conf
 from conversations.batches import conversation_ids, failure
 from conversations.digests import DIGEST_BYTES, EMPTY, digest_of, loose_digest, roll
-from conversations.documents import DEFAULTS, Document, fields_digest
+from conversations.documents import DEFAULTS, Document, field_digests, fields_digest
 from conversations.exceptions import UnreadableState
 from conversations.locking import deleted, lock
 from conversations.merge import Entry
@@ -209,7 +209,7 @@ def _lies(
     stored, state = bytes(row.messages_digest), bytes(row.state_digest)
     if stored != roll(EMPTY, [entry.digest for entry in current]):
         yield "messages_digest"
-    if state[:DIGEST_BYTES] != fields_digest(fields):
+    if state[:DIGEST_BYTES] != fields_digest(field_digests(fields)):
         yield "state_digest of the fields"
     if state[DIGEST_BYTES:] != roll(EMPTY, [entry.digest for entry in items]):
         yield "state_digest of the context items"

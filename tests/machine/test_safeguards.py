@@ -93,7 +93,7 @@ def without_merge(patch: Patch) -> None:
 
 def without_baseline(patch: Patch) -> None:
     """A save believes that the state is everything."""
-    patch.setattr(states, "SaveState", lambda document, baseline: SaveState(document, None))
+    patch.setattr(states, "SaveState", lambda checked, baseline: SaveState(checked, None))
 
 
 def without_tombstone(patch: Patch) -> None:

@@ -4,7 +4,9 @@ A save appends: n new messages write n rows and update the conversation's row. W
 drops or edits is superseded, never removed. All writes of one change carry one revision.
 """
 
+from conversations.stores.normalized.adding import Addition, At, Bumped, append_at_once
 from conversations.stores.normalized.items import ItemRows, limited_items
+from conversations.stores.normalized.loading import Head, load_at_once
 from conversations.stores.normalized.messages import MessageRows
 from conversations.stores.normalized.rows import (
     Change,
@@ -19,12 +21,18 @@ from conversations.stores.normalized.rows import (
 from conversations.stores.normalized.store import NormalizedStore
 
 __all__ = [
+    "Addition",
+    "At",
+    "Bumped",
     "Change",
+    "Head",
     "ItemRows",
     "MessageRows",
     "NormalizedStore",
+    "append_at_once",
     "found_row",
     "limited_items",
+    "load_at_once",
     "new_row",
     "owned",
     "owner_of",

@@ -15,6 +15,7 @@ from conversations import conf
 from conversations.codec import ITEM_COLUMNS, decode_items, encode_item
 from conversations.merge import Entry
 from conversations.models import ConversationState
+from conversations.stores.normalized.loading import Head
 from memory.models import MemoryContextItem, MemoryMetadata
 from memory.selection import quality_of, selected
 
@@ -36,7 +37,11 @@ class ItemRows:
     """The part of NormalizedStore that reads and writes context items."""
 
     def items(
-        self, row: ConversationState, *, threshold: float | None = None, last: int | None = None
+        self,
+        row: ConversationState | Head,
+        *,
+        threshold: float | None = None,
+        last: int | None = None,
     ) -> tuple[list[Entry], int]:
         """Return context items in order, and the revision that last changed one.
 

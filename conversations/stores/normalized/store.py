@@ -12,7 +12,7 @@ from django.utils import timezone
 from conversations import conf
 from conversations.codec import decode_fields, encode_fields
 from conversations.digests import DIGEST_BYTES, EMPTY, roll
-from conversations.documents import Document, fields_digest
+from conversations.documents import Document, field_digests, fields_digest
 from conversations.exceptions import ConversationNotFound
 from conversations.merge import entries_of, resequence
 from conversations.models import (
@@ -86,7 +86,7 @@ class NormalizedStore(MessageRows, ItemRows):
         digest = bytes(row.state_digest)
         if change.fields is not None:
             columns |= encode_fields(change.fields)
-            digest = fields_digest(change.fields) + digest[DIGEST_BYTES:]
+            digest = fields_digest(field_digests(change.fields)) + digest[DIGEST_BYTES:]
         if change.items is not None:
             items_digest = roll(EMPTY, [entry.digest for entry in change.items[1]])
             digest = digest[:DIGEST_BYTES] + items_digest

@@ -1,0 +1,153 @@
+"""A load in one statement: the conversation's row, and its current messages behind it.
+
+One statement sees one moment, so nothing can move between the row and its messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.db import connections
+
+from conversations import conf
+from conversations.codec import MESSAGE_COLUMNS, decode_messages
+from conversations.digests import split
+from conversations.merge import Given
+from conversations.stores.cursors import bound_cursor
+
+# Rows that are decoded at once.
+BATCH = 32
+_WIDTH = len(MESSAGE_COLUMNS)
+
+# The first row is the conversation's: its texts stand in the columns of MESSAGE_COLUMNS, because
+# columns of their own would be null in every other row, and cost as much as a small message.
+_HEAD = """
+    COALESCE(CAST(conversation_states.user_id AS text), conversation_states.legacy_user_id) AS role,
+    conversation_states.user_input,
+    conversation_states.legacy_token,
+    conversation_states.focus_areas,
+    conversation_states.user_id IS NOT NULL,
+    conversation_states.id || ' ' || conversation_states.revision
+        || ' ' || conversation_states.legacy_revision || ' ' || conversation_states.message_count
+        || ' ' || conversation_states.context_item_count
+        || ' ' || conversation_states.context_items_revision
+        || ' ' || conversation_states.step_count,
+    conversation_states.last_tool_result,
+    conversation_states.extra"""
+_FIRST, _LAST = 0, 2**63 - 1
+
+
+@dataclass(slots=True)
+class Head:
+    """What a load needs of a conversation's row; attributes are named as the model's."""
+
+    owner: str | None
+    legacy_token: str
+    pk: int
+    revision: int
+    legacy_revision: int
+    message_count: int
+    context_item_count: int
+    context_items_revision: int
+    messages_digest: bytes
+    columns: dict[str, Any]
+    # The value of the probe; see LegacyStore.
+    probed: Any = None
+
+
+def load_at_once(
+    conversation_id: str, *, last: int | None = None, probe: str | None = None
+) -> tuple[Head, Given] | None:
+    """Return a conversation's row and its current messages in order (the `last`), or None."""
+    newest = last is not None
+    sql = _statement(connections[conf.alias()].vendor, newest=newest, probe=probe)
+    sequences: list[int] = []
+    digests = bytearray()
+    values: list[Any] = []
+    with bound_cursor() as cursor:
+        cursor.execute(sql, _parameters(conversation_id, last))
+        first = cursor.fetchone()
+        if first is None:
+            return None
+        while batch := cursor.fetchmany(BATCH):
+            sequences += [row[_WIDTH] for row in batch]
+            digests += b"".join([row[_WIDTH + 1] for row in batch])
+            values += decode_messages(batch)
+    given = Given(sequences, bytes(digests), values)
+    return _head(first, probed=first[-1] if probe else None), _in_order(given, newest=newest)
+
+
+def _statement(vendor: str, *, newest: bool, probe: str | None) -> str:
+    columns = ", ".join((*MESSAGE_COLUMNS, "sequence", "digest"))
+    head = f"{_HEAD}, CAST({_LAST if newest else _FIRST} AS bigint) AS sequence"
+    head += ", conversation_states.messages_digest AS digest"
+    if probe:
+        head, columns = f"{head}, {probe}", f"{columns}, NULL"
+    order = "ORDER BY sequence DESC LIMIT %s" if newest else "ORDER BY sequence"
+    messages = f"SELECT {columns} FROM conversation_messages WHERE superseded_in IS NULL"
+    if vendor == "sqlite":
+        # It merges the two by its indexes.
+        found = "(SELECT id FROM conversation_states WHERE conversation_id = %s)"
+        return (
+            f"SELECT {head} FROM conversation_states WHERE conversation_id = %s"
+            f" UNION ALL {messages} AND conversation_id = {found} {order}"
+        )
+    # PostgreSQL would sort the whole; where it appends, the order is checked.
+    return (
+        "SELECT found.* FROM conversation_states, LATERAL ("
+        f"SELECT {head} UNION ALL"
+        f" ({messages} AND conversation_id = conversation_states.id {order})) found"
+        " WHERE conversation_states.conversation_id = %s"
+    )
+
+
+def _parameters(conversation_id: str, last: int | None) -> list[Any]:
+    if connections[conf.alias()].vendor == "sqlite":
+        return [conversation_id, conversation_id, *([] if last is None else [last + 1])]
+    return [*([] if last is None else [last]), conversation_id]
+
+
+def _head(row: Sequence[Any], *, probed: Any) -> Head:
+    owner, user_input, token, focus_areas, is_user, numbers, result, extra, _, digest = row[:10]
+    pk, revision, legacy_revision, messages, items, items_revision, step_count = map(
+        int, numbers.split(" ")
+    )
+    if is_user:
+        # As text, the database's form of a key; as an owner, Python's.
+        owner = str(get_user_model()._meta.pk.to_python(owner))
+    return Head(
+        owner=owner,
+        legacy_token=token,
+        pk=pk,
+        revision=revision,
+        legacy_revision=legacy_revision,
+        message_count=messages,
+        context_item_count=items,
+        context_items_revision=items_revision,
+        messages_digest=bytes(digest),
+        columns={
+            "user_input": user_input,
+            "focus_areas": focus_areas,
+            "step_count": step_count,
+            "last_tool_result": result,
+            "extra": extra,
+        },
+        probed=probed,
+    )
+
+
+def _in_order(given: Given, *, newest: bool) -> Given:
+    sequences, digests, values = given.identities, given.digests, given.values
+    if newest:
+        sequences, values = sequences[::-1], values[::-1]
+        digests = b"".join(split(digests)[::-1])
+    if any(before >= after for before, after in pairwise(sequences)):
+        order = sorted(range(len(sequences)), key=sequences.__getitem__)
+        parts = split(digests)
+        sequences, values = [sequences[at] for at in order], [values[at] for at in order]
+        digests = b"".join([parts[at] for at in order])
+    return Given(sequences, digests, values)
