@@ -117,7 +117,7 @@ class _Read:
             self.legacy,
             plan_for(self.conversation_id, has_legacy=self.legacy is not None),
         )
-        if plan.reads != StoreName.NORMALIZED:
+        if plan.reads != StoreName.NORMALIZED or (read_breaker() and breaker.reads.opened()):
             raise _Raced
         try:
             with attempt():

@@ -38,7 +38,7 @@ def mentions_either(sql: str) -> bool:
 
 def touches_messages(sql: str) -> bool:
     """Whether a statement reads or writes messages: the rows of conversations stay readable."""
-    return "conversation_messages" in sql and not touches_legacy(sql)
+    return "conversation_messages" in sql
 
 
 @contextmanager
