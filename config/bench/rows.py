@@ -47,52 +47,52 @@ def row_of(message: Any, *, now: datetime) -> Row:
     )
 
 
-# Of a text of `extra`: the keys of the message and their columns, or nothing.
-_orders: dict[str, tuple[tuple[str, int], ...]] = {}
-_CALLS = MESSAGE_COLUMNS.index("tool_calls")
-_SUCCESS = MESSAGE_COLUMNS.index("tool_success")
-_EXTRA = MESSAGE_COLUMNS.index("extra")
+# Of a text of `extra`: the keys of the message and their columns; None where it says more.
+_orders: dict[str, tuple[tuple[str, int], ...] | None] = {}
+_PLACES = tuple((key, at) for at, key in enumerate(MESSAGE_COLUMNS[:-1]))
+_AT = dict(_PLACES)
+_CALLS, _SUCCESS = _AT["tool_calls"], _AT["tool_success"]
 
 
 def messages_of(rows: Iterable[Row]) -> list[Any]:
-    """Return the messages of rows that begin with the codec's columns."""
-    return [_message(row) for row in rows]
+    """Return the messages of rows that are the codec's columns."""
+    rows = list(rows)
+    # One call of the parser costs more than what it parses.
+    texts = [row[_CALLS] for row in rows if row[_CALLS] is not None]
+    parsed = iter(json.loads(f"[{','.join(texts)}]"))
+    messages: list[Any] = []
+    for row in rows:
+        role, content, kind, tool, success, call, calls, extra = row
+        if calls is not None:
+            row = (role, content, kind, tool, success, call, next(parsed), extra)
+        elif success is not None:
+            # SQLite gives 0 or 1.
+            row = (role, content, kind, tool, bool(success), call, None, extra)
+        elif not extra and kind is tool is call is None:
+            messages.append({"role": role, "content": content})
+            continue
+        order = _orders[extra] if extra in _orders else _learnt(extra)
+        if order is None:
+            messages.append(_noted(row, json.loads(extra) if extra else {}))
+        else:
+            messages.append({key: row[at] for key, at in order})
+    return messages
 
 
-def _message(row: Row) -> Any:
-    extra = row[_EXTRA]
-    if not extra:
-        if row[_CALLS] is None and row[_SUCCESS] is None and row[2] is row[3] is row[5] is None:
-            return {"role": row[0], "content": row[1]}
-        return {key: _value(row, at) for key, at in _PLACES if row[at] is not None}
-    order = _orders.get(extra)
-    if order is None:
-        notes = json.loads(extra)
-        if set(notes) != {"keys"} or not all(key in _AT for key in notes["keys"]):
-            return _noted(row, notes)
-        order = _orders[extra] = tuple((key, _AT[key]) for key in notes["keys"])
-    return {key: _value(row, at) for key, at in order}
-
-
-_PLACES = tuple((key, at) for at, key in enumerate(MESSAGE_COLUMNS[:-1]))
-_AT = dict(_PLACES)
-
-
-def _value(row: Row, at: int) -> Any:
-    value = row[at]
-    if at == _CALLS and value is not None:
-        return json.loads(value)
-    if at == _SUCCESS and value is not None:
-        return bool(value)
-    return value
+def _learnt(extra: str) -> tuple[tuple[str, int], ...] | None:
+    """Return the keys and columns that a text of `extra` names, and remember them if it does."""
+    notes = json.loads(extra) if extra else {}
+    if set(notes) != {"keys"} or not _AT.keys() >= set(notes["keys"]):
+        return None
+    _orders[extra] = order = tuple((key, _AT[key]) for key in notes["keys"])
+    return order
 
 
 def _noted(row: Row, notes: dict[str, Any]) -> Any:
+    """Return a message that needs more than the order of its keys."""
     if "raw" in notes:
         return notes["raw"]
     values = notes.get("values", {})
-    keys = notes.get("keys")
-    if keys is None:
-        own = [key for key, at in _PLACES if row[at] is not None and key not in values]
-        keys = [*own, *values]
-    return {key: values[key] if key in values else _value(row, _AT[key]) for key in keys}
+    own = [key for key, at in _PLACES if row[at] is not None and key not in values]
+    keys = notes.get("keys", [*own, *values])
+    return {key: values[key] if key in values else row[_AT[key]] for key in keys}

@@ -2,140 +2,85 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.db import connection
 
-from config.bench.counting import counted
 from config.bench.material import Material
+from config.bench.playing import add, begun, check, costs_of
 from config.bench.results import Results
 from config.bench.timing import Series, rotations, settled_heap
-from config.bench.ways import BARE, FLOOR, FRESH, MIGRATED, Api, Bottom, ways
-from conversations.state import AgentState
+from config.bench.ways import BARE, FLOOR, FRESH, MIGRATED, OLD, Way, ways
 
-BARS = {
+BARS: dict[str, dict[str, float]] = {
     "postgresql": {"save": 1.8, "load": 1.4, "append": 1.5},
-    "sqlite": {"save": 3.0, "load": 2.0, "append": None},
+    "sqlite": {"save": 3.0, "load": 2.0},
 }
 OPERATIONS = ("save", "load", "append")
-Played = tuple[Any, ...]
+Timed = dict[tuple[str, str], Series]
 
 
 def play(material: Material, *, owner: Any, rounds: int) -> Results:
     """Play a conversation a round in all ways, turn by turn; the first turn creates it."""
     results = Results("short")
-    series: dict[tuple[str, str], Series] = defaultdict(Series)
+    series: Timed = defaultdict(Series)
     with ways() as known:
         order = rotations(known)
         with settled_heap():
             for number, turns in enumerate(material.played(rounds)):
-                _play(turns, known, order, series, owner=owner, number=number, results=results)
-        costs = _costs(material, known, owner=owner)
-    for operation in OPERATIONS:
+                _play(results, turns, order, series, owner=owner, name=f"bench-short-{number}")
+        costs = {}
         for way in known:
-            results.add(
-                operation, way.name, series[operation, way.name], costs[operation, way.name]
-            )
+            key, turns = f"bench-short-costs-{way.name}", material.conversations[0]
+            with way.taken():
+                way.create(key, owner, begun(turns[0]))
+            costs[way.name] = costs_of(way, key, turns[1], owner=owner)
+        for operation in OPERATIONS:
+            for way in known:
+                cost = costs[way.name][operation]
+                results.add(operation, way.name, series[operation, way.name], cost)
     for operation in OPERATIONS:
         for name in (FRESH, MIGRATED):
-            results.compare(operation, name, FLOOR, bar=BARS[connection.vendor][operation])
+            bar = BARS[connection.vendor].get(operation)
+            results.compare(operation, name, FLOOR, bar=bar)
             results.compare(operation, name, BARE)
         results.compare(operation, FLOOR, BARE)
+        results.compare(operation, OLD, FRESH)
     return results
 
 
 def _play(
-    turns: Played,
-    known: list[Api | Bottom],
-    order: Any,
-    series: dict[tuple[str, str], Series],
+    results: Results,
+    turns: Sequence[Any],
+    order: Iterator[Sequence[Way]],
+    series: Timed,
     *,
     owner: Any,
-    number: int,
-    results: Results,
+    name: str,
 ) -> None:
-    saved = {way.name: f"bench-short-{number}-save-{way.name}" for way in known}
-    added = {way.name: f"bench-short-{number}-append-{way.name}" for way in known}
     held = {}
+    known = next(order)
     for way in known:
         with way.taken():
-            way.create(saved[way.name], owner, _begun(turns))
-            held[way.name] = way.create(added[way.name], owner, _begun(turns))
+            for kind in ("saved", "added"):
+                way.create(f"{name}-{kind}-{way.name}", owner, begun(turns[0]))
+            held[way.name] = way.load(f"{name}-added-{way.name}", owner)[1]
     for step, turn in enumerate(turns[1:], start=2):
         for way in next(order):
-            name = way.name
+            saved, added = f"{name}-saved-{way.name}", f"{name}-added-{way.name}"
             with way.taken():
-                state, version = series["load", name].timed(
-                    lambda: way.load(saved[way.name], owner)  # noqa: B023
-                )
-                _add(state, turn, step)
-                series["save", name].timed(
-                    lambda: way.save(saved[way.name], owner, state, turn, version)  # noqa: B023
-                )
-                series["append", name].timed(
-                    lambda: way.append(added[way.name], owner, turn, held[way.name])  # noqa: B023
-                )
-    _check(turns, known, saved, added, owner=owner, results=results)
-
-
-def _begun(turns: Played) -> AgentState:
-    state = AgentState(focus=["bench"])
-    _add(state, turns[0], 1)
-    return state
-
-
-def _add(state: AgentState, turn: Any, step: int) -> None:
-    """Change a loaded state as an assistant does in a turn."""
-    state.conversation_history = [*state.conversation_history, *turn]
-    state.step_count = step
-    state.user_input = f"what was said in turn {step}"
-    state.last_tool_result = {"turn": step, "ok": True}
-
-
-def _check(
-    turns: Played,
-    known: list[Api | Bottom],
-    saved: dict[str, str],
-    added: dict[str, str],
-    *,
-    owner: Any,
-    results: Results,
-) -> None:
-    """Note what does not load as it was put in, through the public API and the floor alike."""
-    messages = json.dumps([message for turn in turns for message in turn])
+                state, version = series["load", way.name].timed(way.load, saved, owner)
+                add(state, turn, step)
+                series["save", way.name].timed(way.save, saved, owner, state, turn, version)
+                series["append", way.name].timed(way.append, added, owner, turn, held[way.name])
+    # What the floor wrote has to be what the public API would have written.
+    tables = next(way for way in known if way.name == FRESH)
+    messages = [message for turn in turns for message in turn]
     for way in known:
-        for names in (saved, added):
-            for reader in (known[0], way):
-                with reader.taken():
-                    state, _ = reader.load(names[way.name], owner)
-                if json.dumps(state.conversation_history) != messages:
-                    results.problems.append(
-                        f"{names[way.name]} does not load as put in by {reader.name}"
-                    )
-
-
-def _costs(
-    material: Material, known: list[Api | Bottom], *, owner: Any
-) -> dict[tuple[str, str], dict[str, int]]:
-    """Count what one more turn of a conversation costs; nothing of that is timed."""
-    turns, costs = material.conversations[0], {}
-    for way in known:
-        key = f"bench-short-costs-{way.name}"
-        with way.taken():
-            held = way.create(key, owner, _begun(turns))
-            # Twice: the first time is when statements are prepared.
-            for step, turn in enumerate((turns[1], turns[1]), start=2):
-                with counted(way.plain()) as load:
-                    state, version = way.load(key, owner)
-                _add(state, turn, step)
-                with counted(way.plain()) as save:
-                    way.save(key, owner, state, turn, version)
-                if held is not None:
-                    held = way.load(key, owner)[1]
-                with counted(way.plain()) as append:
-                    way.append(key, owner, turn, held)
-        costs |= {("load", way.name): load, ("save", way.name): save}
-        costs["append", way.name] = append
-    return costs
+        for kind in ("saved", "added"):
+            key = f"{name}-{kind}-{way.name}"
+            check(results, way, key, messages, owner=owner)
+            if way.name != OLD:
+                check(results, tables, key, messages, owner=owner)

@@ -30,10 +30,10 @@ class Series:
         """Return the seconds that nineteen of twenty calls do not exceed."""
         return percentile(self.seconds, 0.95)
 
-    def timed(self, call: Callable[[], Result]) -> Result:
+    def timed(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
         """Call, and remember what that took. Returns: what the call gave."""
         cpu, started = time.thread_time(), time.perf_counter()
-        result = call()
+        result = call(*arguments, **named)
         ended = time.perf_counter()
         self.cpu_seconds.append(time.thread_time() - cpu)
         self.seconds.append(ended - started)

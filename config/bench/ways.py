@@ -1,9 +1,9 @@
-"""The ways that are measured: the public API as hosts configure it, and the floor."""
+"""The ways that are measured: the public API as hosts configure it, old code, and the floor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,32 +11,39 @@ from django.db import connection
 from django.test import override_settings
 
 from config.bench.floors import Floor, Held, bare_floor, floor_here, prepared
+from config.demo.oldcode import old_load, old_save
 from conversations.state import AgentState
 from conversations.storage import append_messages, load_state, save_state
 from flags.phases import Phase, switches_for
+from flags.switches import forced_phase
 
-FRESH, MIGRATED, FLOOR, BARE = "tables", "tables, migrated", "floor", "bare floor"
+FRESH, MIGRATED, FLOOR, BARE, OLD = "tables", "tables, migrated", "floor", "bare floor", "old code"
 # A team that starts fresh, and one whose legacy store is asked whether old code wrote to it.
-SETTINGS = {
-    FRESH: {},
-    MIGRATED: {"LEGACY": "memory_chunks", "SWITCHES": switches_for(Phase.NEW_ONLY)},
+FRESH_SETTINGS: Mapping[str, Any] = {}
+MIGRATED_SETTINGS: Mapping[str, Any] = {
+    "LEGACY": "memory_chunks",
+    "SWITCHES": switches_for(Phase.NEW_ONLY),
 }
 
 
 class Way(Protocol):
-    """One way to keep conversations. What `load` gives besides the state goes into `save`."""
+    """One way to keep conversations. What `load` gives besides the state goes into the writes."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Return how the way is called in tables."""
 
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Configure the process for it; nothing of that is measured."""
+    def taken(self) -> AbstractContextManager[None]:
+        """Configure the process for it meanwhile; nothing of that is measured."""
 
-    def create(self, conversation_id: str, owner: Any, state: AgentState) -> Any:
-        """Create a conversation. Returns: what `append` has to know of it."""
+    def plain(self) -> Any:
+        """Return the DB-API connection whose statements are counted."""
+
+    def create(self, conversation_id: str, owner: Any, state: AgentState) -> None:
+        """Create a conversation."""
 
     def load(self, conversation_id: str, owner: Any) -> tuple[AgentState, Any]:
-        """Return the state, and what `save` has to know of it."""
+        """Return the state, and what a write has to know of it."""
 
     def save(
         self, conversation_id: str, owner: Any, state: AgentState, new: Sequence[Any], held: Any
@@ -49,20 +56,24 @@ class Way(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """`save_state`, `load_state` and `append_messages`, in phase new_only."""
+    """`save_state`, `load_state` and `append_messages`; of the switches' phase if none is named."""
 
     name: str
+    settings: Mapping[str, Any]
+    phase: Phase | None = None
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        with override_settings(CONVERSATIONS=SETTINGS[self.name]):
+        with ExitStack() as stack:
+            stack.enter_context(override_settings(CONVERSATIONS=dict(self.settings)))
+            if self.phase is not None:
+                stack.enter_context(forced_phase(self.phase))
             yield
 
     def plain(self) -> Any:
-        """Return the connection whose statements are counted."""
         return connection.connection
 
-    def create(self, conversation_id: str, owner: Any, state: AgentState) -> Any:
+    def create(self, conversation_id: str, owner: Any, state: AgentState) -> None:
         save_state(conversation_id, state, owner)
 
     def load(self, conversation_id: str, owner: Any) -> tuple[AgentState, Any]:
@@ -78,12 +89,41 @@ class Api:
 
 
 @dataclass(frozen=True, slots=True)
+class OldCode:
+    """The code being replaced; to add messages, it loads and saves everything."""
+
+    name: str = OLD
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        yield
+
+    def plain(self) -> Any:
+        return connection.connection
+
+    def create(self, conversation_id: str, owner: Any, state: AgentState) -> None:
+        old_save(conversation_id, state, owner)
+
+    def load(self, conversation_id: str, owner: Any) -> tuple[AgentState, Any]:
+        return old_load(conversation_id), None
+
+    def save(
+        self, conversation_id: str, owner: Any, state: AgentState, new: Sequence[Any], held: Any
+    ) -> None:
+        old_save(conversation_id, state, owner)
+
+    def append(self, conversation_id: str, owner: Any, new: Sequence[Any], held: Any) -> None:
+        state = old_load(conversation_id)
+        state.conversation_history += new
+        old_save(conversation_id, state, owner)
+
+
+@dataclass(frozen=True, slots=True)
 class Bottom:
     """The floor, on Django's connection or on one of its own."""
 
     name: str
-    floor: Floor
-    own: bool = field(default=False)
+    floor: Floor = field(repr=False)
 
     @contextmanager
     def taken(self) -> Iterator[None]:
@@ -91,13 +131,11 @@ class Bottom:
             yield
 
     def plain(self) -> Any:
-        """Return the connection whose statements are counted."""
         return self.floor.connect()
 
-    def create(self, conversation_id: str, owner: Any, state: AgentState) -> Held:
-        with override_settings(CONVERSATIONS=SETTINGS[FRESH]):
+    def create(self, conversation_id: str, owner: Any, state: AgentState) -> None:
+        with override_settings(CONVERSATIONS=dict(FRESH_SETTINGS)):
             save_state(conversation_id, state, owner)
-        return self.floor.load(conversation_id, owner)[1]
 
     def load(self, conversation_id: str, owner: Any) -> tuple[AgentState, Held]:
         return self.floor.load(conversation_id, owner)
@@ -112,13 +150,13 @@ class Bottom:
 
 
 @contextmanager
-def ways() -> Iterator[list[Api | Bottom]]:
-    """Give the ways whose conversations live in the tables."""
-    with ExitStack() as stack:
-        bare = stack.enter_context(bare_floor())
+def ways() -> Iterator[list[Way]]:
+    """Give the ways that are measured against each other."""
+    with bare_floor() as bare:
         yield [
-            Api(FRESH),
-            Api(MIGRATED),
+            Api(FRESH, FRESH_SETTINGS),
+            Api(MIGRATED, MIGRATED_SETTINGS),
             Bottom(FLOOR, floor_here()),
-            Bottom(BARE, bare, own=True),
+            Bottom(BARE, bare),
+            OldCode(),
         ]

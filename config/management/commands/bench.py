@@ -56,7 +56,7 @@ class Command(BaseCommand):
             "--prepare",
             action=BooleanOptionalAction,
             default=False,
-            help="Let the host's connection prepare statements (PostgreSQL). The floor always does.",
+            help="Let the host prepare statements (PostgreSQL); the floor always does.",
         )
         parser.add_argument(
             "--durable",
