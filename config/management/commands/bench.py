@@ -21,6 +21,7 @@ from config.bench.machine import setting
 from config.bench.material import Material, material, new_owner
 from config.bench.report import lines_of
 from config.bench.results import Results
+from config.bench.runs import Run
 from config.demo import synthetic
 from config.demo.rollout import flip
 from conversations.exceptions import ConversationStoreError
@@ -63,6 +64,12 @@ class Command(BaseCommand):
             action="store_true",
             help="Wait for the disk at each commit (PostgreSQL: synchronous_commit).",
         )
+        parser.add_argument(
+            "--messages", type=int, default=1_000_000, help="Of the workload scale, in all."
+        )
+        parser.add_argument(
+            "--conversations", type=int, default=50_000, help="Of the workload scale."
+        )
         parser.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -71,7 +78,7 @@ class Command(BaseCommand):
             raise CommandError(f"{vendor} is none of {', '.join(VENDORS)}.")
         snapshot.forget()
         try:
-            with scratch(vendor, prepare=options["prepare"], durable=options["durable"]):
+            with scratch(vendor, durable=options["durable"]):
                 flip(Phase.NEW_ONLY)
                 chosen = material(options["data"], seed=options["seed"])
                 found = self._measured(chosen, options)
@@ -95,10 +102,19 @@ class Command(BaseCommand):
         if not options["json"]:
             self.stdout.write(", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
         found = []
-        owner = new_owner()
+        run = Run(
+            material=chosen,
+            owner=new_owner(),
+            rounds=options["rounds"],
+            seed=options["seed"],
+            prepare=options["prepare"],
+            messages=options["messages"],
+            conversations=options["conversations"],
+            say=self.stderr.write,
+        )
         for name in options["workload"] or DEFAULT:
             self.stderr.write(f"{name} …")
-            results = WORKLOADS[name](chosen, owner=owner, rounds=options["rounds"])
+            results = WORKLOADS[name](run)
             found.append(results)
             if not options["json"]:
                 for line in lines_of(results):
