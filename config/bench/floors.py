@@ -23,7 +23,7 @@ from django.db import connection
 from config.bench.rows import Row, messages_of, row_of
 from conversations.changes import OWN_KEYS
 from conversations.codec import MESSAGE_COLUMNS, decode_fields, encode_fields
-from conversations.digests import EMPTY, roll
+from conversations.digests import DIGEST_BYTES, EMPTY, roll
 from conversations.documents import DEFAULTS, ITEMS, MESSAGES, field_digests, fields_digest
 from conversations.state import AgentState
 
@@ -59,6 +59,9 @@ class Floor(Protocol):
 
     def append(self, conversation_id: str, owner: Any, messages: list[Any], held: Held) -> None:
         """Add messages behind the last one. Raises: Refused."""
+
+    def append_unseen(self, conversation_id: str, owner: Any, messages: list[Any]) -> None:
+        """Add messages behind the last one, whatever the revision. Raises: Refused."""
 
     def save(
         self, conversation_id: str, owner: Any, state: AgentState, new: list[Any], held: Held
@@ -97,8 +100,14 @@ def _state(columns: Sequence[Any], messages: list[Any]) -> AgentState:
 
 
 @cache
-def _write_sql(count: int, *, fields: bool) -> str:
-    """Return the one statement of a write of `count` messages."""
+def _write_sql(count: int, *, fields: bool = False, seen: bool = True) -> str:
+    """Return the one statement of a write of `count` messages.
+
+    Where the row was not `seen`, PostgreSQL rolls the digest on, and any revision will do.
+    """
+    rolled = "%s" if seen else "messages_digest"
+    for _ in range(0 if seen else count):
+        rolled = f"substring(sha256({rolled} || %s) from 1 for {DIGEST_BYTES})"
     columns = (*MESSAGE_COLUMNS, *BEHIND)
     sets = ", ".join(f"{name} = %s" for name in FIELDS) if fields else ""
     casts = ", ".join(f"%s::{_TYPES.get(name, 'text')}" for name in columns)
@@ -108,8 +117,8 @@ def _write_sql(count: int, *, fields: bool) -> str:
         WITH bumped AS (
             UPDATE conversation_states SET revision = revision + 1,
                 next_sequence = next_sequence + {count}, message_count = message_count + {count},
-                messages_digest = %s, updated_at = %s{", " if fields else ""}{sets}
-            WHERE conversation_id = %s AND user_id = %s AND revision = %s
+                messages_digest = {rolled}, updated_at = %s{", " if fields else ""}{sets}
+            WHERE conversation_id = %s AND user_id = %s{" AND revision = %s" if seen else ""}
             RETURNING id, revision, next_sequence - {count} AS first
         ), added AS (
             INSERT INTO conversation_messages
@@ -154,6 +163,17 @@ class PostgresFloor:
     def append(self, conversation_id: str, owner: Any, messages: list[Any], held: Held) -> None:
         self._write(conversation_id, owner, messages, held, [])
 
+    def append_unseen(self, conversation_id: str, owner: Any, messages: list[Any]) -> None:
+        now = datetime.now(UTC)
+        rows = _new_rows(messages, now)
+        parameters = [*(row[-1] for row in rows), now, conversation_id, owner]
+        for row in rows:
+            parameters += row
+        cursor = psycopg.Cursor(self.connect())
+        cursor.execute(_write_sql(len(rows), seen=False), parameters)
+        if cursor.fetchone() is None:
+            raise Refused
+
     def save(
         self, conversation_id: str, owner: Any, state: AgentState, new: list[Any], held: Held
     ) -> None:
@@ -190,6 +210,8 @@ _INSERT = f"""
 _SELECT_STATE = f"""
     SELECT {", ".join(FIELDS[:-1])}, id, revision, messages_digest
     FROM conversation_states WHERE conversation_id = ? AND user_id = ?"""
+_SELECT_HELD = """
+    SELECT revision, messages_digest FROM conversation_states WHERE conversation_id = ?"""
 _SELECT_MESSAGES = f"""
     SELECT {", ".join(MESSAGE_COLUMNS)} FROM conversation_messages
     WHERE conversation_id = ? AND superseded_in IS NULL ORDER BY sequence"""
@@ -213,6 +235,9 @@ class SqliteFloor:
     def append(self, conversation_id: str, owner: Any, messages: list[Any], held: Held) -> None:
         self._write(conversation_id, owner, messages, held, _UPDATE_APPEND, [])
 
+    def append_unseen(self, conversation_id: str, owner: Any, messages: list[Any]) -> None:
+        self._write(conversation_id, owner, messages, None, _UPDATE_APPEND, [])
+
     def save(
         self, conversation_id: str, owner: Any, state: AgentState, new: list[Any], held: Held
     ) -> None:
@@ -223,18 +248,22 @@ class SqliteFloor:
         conversation_id: str,
         owner: Any,
         messages: list[Any],
-        held: Held,
+        held: Held | None,
         update: str,
         fields: list[Any],
     ) -> None:
+        """Write in one transaction; without `held`, what the row says is read in it."""
         now = datetime.now(UTC)
         stamp = now.strftime("%Y-%m-%d %H:%M:%S.%f")
         rows = _new_rows(messages, now)
         count = len(rows)
-        digest = roll(held.messages_digest, [row[-1] for row in rows])
         plain = self.connect()
         plain.execute("BEGIN IMMEDIATE")
         try:
+            if held is None:
+                seen = plain.execute(_SELECT_HELD, (conversation_id,)).fetchone()
+                held = Held(*seen) if seen else Held(0, EMPTY)
+            digest = roll(held.messages_digest, [row[-1] for row in rows])
             found = plain.execute(
                 update,
                 (count, count, digest, stamp, *fields, conversation_id, owner, held.revision),
@@ -271,10 +300,10 @@ def floor_here() -> Floor:
 
 
 @contextmanager
-def prepared() -> Iterator[None]:
+def prepared(*, wanted: bool = True) -> Iterator[None]:
     """Let Django's connection prepare statements at once meanwhile, for the floor alone."""
     connection.ensure_connection()
-    if connection.vendor != "postgresql":
+    if connection.vendor != "postgresql" or not wanted:
         yield
         return
     before = connection.connection.prepare_threshold

@@ -18,7 +18,7 @@ def lines_of(results: Results) -> Iterator[str]:
     """Yield the two tables of a workload: what was measured, then the ratios and their bars."""
     titles = ("median ms", "p95 ms", "cpu ms", *(title for _, title in _COSTS))
     columns = "".join(f"{title:>10}" for title in titles)
-    yield f"{results.workload:<26}{'way':<20}{'calls':>7}{columns}"
+    yield f"{results.workload:<42}{'way':<20}{'calls':>7}{columns}"
     for measure in results.measures:
         yield _measured(measure)
     yield ""
@@ -35,9 +35,10 @@ def _measured(measure: Measure) -> str:
         for name, _ in _COSTS
     )
     times = "".join(
-        f"{value:>10.3f}" for value in (measure.median_ms, measure.p95_ms, measure.cpu_ms)
+        f"{'-' if value is None else format(value, '.3f'):>10}"
+        for value in (measure.median_ms, measure.p95_ms, measure.cpu_ms)
     )
-    return f"  {measure.operation:<24}{measure.way:<20}{measure.calls:>7}{times}{costs}"
+    return f"  {measure.operation:<40}{measure.way:<20}{measure.calls:>7}{times}{costs}"
 
 
 def _judged(ratio: Ratio) -> str:

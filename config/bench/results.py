@@ -24,7 +24,7 @@ class Measure:
     calls: int
     median_ms: float
     p95_ms: float
-    cpu_ms: float
+    cpu_ms: float | None
     statements: int | None = None
     round_trips: int | None = None
     sent_bytes: int | None = None
@@ -73,7 +73,7 @@ class Results:
                 calls=len(series.seconds),
                 median_ms=series.median * 1000,
                 p95_ms=series.p95 * 1000,
-                cpu_ms=median(series.cpu_seconds) * 1000,
+                cpu_ms=median(series.cpu_seconds) * 1000 if series.cpu_seconds else None,
                 **(cost or {}),
             )
         )

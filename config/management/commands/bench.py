@@ -15,7 +15,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
-from config.bench import long, short
+from config.bench import concurrent, long, short
 from config.bench.databases import VENDORS, NoServer, scratch
 from config.bench.machine import setting
 from config.bench.material import Material, material, new_owner
@@ -28,7 +28,11 @@ from conversations.exceptions import ConversationStoreError
 from flags.phases import Phase
 from flags.switches import snapshot
 
-WORKLOADS: dict[str, Callable[..., Results]] = {"short": short.play, "long": long.play}
+WORKLOADS: dict[str, Callable[[Run], Results]] = {
+    "short": short.play,
+    "long": long.play,
+    "concurrent": concurrent.play,
+}
 DEFAULT = ("short", "long")
 
 
