@@ -86,10 +86,20 @@ def costs_of(way: Way, conversation_id: str, turn: Sequence[Any], *, owner: Any)
 
 
 def check(
-    results: Results, way: Way, conversation_id: str, messages: Sequence[Any], *, owner: Any
+    results: Results,
+    way: Way,
+    conversation_id: str,
+    messages: Sequence[Any],
+    *,
+    owner: Any,
+    ordered: bool = True,
 ) -> None:
-    """Note it as a problem when a conversation does not load as it was put in."""
+    """Note it as a problem when a conversation does not load as it was put in.
+
+    Not `ordered`: the order of keys is left aside, which a JSON column does not keep.
+    """
     with way.taken():
         state, _ = way.load(conversation_id, owner)
-    if json.dumps(state.conversation_history) != json.dumps(messages):
+    found = json.dumps(state.conversation_history, sort_keys=not ordered)
+    if found != json.dumps(messages, sort_keys=not ordered):
         results.problems.append(f"{conversation_id} does not load as put in by {way.name}")

@@ -15,7 +15,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
-from config.bench import concurrent, long, short
+from config.bench import concurrent, dual, long, short
 from config.bench.databases import VENDORS, NoServer, scratch
 from config.bench.machine import setting
 from config.bench.material import Material, material, new_owner
@@ -31,6 +31,7 @@ from flags.switches import snapshot
 WORKLOADS: dict[str, Callable[[Run], Results]] = {
     "short": short.play,
     "long": long.play,
+    "dual": dual.play,
     "concurrent": concurrent.play,
 }
 DEFAULT = ("short", "long")
