@@ -14,8 +14,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
+from django.test import override_settings
 
-from config.bench import concurrent, dual, long, short
+from config.bench import concurrent, dual, legacy, long, memory, short
 from config.bench.databases import VENDORS, NoServer, scratch
 from config.bench.machine import setting
 from config.bench.material import Material, material, new_owner
@@ -32,6 +33,8 @@ WORKLOADS: dict[str, Callable[[Run], Results]] = {
     "short": short.play,
     "long": long.play,
     "dual": dual.play,
+    "legacy": legacy.play,
+    "memory": memory.play,
     "concurrent": concurrent.play,
 }
 DEFAULT = ("short", "long")
@@ -83,7 +86,8 @@ class Command(BaseCommand):
             raise CommandError(f"{vendor} is none of {', '.join(VENDORS)}.")
         snapshot.forget()
         try:
-            with scratch(vendor, durable=options["durable"]):
+            # With DEBUG Django keeps a log of all statements, which no host pays for.
+            with override_settings(DEBUG=False), scratch(vendor, durable=options["durable"]):
                 flip(Phase.NEW_ONLY)
                 chosen = material(options["data"], seed=options["seed"])
                 found = self._measured(chosen, options)
