@@ -1,0 +1,1 @@
+"""The parts of `manage.py bench`: what is measured, against which floor, and how it is told."""

