@@ -1,29 +1,35 @@
-"""Writes that only add, in one statement: where the tables alone are written, on PostgreSQL.
+"""Writes that only add, where the tables alone are written: in one statement on PostgreSQL.
 
-The long way of `operations` stays the reference. Whatever cannot be told here goes that way.
+On SQLite they are three, but without what Django's queries cost. The long way of `operations`
+stays the reference; whatever cannot be told here goes that way.
 """
 
 from __future__ import annotations
 
-from django.db import Error, connections
+from django.db import Error, IntegrityError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
-from conversations import conf
 from conversations.changes import Operation
+from conversations.locking import lock_database
 from conversations.routing import plan_for
-from conversations.stores.normalized import Bumped, append_at_once
+from conversations.stores.normalized import Bumped, append_at_once, append_in_steps
 from conversations.stores.registry import legacy_store
 from conversations.transactions import attempt, lost
 from flags.phases import Phase
 
 
-def added(conversation_id: str, operation: Operation, *, owner: str | None) -> Bumped | None:
-    """Carry out an operation, if it only adds to a conversation as it is, in one statement.
+def added(
+    connection: BaseDatabaseWrapper,
+    conversation_id: str,
+    operation: Operation,
+    *,
+    owner: str | None,
+) -> Bumped | None:
+    """Carry out an operation, if it only adds to a conversation as it is.
 
     Returns: what the conversation's row says then; None where nothing was changed.
     """
-    if connections[conf.alias()].vendor != "postgresql":
-        return None
     legacy = legacy_store()
     if plan_for(conversation_id, has_legacy=legacy is not None).phase != Phase.NEW_ONLY:
         return None
@@ -33,10 +39,18 @@ def added(conversation_id: str, operation: Operation, *, owner: str | None) -> B
         return None
     now = timezone.now()
     try:
-        with attempt():
-            return append_at_once(conversation_id, addition, owner=owner, settled=settled, now=now)
-    except Error:
-        # Legacy did not answer, or another writer had the same key: the long way tells.
-        if lost(conf.alias()):
+        if connection.vendor == "postgresql":
+            with attempt(connection):
+                return append_at_once(
+                    connection, conversation_id, addition, owner=owner, settled=settled, now=now
+                )
+        with transaction.atomic(using=connection.alias):
+            lock_database(connection)
+            return append_in_steps(
+                connection, conversation_id, addition, owner=owner, settled=settled, now=now
+            )
+    except Error as error:
+        # Another writer may have had the same key, and legacy may not answer: the long way tells.
+        if lost(connection.alias) or not (settled or isinstance(error, IntegrityError)):
             raise
         return None

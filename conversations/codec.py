@@ -196,6 +196,11 @@ def _decode(columns: Sequence[Any], notes: Any, places: Mapping[str, int]) -> An
     return decoded
 
 
+# Most messages are a role and a text, in this order.
+_PLAIN = ("role", "content")
+_NO_COLUMNS = {**dict.fromkeys(_MESSAGE_KEYS), "extra": ""}
+
+
 def encode_message(message: Any, *, now: datetime) -> dict[str, Any]:
     """Return the columns of a message.
 
@@ -203,6 +208,10 @@ def encode_message(message: Any, *, now: datetime) -> dict[str, Any]:
     moment that the message states, else `now`: both are for searching only, and are ignored
     by `decode_message` unless the message spelled them so.
     """
+    if type(message) is dict and tuple(message) == _PLAIN:
+        role, content = message["role"], message["content"]
+        if _MESSAGE_FITS["role"](role) and isinstance(content, str) and storable(content):
+            return {**_NO_COLUMNS, "role": role, "content": content, "timestamp": now}
     columns, notes = _encode(message, _MESSAGE_KEYS, _MESSAGE_FITS, {})
     stated = message.get("timestamp") if isinstance(message, dict) else None
     columns["timestamp"] = now if stated is None else parse_timestamp(stated)
@@ -226,14 +235,17 @@ def decode_messages(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
     All JSON texts of the rows are parsed at once, because the call costs more than most of
     them; they stand in memory twice meanwhile, so a batch of rows should be small.
     """
-    shapes = [_shape(row[_EXTRA]) if _says_order(row[_EXTRA]) else None for row in rows]
+    shapes = [
+        _shape(extra) if extra and _says_order(extra) else None
+        for extra in [row[_EXTRA] for row in rows]
+    ]
     texts = [
         text
         for row, shape in zip(rows, shapes, strict=True)
-        for text in (row[_CALLS], row[_EXTRA] if shape is None else "")
+        for text in (row[_CALLS], row[_EXTRA] if shape is None else None)
         if text
     ]
-    parsed = iter(json.loads(f"[{','.join(texts)}]"))
+    parsed = iter(json.loads(f"[{','.join(texts)}]") if texts else ())
     decoded: list[Any] = []
     for row, shape in zip(rows, shapes, strict=True):
         role, content = row[0], row[1]
@@ -359,6 +371,13 @@ def encode_changed(fields: Mapping[str, Any], changed: Set[str]) -> dict[str, An
     return encoded
 
 
+def _parsed(text: str) -> Any:
+    """Return what a JSON text says; most are one of two, and a call costs more than they."""
+    if text == "null":
+        return None
+    return [] if text == "[]" else json.loads(text)
+
+
 def decode_fields(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that `encode_fields` was given, in their order."""
     notes = json.loads(columns["extra"]) if columns["extra"] else {}
@@ -367,7 +386,7 @@ def decode_fields(columns: Mapping[str, Any]) -> dict[str, Any]:
         "user_input": unescape(user_input) if notes.get("escaped") else user_input,
         "history": notes.get("history", []),
         "step_count": notes.get("step_count", columns["step_count"]),
-        "focus": json.loads(columns["focus_areas"]),
-        "last_tool_result": json.loads(columns["last_tool_result"]),
+        "focus": _parsed(columns["focus_areas"]),
+        "last_tool_result": _parsed(columns["last_tool_result"]),
         **notes.get("values", {}),
     }

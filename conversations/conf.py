@@ -6,6 +6,7 @@ Every key is optional. `conversations.checks` validates them all.
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from django.utils.module_loading import import_string
@@ -97,4 +98,9 @@ def require_owner() -> bool:
 
 def state_class() -> Any:
     """Return the class whose instances `load_state` gives."""
-    return import_string(get("STATE_CLASS"))
+    return _imported(get("STATE_CLASS"))
+
+
+@cache
+def _imported(path: str) -> Any:
+    return import_string(path)

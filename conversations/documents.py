@@ -286,9 +286,9 @@ def checked_messages(values: Any, *, path: str = "messages") -> list[Any]:
     """
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
         raise InvalidState(f"is a {type(values).__name__}, not a list", path=path)
-    limit = conf.get("MAX_MESSAGE_BYTES")
+    limit, depth = conf.get("MAX_MESSAGE_BYTES"), conf.get("MAX_DEPTH")
     return [
-        canonical(value, path=f"{path}[{index}]", max_bytes=limit)[0]
+        canonical(value, path=f"{path}[{index}]", max_bytes=limit, max_depth=depth)[0]
         for index, value in enumerate(values)
     ]
 

@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import Any
 
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations import conf
 from conversations.exceptions import StorageUnavailable
@@ -31,16 +32,21 @@ def lock(conversation_id: str, *, probe: str | None = None) -> ConversationState
     """
     connection = connections[conf.alias()]
     if connection.vendor == "sqlite":
-        if getattr(connection, "transaction_mode", None) != "IMMEDIATE":
-            # Even an UPDATE that matches nothing takes the write lock, and waits for it.
-            with connection.cursor() as cursor:
-                cursor.execute("UPDATE conversation_states SET revision = revision WHERE 0")
+        lock_database(connection)
         return found_row(conversation_id, probe=probe)
     row = found_row(conversation_id, probe=probe, clause=_FOR_UPDATE)
     if row is None:
         lock_id(conversation_id)
         row = found_row(conversation_id, probe=probe, clause=_FOR_UPDATE)
     return row
+
+
+def lock_database(connection: BaseDatabaseWrapper) -> None:
+    """Take SQLite's write lock until the transaction ends, unless that began with it."""
+    if getattr(connection, "transaction_mode", None) != "IMMEDIATE":
+        # Even an UPDATE that matches nothing takes the write lock, and waits for it.
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE conversation_states SET revision = revision WHERE 0")
 
 
 def probed(row: ConversationState) -> Any:

@@ -85,6 +85,9 @@ class Given:
         )
 
 
+NOTHING = Given([], b"", [])
+
+
 def opcodes(before: Sequence[bytes], after: Sequence[bytes]) -> Iterator[Opcode]:
     """Yield the differences between two sequences of digests, as difflib does, without "equal".
 

@@ -14,7 +14,7 @@ from dataclasses import InitVar, dataclass, field
 from datetime import datetime
 from time import perf_counter
 
-from django.db import Error, IntegrityError, transaction
+from django.db import Error, IntegrityError, connections, transaction
 from django.utils import timezone
 
 from conversations import conf, redactions
@@ -71,8 +71,11 @@ def write(
     Raises: ConversationNotFound, ConversationDeleted, StorageUnavailable, and what the
     operation raises.
     """
-    with translated(conversation_id):
-        bumped = added(conversation_id, operation, owner=owner) if plan is None else None
+    connection = connections[conf.alias()]
+    with translated(conversation_id, connection):
+        bumped = None
+        if plan is None:
+            bumped = added(connection, conversation_id, operation, owner=owner)
         if bumped is not None:
             return Outcome(bumped.revision, [StoreName.NORMALIZED], bumped=bumped)
         for ask_legacy in (True, False):

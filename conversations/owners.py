@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 
@@ -40,8 +43,14 @@ def owner_key(user_id: Any, *, required: bool | None = None) -> str | None:
     value = getattr(user_id, "pk", user_id)
     if value is None:
         raise InvalidOwner(f"{user_id!r} is no saved user: pass one, or its primary key.")
-    if isinstance(value, bool | float | bytes):
+    if isinstance(value, bool | float | bytes) or not isinstance(value, Hashable):
         raise InvalidOwner(f"{value!r} is no user's primary key.")
+    return _key(settings.AUTH_USER_MODEL, type(value), value)
+
+
+@lru_cache(maxsize=1024)
+def _key(model: str, kind: type, value: Any) -> str:
+    """Return a value as text, if the model's primary key takes it. (1 and "1" are cached apart.)"""
     key = get_user_model()._meta.pk
     try:
         converted = key.to_python(value)

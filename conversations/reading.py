@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from django.db import Error, transaction
+from django.db import Error, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from conversations import conf
@@ -19,10 +20,11 @@ from conversations.documents import HISTORY, Document, field_digests
 from conversations.exceptions import StorageUnavailable, UnreadableState
 from conversations.foreign import merge, restored
 from conversations.locking import deleted, lock, probed
-from conversations.merge import Entry, Given, entries_of
+from conversations.merge import NOTHING, Given, entries_of
 from conversations.models import ConversationState
 from conversations.owners import check_owner
 from conversations.routing import plan_for, read_order
+from conversations.seals import Seal
 from conversations.state import Baseline, LoadInfo
 from conversations.stores.base import LegacyStore, Stored
 from conversations.stores.normalized import (
@@ -76,9 +78,10 @@ def read(conversation_id: str, selection: Selection, *, owner: str | None) -> Lo
     that may hold it did not answer.
     """
     reader = _Read(conversation_id, selection, owner, legacy_store(), NormalizedStore())
-    with translated(conversation_id):
+    connection = connections[conf.alias()]
+    with translated(conversation_id, connection):
         try:
-            return reader.at_once()
+            return reader.at_once(connection)
         except _Raced:
             return _read_in_steps(conversation_id, reader)
 
@@ -108,20 +111,19 @@ class _Read:
     legacy: LegacyStore | None
     tables: NormalizedStore
 
-    def at_once(self) -> Loaded | None:
+    def at_once(self, connection: BaseDatabaseWrapper) -> Loaded | None:
         """Read the tables where they are current and preferred: one statement, two with items.
 
         Raises: _Raced where that is not so, or cannot be told: then step by step.
         """
-        legacy, plan = (
-            self.legacy,
-            plan_for(self.conversation_id, has_legacy=self.legacy is not None),
-        )
+        legacy = self.legacy
+        plan = plan_for(self.conversation_id, has_legacy=legacy is not None)
         if plan.reads != StoreName.NORMALIZED or (read_breaker() and breaker.reads.opened()):
             raise _Raced
         try:
-            with attempt():
+            with attempt(connection):
                 found = load_at_once(
+                    connection,
                     self.conversation_id,
                     last=self.selection.max_messages,
                     probe=None if legacy is None else legacy.probe(),
@@ -319,25 +321,29 @@ class _Read:
             expected = min(expected, chosen.max_messages)
         if len(messages.values) != expected:
             raise _Raced
-        items: list[Entry] = []
+        items = NOTHING
         if row.context_item_count:
-            items, changed = self.tables.items(
+            entries, changed = self.tables.items(
                 row, threshold=chosen.threshold, last=chosen.max_items
             )
             everything = chosen.threshold is None and chosen.max_items is None
             if changed != row.context_items_revision or (
-                everything and len(items) != row.context_item_count
+                everything and len(entries) != row.context_item_count
             ):
                 raise _Raced
+            items = Given.of(entries)
         return loaded(
             self.conversation_id,
             fields=fields,
             messages=messages,
-            items=Given.of(items),
+            items=items,
             store=StoreName.NORMALIZED,
             revision=row.revision,
             version=bytes(row.messages_digest).hex(),
-            hidden=(row.message_count - len(messages.values), row.context_item_count - len(items)),
+            hidden=(
+                row.message_count - len(messages.values),
+                row.context_item_count - len(items.values),
+            ),
             stale=stale,
         )
 
@@ -395,7 +401,7 @@ def loaded(
     digests = field_digests(fields)
     baseline = Baseline(
         conversation_id=conversation_id,
-        store=store.value,
+        store=str(store),
         revision=revision,
         version=version,
         sequences=messages.identities,
@@ -409,9 +415,12 @@ def loaded(
         hidden_messages=hidden[0],
         messages_before=hidden[0],
         hidden_items=hidden[1],
+        # The caller's state is made of these very objects.
+        message_seal=Seal.of(messages.values),
+        item_seal=Seal.of(items.values),
     )
     document = Document(dict(fields), messages.values, items.values)
-    return Loaded(document, baseline, LoadInfo(store.value, revision, stale, *hidden))
+    return Loaded(document, baseline, LoadInfo(str(store), revision, stale, *hidden))
 
 
 def at_truth(

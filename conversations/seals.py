@@ -31,9 +31,9 @@ class Seal:
         self._lengths, self._keys, self._leaves, self._nested = lengths, keys, leaves, nested
 
     @classmethod
-    def of(cls, values: Sequence[Any]) -> Seal | None:
+    def of(cls, values: Any) -> Seal | None:
         """Seal a list of mappings; None where that is not possible."""
-        if not set(map(type, values)) <= {dict}:
+        if not isinstance(values, list) or not values or set(map(type, values)) != {dict}:
             return None
         keys = list(chain.from_iterable(values))
         leaves = list(chain.from_iterable(map(dict.values, values)))
@@ -51,7 +51,7 @@ class Seal:
     def unbroken(self, values: Sequence[Any]) -> bool:
         """Whether a list begins with exactly what was sealed."""
         values = values[: len(self)]
-        if not set(map(type, values)) <= {dict} or list(map(len, values)) != self._lengths:
+        if set(map(type, values)) != {dict} or list(map(len, values)) != self._lengths:
             return False
         leaves = list(chain.from_iterable(map(dict.values, values)))
         try:

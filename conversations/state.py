@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-import secrets
+import os
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, Self, TypedDict
 
 from conversations.digests import DIGEST_BYTES, split
@@ -75,7 +76,6 @@ class Baseline:
         "token",
         "version",
     )
-    __slots__ = (*_PARTS, "item_seal", "message_seal")
 
     conversation_id: str
     store: str
@@ -119,28 +119,26 @@ class Baseline:
         message_seal: Seal | None = None,
         item_seal: Seal | None = None,
     ) -> None:
-        values = {
-            "conversation_id": conversation_id,
-            "store": store,
-            "revision": revision,
-            "version": version,
-            "sequences": array("q", sequences),
-            "message_digests": message_digests,
-            "item_ids": array("q", item_ids),
-            "item_digests": item_digests,
-            "field_digests": dict(field_digests or {}),
-            "history_length": history_length,
-            "stored_history_length": stored_history_length,
-            "stored_history_digest": stored_history_digest,
-            "hidden_messages": hidden_messages,
-            "hidden_items": hidden_items,
-            "messages_before": messages_before,
-            "token": token or secrets.token_hex(8),
-            "message_seal": message_seal,
-            "item_seal": item_seal,
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(
+            conversation_id=conversation_id,
+            store=store,
+            revision=revision,
+            version=version,
+            sequences=array("q", sequences),
+            message_digests=message_digests,
+            item_ids=array("q", item_ids),
+            item_digests=item_digests,
+            field_digests=dict(field_digests or {}),
+            history_length=history_length,
+            stored_history_length=stored_history_length,
+            stored_history_digest=stored_history_digest,
+            hidden_messages=hidden_messages,
+            hidden_items=hidden_items,
+            messages_before=messages_before,
+            token=token or os.urandom(8).hex(),
+            message_seal=message_seal,
+            item_seal=item_seal,
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("a baseline never changes")
@@ -171,14 +169,7 @@ class Baseline:
 
     def with_messages(self, digests: Iterable[bytes]) -> Baseline:
         """Return the same baseline, with these digests of the messages given."""
-        return self._with(message_digests=b"".join(digests))
-
-    def sealed(self, messages: Any, items: Any) -> Baseline:
-        """Return the same baseline of these lists, which hold what was given, in this process."""
-        return self._with(message_seal=_seal(messages), item_seal=_seal(items))
-
-    def _with(self, **values: Any) -> Baseline:
-        return Baseline(**{name: getattr(self, name) for name in self.__slots__} | values)
+        return Baseline(**vars(self) | {"message_digests": b"".join(digests)})
 
     @property
     def hides(self) -> bool:
@@ -242,8 +233,10 @@ def _known(values: Any, digests: bytes, seal: Seal | None) -> Known:
     return Known(digests, len(seal) if seal is not None and unbroken else 0)
 
 
-def _seal(values: Any) -> Seal | None:
-    return Seal.of(values) if isinstance(values, list) else None
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    """Return the fields of a state that `to_dict` gives by name, in order."""
+    return tuple(each.name for each in fields(cls) if each.name not in _PRIVATE)
 
 
 @dataclass
@@ -279,7 +272,8 @@ class AgentState:
         """
         if not isinstance(self.extra, Mapping):
             raise InvalidState(f"is a {type(self.extra).__name__}, not a mapping", path="extra")
-        data = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _PRIVATE}
+        kind: Any = type(self)
+        data = {name: getattr(self, name) for name in _names(kind)}
         for name in self.extra:
             if name in data or name == BASELINE_KEY:
                 raise InvalidState("repeats a field of the state", path=f"extra.{name}")
@@ -295,7 +289,8 @@ class AgentState:
 
         Raises: InvalidState when `_baseline` is not what `to_dict` gave.
         """
-        known = {f.name for f in fields(cls) if f.name not in _PRIVATE}
+        kind: Any = cls
+        known = _names(kind)
         stored = data.get(BASELINE_KEY)
         return cls(
             **{name: value for name, value in data.items() if name in known},

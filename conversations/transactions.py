@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from django.db import Error, InterfaceError, OperationalError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations import conf
 from conversations.exceptions import StorageUnavailable
@@ -21,16 +22,22 @@ CONNECTION_STATES = ("08", "57P")
 
 
 @contextmanager
-def translated(conversation_id: str) -> Iterator[None]:
+def translated(
+    conversation_id: str, connection: BaseDatabaseWrapper | None = None
+) -> Iterator[None]:
     """Turn database errors into StorageUnavailable: never into an empty state.
 
     Where the caller's own transaction is lost with its connection, the error stays what it is.
     A caller who caught ours and went on would lose their rows: Django then ends their block
     without an exception, and without a commit.
     """
-    inside = connections[conf.alias()].in_atomic_block
+    connection = connection or connections[conf.alias()]
+    inside = connection.in_atomic_block
     try:
-        with _patience():
+        if connection.vendor == "postgresql" and current_plan().emergency:
+            with _patience(connection):
+                yield
+        else:
             yield
     except Error as error:
         name = type(error).__name__
@@ -61,25 +68,22 @@ def _cut_off(error: Error) -> bool:
     return state is None or state.startswith(CONNECTION_STATES)
 
 
-def attempt() -> AbstractContextManager[None]:
+def attempt(connection: BaseDatabaseWrapper | None = None) -> AbstractContextManager[None]:
     """A savepoint inside a transaction, so that a failure in it breaks nothing else."""
-    using = conf.alias()
-    if connections[using].in_atomic_block:
-        return transaction.atomic(using=using)
-    return nullcontext()
+    connection = connection or connections[conf.alias()]
+    return transaction.atomic(using=connection.alias) if connection.in_atomic_block else _NOTHING
+
+
+_NOTHING = nullcontext()
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
+def _patience(connection: BaseDatabaseWrapper) -> Iterator[None]:
     """In an emergency, wait for no lock longer than a moment: the tables may be locked for ever.
 
     That holds for our own COMMIT as well, where PostgreSQL opens what a foreign key refers to,
     even for a null. Inside the caller's transaction, the caller's own patience is restored.
     """
-    connection = connections[conf.alias()]
-    if not current_plan().emergency or connection.vendor != "postgresql":
-        yield
-        return
     ours = not connection.in_atomic_block
     with transaction.atomic(using=conf.alias()), connection.cursor() as cursor:
         cursor.execute("SELECT current_setting('lock_timeout')")

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
@@ -39,14 +40,14 @@ MOMENT = "40ms"
 _forced: ContextVar[Plan | None] = ContextVar("flags_forced_plan", default=None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settings:
     """What the database says: every switch, and for how many percent the phase is in force."""
 
     switches: Mapping[str, bool]
     canary: float = EVERYTHING
 
-    @property
+    @cached_property
     def plan(self) -> Plan:
         """Return the plan of the phase, leaving the canary aside."""
         return plan_of(self.switches)

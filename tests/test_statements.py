@@ -48,7 +48,15 @@ def statements(call: Callable[[], Any]) -> list[str]:
 
 
 def touched(sent: list[str], table: str) -> list[str]:
-    return [sql.split(" ", 1)[0] for sql in sent if f'"{table}"' in sql and "SELECT" not in sql[:6]]
+    verbs = {
+        "UPDATE": f"UPDATE {table} ",
+        "INSERT": f"INSERT INTO {table} ",
+        "DELETE": f"FROM {table} ",
+    }
+    bare = [sql.replace('"', "") for sql in sent]
+    return [
+        verb for sql in bare for verb, text in verbs.items() if sql.startswith(verb) and text in sql
+    ]
 
 
 def transactions(call: Callable[[], Any]) -> list[str]:
@@ -87,13 +95,12 @@ def test_one_statement_has_no_transaction_of_ours_around_it(cid: str, alone: boo
     assert begun == [] if alone else begun != []
 
 
-def test_appending_reads_nothing_but_the_row(cid: str, alone: bool) -> None:
+def test_appending_reads_nothing_but_the_row(cid: str, alone: bool, legacy: str) -> None:
     assert len(statements(lambda: storage.append_messages(cid, messages("x")))) == (
         1 if alone else 3
     )
-    assert len(statements(lambda: storage.append_messages(cid, messages("y"), keys=["y"]))) == (
-        1 if alone else 4
-    )
+    keyed = 1 if alone else 4 if legacy == "jsonfield" else 3
+    assert len(statements(lambda: storage.append_messages(cid, messages("y"), keys=["y"]))) == keyed
 
 
 def test_a_windowed_load_and_append_takes_no_more(cid: str, alone: bool) -> None:

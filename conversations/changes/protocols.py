@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -17,7 +17,7 @@ OWN_KEYS = "~"
 
 def new_token() -> str:
     """Return a random token for the keys of one save."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 class View(Protocol):

@@ -30,6 +30,7 @@ from conversations.exceptions import ConversationNotFound, InvalidState
 from conversations.operations import Outcome
 from conversations.owners import owner_key
 from conversations.reading import Selection, read
+from conversations.seals import Seal
 from conversations.shadow import shadow
 from conversations.state import UNCOMMITTED_KEY, AgentState, Baseline, LoadInfo, SaveResult
 from conversations.storage.arguments import (
@@ -82,13 +83,9 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
     operation = SaveState(checked_document(data, messages=messages, items=items), baseline)
     outcome, result = written(conversation_id, operation, owner)
     if _remembers(state):
-        baseline, info = _advanced(conversation_id, operation, outcome)
-        _attach(
-            state,
-            baseline.sealed(data.get(MESSAGES), data.get(ITEMS)),
-            info,
-            committed=result["committed"],
-        )
+        seals = (Seal.of(data.get(MESSAGES)), Seal.of(data.get(ITEMS)))
+        baseline, info = _advanced(conversation_id, operation, outcome, seals=seals)
+        _attach(state, baseline, info, committed=result["committed"])
     return result
 
 
@@ -121,7 +118,11 @@ def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Ou
 
 
 def _advanced(
-    conversation_id: str, operation: SaveState, outcome: Outcome
+    conversation_id: str,
+    operation: SaveState,
+    outcome: Outcome,
+    *,
+    seals: tuple[Seal | None, Seal | None],
 ) -> tuple[Baseline, LoadInfo]:
     """Return the baseline of a state that was saved, and what it still does not show."""
     document, before = operation.document, operation.baseline
@@ -151,6 +152,8 @@ def _advanced(
         # What others added since stands behind, and in between.
         messages_before=before.messages_before if before else 0,
         hidden_items=max(hidden[1], 0),
+        message_seal=seals[0],
+        item_seal=seals[1],
     )
     return baseline, LoadInfo(
         store.value, outcome.revision, False, max(hidden[0], 0), max(hidden[1], 0)
@@ -266,9 +269,8 @@ def load_state(
         attach(state, _nothing_of(conversation_id), None)
         return state
     shadow(conversation_id)
-    document = found.document
-    state = made.from_dict(document.to_dict())
-    attach(state, found.baseline.sealed(document.messages, document.items), found.info)
+    state = made.from_dict(found.document.to_dict())
+    attach(state, found.baseline, found.info)
     return state
 
 

@@ -4,7 +4,9 @@ A save appends: n new messages write n rows and update the conversation's row. W
 drops or edits is superseded, never removed. All writes of one change carry one revision.
 """
 
-from conversations.stores.normalized.adding import Addition, At, Bumped, append_at_once
+from conversations.stores.normalized.adding import Addition, At, Bumped
+from conversations.stores.normalized.adding_at_once import append_at_once
+from conversations.stores.normalized.adding_in_steps import append_in_steps
 from conversations.stores.normalized.items import ItemRows, limited_items
 from conversations.stores.normalized.loading import Head, load_at_once
 from conversations.stores.normalized.messages import MessageRows
@@ -30,6 +32,7 @@ __all__ = [
     "MessageRows",
     "NormalizedStore",
     "append_at_once",
+    "append_in_steps",
     "found_row",
     "limited_items",
     "load_at_once",

@@ -1,4 +1,4 @@
-"""An append in one statement, on PostgreSQL: lock and bump the row, insert the messages behind.
+"""Adding to a conversation in few statements: what is added, and under which conditions.
 
 It does what `NormalizedStore.write` does with a `Change` that only appends, under conditions that
 the database checks. Where one does not hold, nothing is changed, and the long way tells why.
@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
 from conversations.codec import SPEAKING, encode_changed, encode_message
 from conversations.digests import DIGEST_BYTES
 from conversations.merge import Entry
-from conversations.stores.cursors import bound_cursor
-from flags import fence
-
-# Each number of messages has a text of its own; what is more takes the long way.
-MOST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,168 +53,120 @@ class Bumped:
     messages_digest: bytes
 
 
-# The columns of a message that an addition fills, and their types.
-_TYPES = {
-    "role": "text",
-    "content": "text",
-    "message_type": "text",
-    "tool_name": "text",
-    "tool_success": "boolean",
-    "tool_call_id": "text",
-    "tool_calls": "text",
-    "extra": "text",
-    "timestamp": "timestamptz",
-    "key": "text",
-    "digest": "bytea",
-}
-# What a column holds where no message of the addition says anything else.
-_DEFAULTS = {"extra": "''", "timestamp": "bumped.updated_at"}
-_OWNER = "COALESCE(CAST(conversation_states.user_id AS text), conversation_states.legacy_user_id)"
-# An UPDATE that waited for its row sees the newest version of that, and everything else as it was
-# before: whoever looks for keys must not have waited.
-_UNMOVED = (
-    "revision = (SELECT seen.revision FROM conversation_states seen"
-    " WHERE seen.id = conversation_states.id)"
+# The columns of a message that an addition fills.
+COLUMNS = (
+    "role",
+    "content",
+    "message_type",
+    "tool_name",
+    "tool_success",
+    "tool_call_id",
+    "tool_calls",
+    "extra",
+    "timestamp",
+    "key",
+    "digest",
 )
-_KEPT = f"substring(extra from 1 for {len(SPEAKING[0])}) NOT IN ({', '.join(map(repr, SPEAKING))})"
+_OWNER = "COALESCE(CAST(conversation_states.user_id AS text), conversation_states.legacy_user_id)"
+_KEPT = f"substr(extra, 1, {len(SPEAKING[0])}) NOT IN ({', '.join(map(repr, SPEAKING))})"
 
 
-def append_at_once(
-    conversation_id: str,
-    addition: Addition,
-    *,
-    owner: str | None,
-    settled: str = "",
-    now: datetime,
-) -> Bumped | None:
-    """Add messages and give their entries their sequences; None where a condition fails.
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the text of a statement depends on: one text for each, so that it can be prepared."""
 
-    `settled` is an SQL condition over the row: that nobody else has written into legacy.
+    messages: int
+    # The columns of messages in which one says anything else than its default.
+    given: tuple[str, ...]
+    # The columns of the conversation that change.
+    changed: tuple[str, ...]
+    based: bool
+    owned: bool
+    keys: int
+    settled: str
 
-    Raises: IntegrityError where somebody else added one of the keys at the same moment.
-    """
-    entries, baseline = addition.messages, addition.baseline
-    if len(entries) > MOST:
-        return None
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The shape of an addition, and the values that go with it."""
+
+    shape: Shape
+    changed: list[Any]
+    conditions: list[Any]
+    # Row by row, in the order of `Shape.given`.
+    rows: list[list[Any]]
+
+
+def parts_of(
+    addition: Addition, conversation_id: str, *, owner: str | None, settled: str, now: datetime
+) -> Parts:
+    """Return what a statement is made of."""
     rows = [
         encode_message(entry.value, now=now) | {"key": entry.key, "digest": entry.digest}
-        for entry in entries
+        for entry in addition.messages
     ]
-    default = {"extra": "", "timestamp": now}
-    given = tuple(name for name in _TYPES if any(row[name] != default.get(name) for row in rows))
+    given = _given(rows, {"extra": "", "timestamp": now})
     columns = encode_changed(addition.fields, addition.changed) if addition.changed else {}
-    parameters: list[Any] = [now, *columns.values()]
-    if columns:
-        parameters.append(addition.fields_digest)
-    if baseline is None:
-        parameters += [entry.digest for entry in entries]
-    elif entries:
-        parameters.append(addition.rolled)
-    parameters.append(conversation_id)
-    if baseline is not None:
-        parameters += [
-            baseline.revision,
-            bytes.fromhex(baseline.version),
-            baseline.fields_digest,
-        ]
+    conditions: list[Any] = [conversation_id]
+    at = addition.baseline
+    if at is not None:
+        conditions += [at.revision, bytes.fromhex(at.version), at.fields_digest]
     if owner is not None:
-        parameters.append(owner)
-    parameters += [*addition.keys, *addition.keys]
-    parameters += [row[name] for row in rows for name in given]
-    sql = _statement(
-        len(entries),
+        conditions.append(owner)
+    conditions += [*addition.keys, *addition.keys]
+    shape = Shape(
+        len(rows),
         given,
         tuple(columns),
-        based=baseline is not None,
-        owned=owner is not None,
-        keys=len(addition.keys),
-        settled=settled,
+        at is not None,
+        owner is not None,
+        len(addition.keys),
+        settled,
     )
-    with bound_cursor() as cursor:
-        cursor.execute(sql, parameters)
-        found = cursor.fetchone()
-    if found is None:
-        return None
-    bumped = Bumped(*found)
-    first = bumped.next_sequence - len(entries)
-    for place, entry in enumerate(entries):
-        entry.identity, entry.added_in = first + place, bumped.revision
-    return bumped
+    values = [[row[name] for name in given] for row in rows]
+    return Parts(shape, list(columns.values()), conditions, values)
 
 
-@lru_cache(maxsize=256)
-def _statement(
-    count: int,
-    given: tuple[str, ...],
-    columns: tuple[str, ...],
-    *,
-    based: bool,
-    owned: bool,
-    keys: int,
-    settled: str,
-) -> str:
-    changes = ", ".join(_changes(count, columns, based=based))
-    conditions = " AND ".join(_conditions(columns, based=based, owned=owned, keys=keys))
-    update = f"UPDATE conversation_states SET {changes} WHERE {conditions}"
-    if settled:
-        update += f" AND {settled}"
-    update += " RETURNING revision, next_sequence, message_count, context_item_count"
-    update += ", messages_digest"
-    if not count:
-        return update
-    # Only the first row names the types.
-    typed = "".join(f", %s::{_TYPES[name]}" for name in given)
-    plain = ", %s" * len(given)
-    rows = ", ".join(f"({place}{typed if not place else plain})" for place in range(count))
-    names = "".join(f", {name}" for name in given)
-    absent = "".join(f", {name}" for name in _DEFAULTS if name not in given)
-    defaults = "".join(f", {value}" for name, value in _DEFAULTS.items() if name not in given)
-    return (
-        f"WITH bumped AS ({update}, id, updated_at), added AS ("
-        " INSERT INTO conversation_messages"
-        f" (conversation_id, sequence, added_in, key_digest{names}{absent})"
-        f" SELECT bumped.id, next_sequence - {count} + place, revision, digest{names}{defaults}"
-        f" FROM bumped, (VALUES {rows}) messages (place{names})"
-        ") SELECT revision, next_sequence, message_count, context_item_count, messages_digest"
-        " FROM bumped"
-    )
+def _given(rows: Sequence[Mapping[str, Any]], default: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the columns in which a row holds anything else than the default."""
+    given = []
+    for name in COLUMNS:
+        usual = default.get(name)
+        for row in rows:
+            if row[name] != usual:
+                given.append(name)
+                break
+    return tuple(given)
 
 
-def _changes(count: int, columns: tuple[str, ...], *, based: bool) -> Iterator[str]:
-    yield "revision = revision + 1"
-    yield "updated_at = %s"
-    yield from (f"{column} = %s" for column in columns)
-    if columns:
-        yield f"state_digest = %s || substring(state_digest from {DIGEST_BYTES + 1})"
-    if count:
-        yield f"next_sequence = next_sequence + {count}"
-        yield f"message_count = message_count + {count}"
-        rolled = "messages_digest"
-        for _ in range(count):
-            rolled = f"substring(sha256({rolled} || %s) from 1 for {DIGEST_BYTES})"
-        yield f"messages_digest = {'%s' if based else rolled}"
-
-
-def _conditions(columns: tuple[str, ...], *, based: bool, owned: bool, keys: int) -> Iterator[str]:
+def conditions_of(shape: Shape) -> Iterator[str]:
+    """Yield the conditions over the conversation's row, for `Parts.conditions`."""
     yield "conversation_id = %s"
     # Everything older has to be taken in first, or redacted.
     yield "legacy_revision <= revision"
     yield "redaction_count = 0"
-    # Before the row: a flip that waits for it must not wait for a row as well.
-    yield f"{fence.shared_sql()} IS NOT NULL"
-    if based:
+    if shape.based:
         yield "revision = %s AND messages_digest = %s"
-        yield f"substring(state_digest from 1 for {DIGEST_BYTES}) = %s"
-    if columns and "extra" not in columns:
+        yield f"substr(state_digest, 1, {DIGEST_BYTES}) = %s"
+    if shape.changed and "extra" not in shape.changed:
         yield _KEPT
-    if owned:
+    if shape.owned:
         yield f"{_OWNER} = %s"
-    if keys:
-        yield _UNMOVED
+    if shape.keys:
+        # One by one, each has an index.
         for superseded in ("IS NULL", "IS NOT NULL"):
             yield (
                 "NOT EXISTS (SELECT 1 FROM conversation_messages known"
                 " WHERE known.conversation_id = conversation_states.id"
                 f" AND known.superseded_in {superseded}"
-                f" AND known.key IN ({', '.join(['%s'] * keys)}))"
+                f" AND known.key IN ({', '.join(['%s'] * shape.keys)}))"
             )
+    if shape.settled:
+        yield shape.settled
+
+
+def placed(entries: Sequence[Entry], bumped: Bumped) -> None:
+    """Give entries the sequences that they got."""
+    first = bumped.next_sequence - len(entries)
+    for place, entry in enumerate(entries):
+        entry.identity, entry.added_in = first + place, bumped.revision

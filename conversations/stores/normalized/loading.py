@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
-from conversations import conf
 from conversations.codec import MESSAGE_COLUMNS, decode_messages
-from conversations.digests import split
 from conversations.merge import Given
-from conversations.stores.cursors import bound_cursor
+from conversations.stores.cursors import executed
 
 # Rows that are decoded at once.
 BATCH = 32
@@ -60,27 +59,41 @@ class Head:
 
 
 def load_at_once(
-    conversation_id: str, *, last: int | None = None, probe: str | None = None
+    connection: BaseDatabaseWrapper,
+    conversation_id: str,
+    *,
+    last: int | None = None,
+    probe: str | None = None,
 ) -> tuple[Head, Given] | None:
     """Return a conversation's row and its current messages in order (the `last`), or None."""
     newest = last is not None
-    sql = _statement(connections[conf.alias()].vendor, newest=newest, probe=probe)
+    vendor = connection.vendor
+    sql = _statement(vendor, newest=newest, probe=probe)
+    cursor = executed(connection, sql, _parameters(vendor, conversation_id, last))
+    first = cursor.fetchone()
+    if first is None:
+        return None
     sequences: list[int] = []
-    digests = bytearray()
+    digests: list[bytes] = []
     values: list[Any] = []
-    with bound_cursor() as cursor:
-        cursor.execute(sql, _parameters(conversation_id, last))
-        first = cursor.fetchone()
-        if first is None:
-            return None
-        while batch := cursor.fetchmany(BATCH):
-            sequences += [row[_WIDTH] for row in batch]
-            digests += b"".join([row[_WIDTH + 1] for row in batch])
-            values += decode_messages(batch)
-    given = Given(sequences, bytes(digests), values)
-    return _head(first, probed=first[-1] if probe else None), _in_order(given, newest=newest)
+    full = BATCH
+    while full == BATCH:
+        batch = cursor.fetchmany(BATCH)
+        full = len(batch)
+        sequences += [row[_WIDTH] for row in batch]
+        digests += [row[_WIDTH + 1] for row in batch]
+        values += decode_messages(batch)
+    if newest:
+        sequences, digests, values = sequences[::-1], digests[::-1], values[::-1]
+    if sequences != sorted(sequences):
+        order = sorted(range(len(sequences)), key=sequences.__getitem__)
+        digests, values = [digests[at] for at in order], [values[at] for at in order]
+        sequences.sort()
+    head = _head(first, probed=first[-1] if probe else None)
+    return head, Given(sequences, b"".join(digests), values)
 
 
+@lru_cache(maxsize=32)
 def _statement(vendor: str, *, newest: bool, probe: str | None) -> str:
     columns = ", ".join((*MESSAGE_COLUMNS, "sequence", "digest"))
     head = f"{_HEAD}, CAST({_LAST if newest else _FIRST} AS bigint) AS sequence"
@@ -105,8 +118,8 @@ def _statement(vendor: str, *, newest: bool, probe: str | None) -> str:
     )
 
 
-def _parameters(conversation_id: str, last: int | None) -> list[Any]:
-    if connections[conf.alias()].vendor == "sqlite":
+def _parameters(vendor: str, conversation_id: str, last: int | None) -> list[Any]:
+    if vendor == "sqlite":
         return [conversation_id, conversation_id, *([] if last is None else [last + 1])]
     return [*([] if last is None else [last]), conversation_id]
 
@@ -117,8 +130,7 @@ def _head(row: Sequence[Any], *, probed: Any) -> Head:
         int, numbers.split(" ")
     )
     if is_user:
-        # As text, the database's form of a key; as an owner, Python's.
-        owner = str(get_user_model()._meta.pk.to_python(owner))
+        owner = _key(settings.AUTH_USER_MODEL, owner)
     return Head(
         owner=owner,
         legacy_token=token,
@@ -140,14 +152,7 @@ def _head(row: Sequence[Any], *, probed: Any) -> Head:
     )
 
 
-def _in_order(given: Given, *, newest: bool) -> Given:
-    sequences, digests, values = given.identities, given.digests, given.values
-    if newest:
-        sequences, values = sequences[::-1], values[::-1]
-        digests = b"".join(split(digests)[::-1])
-    if any(before >= after for before, after in pairwise(sequences)):
-        order = sorted(range(len(sequences)), key=sequences.__getitem__)
-        parts = split(digests)
-        sequences, values = [sequences[at] for at in order], [values[at] for at in order]
-        digests = b"".join([parts[at] for at in order])
-    return Given(sequences, digests, values)
+@lru_cache(maxsize=1024)
+def _key(model: str, text: str) -> str:
+    """Return a user's primary key as Python writes it, from the text that the database gives."""
+    return str(get_user_model()._meta.pk.to_python(text))
