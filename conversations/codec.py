@@ -113,8 +113,8 @@ _WIDTH = len(MESSAGE_COLUMNS)
 _MESSAGE_PLACES = {key: place for place, key in enumerate(_MESSAGE_KEYS)}
 _SUCCESS, _CALLS = _MESSAGE_PLACES["tool_success"], _MESSAGE_PLACES["tool_calls"]
 _EXTRA = MESSAGE_COLUMNS.index("extra")
-# What follows role and content, where they are all.
-_NOTHING_ELSE = (None, None, None, None, None, "")
+# message_type, tool_name and tool_success, where there are none.
+_NOTHING_ELSE = [None, None, None]
 _ITEM_KEYS = ("content", *_ITEM_FITS)
 # The columns of a context item, in the order of `decode_items`.
 ITEM_COLUMNS = (*(_ITEM_COLUMNS.get(key, key) for key in _ITEM_KEYS), "extra")
@@ -248,24 +248,33 @@ def decode_messages(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
     parsed = iter(json.loads(f"[{','.join(texts)}]") if texts else ())
     decoded: list[Any] = []
     for row, shape in zip(rows, shapes, strict=True):
-        role, content = row[0], row[1]
-        if role is not None and content is not None and row[2:_WIDTH] == _NOTHING_ELSE:
-            # Most messages are a role and a text: a tenth of the general way.
-            decoded.append({"role": intern(role), "content": content})
-            continue
-        columns = list(row)
+        role, content, *others, call_id, calls, extra = row[:_WIDTH]
         if role is not None:
             # One of a few texts that come again and again.
-            columns[0] = intern(role)
-        if columns[_SUCCESS] is not None:
-            # SQLite gives 0 or 1.
-            columns[_SUCCESS] = bool(columns[_SUCCESS])
-        columns[_CALLS] = next(parsed) if columns[_CALLS] else None
+            role = intern(role)
         if shape is not None:
-            decoded.append({key: columns[at] for key, at in shape})
-            continue
-        notes = next(parsed) if columns[_EXTRA] else None
-        decoded.append(_decode(columns, notes, _MESSAGE_PLACES))
+            made = {key: row[at] for key, at in shape}
+            if "role" in made:
+                made["role"] = role
+            if calls is not None:
+                made["tool_calls"] = next(parsed)
+            if made.get("tool_success") is not None:
+                # SQLite gives 0 or 1.
+                made["tool_success"] = bool(made["tool_success"])
+            decoded.append(made)
+        elif extra or calls or role is None or content is None or others != _NOTHING_ELSE:
+            columns = list(row)
+            columns[0] = role
+            if columns[_SUCCESS] is not None:
+                columns[_SUCCESS] = bool(columns[_SUCCESS])
+            columns[_CALLS] = next(parsed) if calls else None
+            notes = next(parsed) if extra else None
+            decoded.append(_decode(columns, notes, _MESSAGE_PLACES))
+        elif call_id is None:
+            # Most messages are a role and a text: a tenth of the general way.
+            decoded.append({"role": role, "content": content})
+        else:
+            decoded.append({"role": role, "content": content, "tool_call_id": call_id})
     return decoded
 
 

@@ -6,8 +6,7 @@ A digest of every message of a long conversation, at every save, takes as long a
 from __future__ import annotations
 
 import marshal
-from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, compress
 from operator import is_
 from typing import Any
 
@@ -23,12 +22,14 @@ class Seal:
     process that made it.
     """
 
-    __slots__ = ("_keys", "_leaves", "_lengths", "_nested")
+    __slots__ = ("_keys", "_leaves", "_lengths", "_marshalled", "_nested")
 
     def __init__(
-        self, lengths: list[int], keys: list[str], leaves: list[Any], nested: bytes
+        self, lengths: list[int], keys: list[str], leaves: list[Any], nested: list[Any]
     ) -> None:
+        """Raises: ValueError for what is no JSON value."""
         self._lengths, self._keys, self._leaves, self._nested = lengths, keys, leaves, nested
+        self._marshalled = marshal.dumps(nested, 2)
 
     @classmethod
     def of(cls, values: Any) -> Seal | None:
@@ -37,37 +38,33 @@ class Seal:
             return None
         keys = list(chain.from_iterable(values))
         leaves = list(chain.from_iterable(map(dict.values, values)))
-        if not (set(map(type, keys)) <= {str} and set(map(type, leaves)) <= _IMMUTABLE | _NESTED):
+        kinds = set(map(type, leaves))
+        if not (set(map(type, keys)) <= {str} and kinds <= _IMMUTABLE | _NESTED):
             return None
+        nested = kinds & _NESTED and list(
+            compress(leaves, map(_NESTED.__contains__, map(type, leaves)))
+        )
         try:
-            nested = _nested_in(leaves)
+            return cls(list(map(len, values)), keys, leaves, nested or [])
         except ValueError:
             return None
-        return cls(list(map(len, values)), keys, leaves, nested)
 
     def __len__(self) -> int:
         return len(self._lengths)
 
-    def unbroken(self, values: Sequence[Any]) -> bool:
+    def unbroken(self, values: Any) -> bool:
         """Whether a list begins with exactly what was sealed."""
+        if not isinstance(values, list) or len(values) < len(self):
+            return False
         values = values[: len(self)]
         if set(map(type, values)) != {dict} or list(map(len, values)) != self._lengths:
             return False
-        leaves = list(chain.from_iterable(map(dict.values, values)))
+        if list(chain.from_iterable(values)) != self._keys:
+            return False
+        if not all(map(is_, chain.from_iterable(map(dict.values, values)), self._leaves)):
+            return False
         try:
-            return (
-                list(chain.from_iterable(values)) == self._keys
-                and all(map(is_, leaves, self._leaves))
-                and _nested_in(leaves) == self._nested
-            )
+            # They are the very objects that were sealed: what they hold may have changed.
+            return marshal.dumps(self._nested, 2) == self._marshalled
         except ValueError:
             return False
-
-
-def _nested_in(leaves: Sequence[Any]) -> bytes:
-    """Return the bytes of what is nested: the same for the same content, type-strictly.
-
-    Raises: ValueError for what is no JSON value.
-    """
-    nested = [leaf for leaf in leaves if type(leaf) in _NESTED]
-    return marshal.dumps(nested, 2) if nested else b""

@@ -229,8 +229,7 @@ class Baseline:
 
 
 def _known(values: Any, digests: bytes, seal: Seal | None) -> Known:
-    unbroken = seal is not None and isinstance(values, list) and seal.unbroken(values)
-    return Known(digests, len(seal) if seal is not None and unbroken else 0)
+    return Known(digests, len(seal) if seal is not None and seal.unbroken(values) else 0)
 
 
 @cache

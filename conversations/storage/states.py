@@ -20,6 +20,7 @@ from conversations.documents import (
     STEP_COUNT,
     USER_INPUT,
     Document,
+    Known,
     canonical,
     check_types,
     checked_document,
@@ -48,6 +49,8 @@ _FIELDS = {
     "step_count": STEP_COUNT,
     "last_tool_result": LAST_TOOL_RESULT,
 }
+# How many elements behind a seal are told by their digests, before the list is sealed anew.
+UNSEALED = 64
 _LISTS = ("new_messages", "new_context_items")
 
 
@@ -83,10 +86,21 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
     operation = SaveState(checked_document(data, messages=messages, items=items), baseline)
     outcome, result = written(conversation_id, operation, owner)
     if _remembers(state):
-        seals = (Seal.of(data.get(MESSAGES)), Seal.of(data.get(ITEMS)))
+        seals = (
+            _seal(data.get(MESSAGES), baseline.message_seal if baseline else None, messages),
+            _seal(data.get(ITEMS), baseline.item_seal if baseline else None, items),
+        )
         baseline, info = _advanced(conversation_id, operation, outcome, seals=seals)
         _attach(state, baseline, info, committed=result["committed"])
     return result
+
+
+def _seal(values: Any, before: Seal | None, known: Known | None) -> Seal | None:
+    """Return the seal of a list that was saved: the one before, while it covers most of it."""
+    if before is not None and known is not None and known.sealed:
+        if len(values) - known.sealed <= UNSEALED:
+            return before
+    return Seal.of(values)
 
 
 def _remembers(state: Any) -> bool:

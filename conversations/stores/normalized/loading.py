@@ -19,7 +19,7 @@ from conversations.merge import Given
 from conversations.stores.cursors import executed
 
 # Rows that are decoded at once.
-BATCH = 32
+BATCH = 100
 _WIDTH = len(MESSAGE_COLUMNS)
 
 # The first row is the conversation's: its texts stand in the columns of MESSAGE_COLUMNS, because
