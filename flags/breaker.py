@@ -85,6 +85,11 @@ class Breaker:
                 return tuple(stores)
         return (*others, first)
 
+    def lets_through(self, store: str) -> bool:
+        """Whether a read may go to a store: not while its reads are moved away, but for a trial."""
+        with self._lock:
+            return self._lets_through(store)
+
     def observed(self, store: str, *, failed: bool, limits: Limits) -> None:
         """Take note of a read of a store that was one of several to choose from."""
         now = self._clock()

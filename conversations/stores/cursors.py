@@ -19,14 +19,14 @@ PREPARED_AFTER = 5
 
 
 @contextmanager
-def bound_cursor() -> Iterator[Any]:
+def bound_cursor(using: str | None = None) -> Iterator[Any]:
     """Open a cursor on Django's own connection, whose parameters the server binds.
 
     Execute wrappers and the log of queries see it as any other. A statement is prepared where
     the host allows that, by `PREPARE_STATEMENTS` or by the connection's own `prepare_threshold`;
     nobody else's statements are.
     """
-    connection = connections[conf.alias()]
+    connection = connections[using or conf.alias()]
     if connection.vendor != "postgresql":
         with connection.cursor() as cursor:
             yield cursor

@@ -58,17 +58,31 @@ class Head:
     # The value of the probe; see LegacyStore.
     probed: Any = None
 
+    def holds_as_much_as(self, other: Head) -> bool:
+        """Whether the messages and items behind two rows, of one database, are the same."""
+        mine, theirs = (
+            (head.pk, head.revision, head.messages_digest) for head in (self, other)
+        )
+        return mine == theirs
+
 
 def load_at_once(
-    conversation_id: str, *, last: int | None = None, probe: str | None = None
+    conversation_id: str,
+    *,
+    last: int | None = None,
+    probe: str | None = None,
+    using: str | None = None,
 ) -> tuple[Head, Given] | None:
-    """Return a conversation's row and its current messages in order (the `last`), or None."""
+    """Return a conversation's row and its current messages in order (the `last`), or None.
+
+    `using` names a replica to read from.
+    """
     newest = last is not None
     sql = _statement(connections[conf.alias()].vendor, newest=newest, probe=probe)
     sequences: list[int] = []
     digests = bytearray()
     values: list[Any] = []
-    with bound_cursor() as cursor:
+    with bound_cursor(using) as cursor:
         cursor.execute(sql, _parameters(conversation_id, last))
         first = cursor.fetchone()
         if first is None:
