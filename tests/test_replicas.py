@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from django.db import OperationalError, connection, connections, transaction
-from django.test.utils import CaptureQueriesContext
 
 from conversations.storage import (
     append_messages,
@@ -37,6 +36,11 @@ from tests.test_switches import set_rows
 REPLICA = "replica"
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", REPLICA])
 
+# What makes of the statements on a replica those on one that is behind.
+EARLIER = {
+    "|| conversation_states.revision": "|| (conversation_states.revision - 1)",
+    "replayed.revision = ": "-1 = ",
+}
 ITEMS = [{"content": "low", "relevance_score": 0.1}, {"content": "high", "relevance_score": 0.9}]
 
 
@@ -65,16 +69,18 @@ def _replica(settings: Any, clock: Clock) -> Iterator[None]:
     connections[REPLICA].close()
 
 
-def asked(call: Callable[[], Any]) -> tuple[int, int]:
+def asked(call: Callable[[], Any], primary: str = "default") -> tuple[int, int]:
     """Return how many statements about conversations went to the primary and to the replica."""
-    with ExitStack() as stack:
-        captured = [
-            stack.enter_context(CaptureQueriesContext(connections[alias]))
-            for alias in (connection.alias, REPLICA)
-        ]
+    counts = dict.fromkeys((primary, REPLICA), 0)
+
+    def count(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        counts[context["connection"].alias] += mentions_either(sql)
+        return execute(sql, params, many, context)
+
+    # Unlike CaptureQueriesContext, this opens no connection.
+    with connections[primary].execute_wrapper(count), connections[REPLICA].execute_wrapper(count):
         call()
-    counts = [sum(mentions_either(q["sql"]) for q in each.captured_queries) for each in captured]
-    return counts[0], counts[1]
+    return counts[primary], counts[REPLICA]
 
 
 @contextmanager
@@ -95,7 +101,9 @@ def behind() -> Iterator[None]:
     """Let the replica hold an earlier revision of everything, as one that lags does."""
 
     def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        return execute(sql.replace("replayed.revision = ", "-1 = "), params, many, context)
+        for here, there in EARLIER.items():
+            sql = sql.replace(here, there)
+        return execute(sql, params, many, context)
 
     with connections[REPLICA].execute_wrapper(wrapper):
         yield
@@ -118,7 +126,7 @@ def test_the_row_comes_from_the_primary_and_the_rest_from_the_replica() -> None:
 def test_without_the_setting_nothing_is_asked_of_it(settings: Any) -> None:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
     save_state("c", state("a", memory_context=ITEMS))
-    assert asked(lambda: load_state("c")) == (3, 0)
+    assert asked(lambda: load_state("c")) == (2, 0)
     assert asked(lambda: list_messages("c")) == (2, 0)
 
 
@@ -168,7 +176,7 @@ def test_nothing_found_is_asked_of_the_primary_again() -> None:
 def test_inside_a_transaction_of_the_caller_the_primary_answers(alias: str) -> None:
     save_state("c", state("a"))
     with transaction.atomic(using=alias):
-        assert asked(lambda: load_state("c")) == (2, 0)
+        assert asked(lambda: load_state("c")) == (1, 0)
         assert asked(lambda: list_messages("c")) == (2, 0)
 
 
@@ -214,7 +222,7 @@ def test_a_dead_replica_is_left_alone_and_tried_again_after_a_while(
         load_state("c")
         assert len(failed) == 2
         clock.now += REST_SECONDS - 1
-        assert asked(lambda: load_state("c")) == (2, 0)
+        assert asked(lambda: load_state("c")) == (1, 0)
     said = [record.getMessage() for record in caplog.records if record.name == "conversations"]
     assert said == ["conversation c: the replica did not answer (OperationalError)"] * 2
     assert [each.about for each in report().reasons if each.slug == "reads_moved"] == ["replica"]
@@ -235,7 +243,8 @@ def test_a_connection_that_was_lost_while_idle_is_opened_anew() -> None:
     save_state("c", state("a"))
     load_state("c")
     connections[REPLICA].connection.close()
-    assert asked(lambda: load_state("c")) == (1, 1)
+    # On the replica twice: the first one failed.
+    assert asked(lambda: load_state("c")) == (1, 2)
     assert breaker.reads.opened() == []
 
 

@@ -60,9 +60,7 @@ class Head:
 
     def holds_as_much_as(self, other: Head) -> bool:
         """Whether the messages and items behind two rows, of one database, are the same."""
-        mine, theirs = (
-            (head.pk, head.revision, head.messages_digest) for head in (self, other)
-        )
+        mine, theirs = ((head.pk, head.revision, head.messages_digest) for head in (self, other))
         return mine == theirs
 
 
