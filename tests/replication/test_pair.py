@@ -11,6 +11,7 @@ import pytest
 from django.db import connection, connections, transaction
 from django.utils import timezone
 
+from conversations.checks import replicas
 from conversations.exceptions import ConversationNotFound
 from conversations.runs import records, throttle, working
 from conversations.storage import (
@@ -114,6 +115,15 @@ def test_what_is_saved_is_read_back_at_once_while_the_replica_is_behind(
     assert asked(lambda: list_messages(cid)) == SERVED
     assert (texts(load_state(cid)), listed(cid)) == (["a", "b"], ["a", "b"])
     assert asked(lambda: load_state(f"{cid}-new")) == SERVED
+
+
+def test_the_checks_find_nothing_wrong_with_the_pair(settings: Any) -> None:
+    assert replicas.check_replica() == []
+    assert replicas.check_replication(databases=[PRIMARY]) == []
+    # Another server.
+    settings.CONVERSATIONS = {**LEGACY, "REPLICA": "default"}
+    (warning,) = replicas.check_replication(databases=[PRIMARY])
+    assert warning.id == "conversations.W005"
 
 
 def test_what_another_process_was_told_of_is_read_here(pair: Pair, cid: str) -> None:
