@@ -46,7 +46,7 @@ def chosen_replica() -> str | None:
     alias = conf.replica()
     if alias is None or any(connections[name].in_atomic_block for name in (conf.alias(), alias)):
         return None
-    if breaker.reads.lets_through(NAME):
+    if breaker.replicas.lets_through(NAME):
         return alias
     metrics.observe(OPERATION, NAME, None, fallback=True)
     return None
@@ -72,9 +72,9 @@ def replicated(alias: str, conversation_id: str, read: Callable[[str], T | None]
             conversation_id,
             type(error).__name__,
         )
-        breaker.reads.observed(NAME, failed=True, limits=_AT_ONCE)
+        breaker.replicas.observed(NAME, failed=True, limits=_AT_ONCE)
         metrics.observe(OPERATION, NAME, None, fallback=True)
         return None
-    breaker.reads.observed(NAME, failed=False, limits=_AT_ONCE)
+    breaker.replicas.observed(NAME, failed=False, limits=_AT_ONCE)
     metrics.observe(OPERATION, NAME, perf_counter() - started, mismatch=found is None)
     return found

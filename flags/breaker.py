@@ -128,5 +128,7 @@ class Breaker:
         logger.warning("reads of %s are no longer moved away, after %.0f s", store, seconds)
 
 
-reads = Breaker()
-os.register_at_fork(after_in_child=reads.forget)
+# Between the stores, and between a replica and the primary, which is no matter of the stores.
+reads, replicas = Breaker(), Breaker()
+for _each in (reads, replicas):
+    os.register_at_fork(after_in_child=_each.forget)

@@ -57,7 +57,7 @@ def _alias(django_db_setup: None) -> Iterator[None]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(breaker, "reads", Breaker(made))
+    monkeypatch.setattr(breaker, "replicas", Breaker(made))
     return made
 
 
@@ -229,7 +229,7 @@ def test_a_dead_replica_is_left_alone_and_tried_again_after_a_while(
     clock.now += 1
     assert asked(lambda: load_state("c")) == (1, 1)
     assert asked(lambda: load_state("c")) == (1, 1)
-    assert breaker.reads.opened() == []
+    assert breaker.replicas.opened() == []
 
 
 def test_an_error_of_ours_is_not_taken_for_the_replicas() -> None:
@@ -245,7 +245,7 @@ def test_a_connection_that_was_lost_while_idle_is_opened_anew() -> None:
     connections[REPLICA].connection.close()
     # On the replica twice: the first one failed.
     assert asked(lambda: load_state("c")) == (1, 2)
-    assert breaker.reads.opened() == []
+    assert breaker.replicas.opened() == []
 
 
 def test_what_is_asked_is_counted(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
@@ -279,4 +279,4 @@ def test_a_replica_that_says_nothing_is_waited_for_no_longer_than_seconds(
         elsewhere = {**connection.settings_dict, "HOST": host, "PORT": str(port)}
         monkeypatch.setattr(connections[REPLICA], "settings_dict", elsewhere)
         assert texts(load_state("c")) == ["a"]
-    assert breaker.reads.opened() == ["replica"]
+    assert breaker.replicas.opened() == ["replica"]

@@ -59,7 +59,7 @@ def _pair(django_db_blocker: Any) -> Iterator[Pair]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(breaker, "reads", Breaker(made))
+    monkeypatch.setattr(breaker, "replicas", Breaker(made))
     return made
 
 
@@ -226,7 +226,7 @@ def test_while_the_replica_is_stopped_the_primary_answers(
     pair.replica.stop()
     try:
         assert (texts(load_state(cid)), listed(cid)) == (["a"], ["a"])
-        assert breaker.reads.opened() == ["replica"]
+        assert breaker.replicas.opened() == ["replica"]
         assert asked(lambda: load_state(cid)) == (1, 0)
         clock.now += REST_SECONDS
         assert texts(load_state(cid)) == ["a"]
@@ -236,7 +236,7 @@ def test_while_the_replica_is_stopped_the_primary_answers(
     clock.now += REST_SECONDS
     pair.catch_up()
     assert asked(lambda: load_state(cid)) == SERVED
-    assert breaker.reads.opened() == []
+    assert breaker.replicas.opened() == []
 
 
 def test_a_replica_that_was_started_anew_is_asked_at_once(pair: Pair, cid: str) -> None:
@@ -246,7 +246,7 @@ def test_a_replica_that_was_started_anew_is_asked_at_once(pair: Pair, cid: str) 
     pair.replica.stop()
     pair.replica.ensure_postgres_running()
     assert asked(lambda: load_state(cid))[0] == 1
-    assert breaker.reads.opened() == []
+    assert breaker.replicas.opened() == []
 
 
 def test_whatever_the_replica_has_replayed_a_load_gives_what_was_acknowledged(
