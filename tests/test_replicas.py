@@ -232,6 +232,15 @@ def test_a_dead_replica_is_left_alone_and_tried_again_after_a_while(
     assert breaker.replicas.opened() == []
 
 
+def test_a_dead_replica_is_no_store_that_is_given_up(settings: Any) -> None:
+    settings.CONVERSATIONS = {**settings.CONVERSATIONS, "READ_BREAKER": True}
+    save_state("c", state("a"))
+    with dead():
+        load_state("c")
+    assert (breaker.replicas.opened(), breaker.reads.opened()) == (["replica"], [])
+    assert asked(lambda: load_state("c")) == (1, 0)
+
+
 def test_an_error_of_ours_is_not_taken_for_the_replicas() -> None:
     save_state("c", state("a"))
     with dead(ValueError), pytest.raises(ValueError, match="injected"):

@@ -257,7 +257,7 @@ def test_whatever_the_replica_has_replayed_a_load_gives_what_was_acknowledged(
     chance = random.Random(seed)
     known: dict[str, list[str]] = {}
     served, paused = 0, False
-    for step in range(examples(600)):
+    for step in range(examples(300)):
         if step % 10 == 0:
             paused = not paused
             (pair.pause if paused else pair.resume)()
