@@ -25,6 +25,9 @@ DEFAULTS: dict[str, Any] = {
     "LEGACY": None,
     # The alias of the one database that holds every table.
     "DATABASE": "default",
+    # The alias of a streaming replica of that database (PostgreSQL), from which load_state and
+    # list_messages read what it has replayed; see conversations.replicas. None: no replica.
+    "REPLICA": None,
     # The switch values that hold while waffle has no rows; see flags.conf.default_switches.
     "SWITCHES": {},
     # The class load_state returns: from_dict(mapping), to_dict() and room for attributes.
@@ -83,6 +86,11 @@ def get(name: str) -> Any:
 def alias() -> str:
     """Return the alias of the database that holds every table."""
     return database_alias()
+
+
+def replica() -> str | None:
+    """Return the alias of a replica to read from, None without one."""
+    return get("REPLICA") or None
 
 
 def legacy() -> Any:

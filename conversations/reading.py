@@ -23,6 +23,7 @@ from conversations.locking import deleted, lock, probed
 from conversations.merge import NOTHING, Given, entries_of
 from conversations.models import ConversationState
 from conversations.owners import check_owner
+from conversations.replicas import chosen_replica, replicated
 from conversations.routing import plan_for, read_order
 from conversations.seals import Seal
 from conversations.state import Baseline, LoadInfo
@@ -71,6 +72,10 @@ class _Raced(Exception):
     """The conversation moved on while it was read, or has to be read another way."""
 
 
+class _Behind(Exception):
+    """The replica does not hold what the primary's row says, or does not answer."""
+
+
 def read(conversation_id: str, selection: Selection, *, owner: str | None) -> Loaded | None:
     """Return the content of a conversation, or None when no store holds it.
 
@@ -116,16 +121,31 @@ class _Read:
 
         Raises: _Raced where that is not so, or cannot be told: then step by step.
         """
-        legacy = self.legacy
-        plan = plan_for(self.conversation_id, has_legacy=legacy is not None)
+        plan = plan_for(self.conversation_id, has_legacy=self.legacy is not None)
         if plan.reads != StoreName.NORMALIZED or (read_breaker() and breaker.reads.opened()):
             raise _Raced
+        replica = chosen_replica()
+        if replica is not None:
+            try:
+                return self._at_once(connection, plan, replica=replica)
+            except _Behind:
+                pass
+        return self._at_once(connection, plan)
+
+    def _at_once(
+        self, connection: BaseDatabaseWrapper, plan: Plan, *, replica: str | None = None
+    ) -> Loaded | None:
+        """Read at once; from a replica, the primary's row alone, and what is behind it from there.
+
+        Raises: _Raced, _Behind.
+        """
+        legacy = self.legacy
         try:
             with attempt(connection):
                 found = load_at_once(
                     connection,
                     self.conversation_id,
-                    last=self.selection.max_messages,
+                    last=self.selection.max_messages if replica is None else 0,
                     probe=None if legacy is None else legacy.probe(),
                 )
                 if found is None:
@@ -133,13 +153,33 @@ class _Read:
                 head, messages = found
                 order = self._order(plan, head)
                 check_owner(self.owner, actual=head.owner)
-                loaded = self._of_tables(head, decode_fields(head.columns), messages)
+                fields = decode_fields(head.columns)
+                if replica is None:
+                    loaded = self._of_tables(head, fields, messages)
+                else:
+                    loaded = self._of_replica(replica, head, fields)
         except Error as error:
             if lost(conf.alias()):
                 raise
             raise _Raced from error
         _noted(order, StoreName.NORMALIZED)
         return loaded
+
+    def _of_replica(self, replica: str, head: Head, fields: dict[str, object]) -> Loaded:
+        def read_from(using: str) -> Loaded | None:
+            last = self.selection.max_messages
+            found = load_at_once(connections[using], self.conversation_id, last=last)
+            if found is None or not found[0].holds_as_much_as(head):
+                return None
+            try:
+                return self._of_tables(head, fields, found[1], using=using)
+            except _Raced:
+                return None
+
+        found = replicated(replica, self.conversation_id, read_from)
+        if found is None:
+            raise _Behind
+        return found
 
     def _order(self, plan: Plan, head: Head) -> tuple[StoreName, ...]:
         """Return the stores that may answer. Raises: _Raced when it is not the tables' turn."""
@@ -314,6 +354,7 @@ class _Read:
         messages: Given,
         *,
         stale: bool = False,
+        using: str | None = None,
     ) -> Loaded:
         chosen = self.selection
         expected = row.message_count
@@ -324,8 +365,11 @@ class _Read:
         items = NOTHING
         if row.context_item_count:
             entries, changed = self.tables.items(
-                row, threshold=chosen.threshold, last=chosen.max_items
+                row, threshold=chosen.threshold, last=chosen.max_items, using=using
             )
+            # Of a replica, nothing may mean that it moved on.
+            if using is not None and not entries:
+                raise _Raced
             everything = chosen.threshold is None and chosen.max_items is None
             if changed != row.context_items_revision or (
                 everything and len(entries) != row.context_item_count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from django.db.models import Q
 from django.utils import timezone
@@ -12,6 +13,7 @@ from conversations.exceptions import ConversationNotFound
 from conversations.merge import Entry, entries_of, resequence
 from conversations.models import ConversationState
 from conversations.reading import at_truth
+from conversations.replicas import chosen_replica, replicated
 from conversations.stores.base import Stored
 from conversations.stores.normalized import NormalizedStore, replaced
 from conversations.transactions import attempt, translated
@@ -47,7 +49,18 @@ def transcript(
                 query &= Q(sequence__lt=before)
             if after is not None:
                 query &= Q(sequence__gt=after)
-            page = tables.page(row, query, limit=limit + 1, backwards=after is None)
+            asked = partial(tables.page, row, query, limit=limit + 1, backwards=after is None)
+            # What is behind the newest message is asked for again and again by whoever waits.
+            waits = after is not None and after + 1 >= row.next_sequence
+            replica = None if include_superseded or waits else chosen_replica()
+            page = None
+            if replica is not None:
+                # Nothing may mean that the replica is behind.
+                page = replicated(
+                    replica, conversation_id, lambda using: asked(using=using) or None
+                )
+            if page is None:
+                page = asked()
             if include_superseded:
                 return _whole_sequences(tables, row, query, page, limit, backwards=after is None)
         else:

@@ -85,6 +85,11 @@ class Breaker:
                 return tuple(stores)
         return (*others, first)
 
+    def lets_through(self, store: str) -> bool:
+        """Whether a read may go to a store: not while its reads are moved away, but for a trial."""
+        with self._lock:
+            return self._lets_through(store)
+
     def observed(self, store: str, *, failed: bool, limits: Limits) -> None:
         """Take note of a read of a store that was one of several to choose from."""
         now = self._clock()
@@ -123,5 +128,7 @@ class Breaker:
         logger.warning("reads of %s are no longer moved away, after %.0f s", store, seconds)
 
 
-reads = Breaker()
-os.register_at_fork(after_in_child=reads.forget)
+# Between the stores, and between a replica and the primary, which is no matter of the stores.
+reads, replicas = Breaker(), Breaker()
+for _each in (reads, replicas):
+    os.register_at_fork(after_in_child=_each.forget)

@@ -193,7 +193,7 @@ class _Look:
         yield from self._found(plan, last)
         self.measured = self.settings.switches[Switch.PERFORMANCE_MONITORING]
         yield from self._monitored(last)
-        for store in breaker.reads.opened():
+        for store in [*breaker.reads.opened(), *breaker.replicas.opened()]:
             message = f"this process reads {store} second: too many of its reads failed."
             yield Reason("reads_moved", Level.WARNING, message, 1.0, store)
         for what in dict.fromkeys(self.unread):

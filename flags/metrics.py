@@ -5,7 +5,8 @@ transaction of its own, so a caller's rollback takes nothing back. The rows, one
 each operation and store, are shared by all processes.
 
 Operations are `save`, `append`, `edit`, `load` and `list`, by the store that decided them;
-`leg`, what the other store took of a write; and `shadow`, a load that was compared.
+`leg`, what the other store took of a write; `shadow`, a load that was compared; and `read` of
+`replica`, what a load asked of one (a fallback: it failed; a mismatch: it was behind).
 """
 
 from __future__ import annotations

@@ -43,16 +43,7 @@ class Patience:
         Raises: django.db.Error, OutOfPatience when the time was up before it began.
         """
         connection = connections[database_alias()]
-        before = connection.connection
-        try:
-            return self._bounded(connection, work)
-        except Error:
-            # The end of a transaction may have connected anew already.
-            gone = connection.connection is not before or getattr(before, "closed", False)
-            if connection.in_atomic_block or before is None or not gone:
-                raise
-            connection.close()
-            return self._bounded(connection, work)
+        return reopened(connection, lambda: self._bounded(connection, work))
 
     def _bounded(self, connection: BaseDatabaseWrapper, work: Callable[[], T]) -> T:
         left = timedelta(seconds=self._ends - time.monotonic())
@@ -61,8 +52,25 @@ class Patience:
         if connection.vendor == "sqlite":
             with _on_sqlite(connection, left):
                 return work()
-        with _connected(connection), _on_postgresql(connection, left):
+        with connected(connection), _on_postgresql(connection, left):
             return work()
+
+
+def reopened(connection: BaseDatabaseWrapper, work: Callable[[], T]) -> T:
+    """Do something; where its connection was lost while idle, open it anew and do it again.
+
+    Raises: django.db.Error.
+    """
+    before = connection.connection
+    try:
+        return work()
+    except Error:
+        # The end of a transaction may have connected anew already.
+        gone = connection.connection is not before or getattr(before, "closed", False)
+        if connection.in_atomic_block or before is None or not gone:
+            raise
+        connection.close()
+        return work()
 
 
 @contextmanager
@@ -104,11 +112,12 @@ def _on_sqlite(connection: BaseDatabaseWrapper, left: timedelta) -> Iterator[Non
 
 
 @contextmanager
-def _connected(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Connect, if need be, and wait for the server no longer than a moment."""
+def connected(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Connect, if need be, and wait for a server no longer than a moment."""
     before = connection.settings_dict
     options = before.get("OPTIONS") or {}
-    if connection.connection is None and not {"pool", "connect_timeout"} & set(options):
+    server = connection.vendor != "sqlite"
+    if server and connection.connection is None and not {"pool", "connect_timeout"} & set(options):
         # The mapping is shared by the connections of all threads: leave it as it is.
         options = {**options, "connect_timeout": CONNECT_SECONDS}
         connection.settings_dict = {**before, "OPTIONS": options}

@@ -104,21 +104,42 @@ def test_the_times_are_those_that_all_processes_measured(monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no replicas")
 def test_a_replica_that_lags_is_a_reason(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
-    assert throttle.replica_lag() == ""
-    monkeypatch.setattr(throttle, "_LAG", "SELECT interval '12 seconds'")
-    assert throttle.replica_lag() == "a replica lags 12 s behind"
+    assert why(Traffic(0.01)) == ""
+    monkeypatch.setattr(throttle, "_LAG", "SELECT 1, 1, interval '12 seconds'")
+    assert why(Traffic(0.01)) == "a replica lags 12 s behind"
     settings.CONVERSATIONS = {
         "LEGACY": "memory_chunks",
         "SYNC_MAX_REPLICA_LAG": timedelta(seconds=12),
     }
-    assert throttle.replica_lag() == ""
+    assert why(Traffic(0.01)) == ""
     monkeypatch.setattr(throttle, "_LAG", "SELECT nonsense")
-    assert throttle.replica_lag() == ""
+    assert why(Traffic(0.01)) == ""
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no replicas")
+def test_a_replica_that_replays_nothing_more_lags_though_the_server_knows_no_lag(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(throttle.time, "monotonic", lambda: now[0])
+    says = throttle.throttle(timezone.now(), saves=Traffic(0.01))
+    for written, replayed, seconds, said in (
+        (100, 100, 0, ""),
+        (200, 100, 0, ""),
+        (300, 150, 11, "a replica lags 11 s behind"),
+        (300, 200, 0, ""),
+        (400, 299, 10, ""),
+        (400, 299, 5, "a replica lags 15 s behind"),
+        (500, "NULL", 60, ""),
+    ):
+        now[0] += seconds
+        monkeypatch.setattr(throttle, "_LAG", f"SELECT {written}, {replayed}, NULL::interval")
+        assert says() == said
 
 
 @pytest.mark.skipif(connection.vendor == "postgresql", reason="PostgreSQL has replicas")
 def test_without_replicas_none_lags() -> None:
-    assert throttle.replica_lag() == ""
+    assert why(Traffic(0.01)) == ""
 
 
 def test_a_run_waits_says_why_and_goes_on_when_saves_are_quick_again() -> None:

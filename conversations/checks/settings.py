@@ -45,6 +45,8 @@ def _limits(value: Any) -> bool:
 # What a value must be, and how to say it. LEGACY, SWITCHES and STATE_CLASS have their own checks.
 RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "DATABASE": (lambda value: isinstance(value, str), "the alias of a database"),
+    "REPLICA": (lambda value: isinstance(value, str), "the alias of a streaming replica"),
+    "PREPARE_STATEMENTS": (lambda value: isinstance(value, bool), "True or False"),
     "REQUIRE_OWNER": (lambda value: isinstance(value, bool), "True or False"),
     "MAX_DEPTH": (_whole(1, DEEPEST), f"a whole number from 1 to {DEEPEST}"),
     "MAX_MESSAGE_BYTES": (_whole(1), "a whole number of bytes, 1 or more"),

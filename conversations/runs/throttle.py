@@ -24,7 +24,11 @@ LEAST_SAVES = 20
 LOOK_EVERY_SECONDS = 1.0
 
 _SAVES = frozenset({"save", "append"})
-_LAG = "SELECT max(replay_lag) FROM pg_stat_replication"
+# Positions in the log as numbers: the primary's, that of the replica which replayed least, and
+# what the server itself says of the lag.
+_LAG = """
+    SELECT pg_current_wal_flush_lsn() - '0/0', min(replay_lsn) - '0/0', max(replay_lag)
+    FROM pg_stat_replication"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,39 +63,54 @@ def throttle(started_at: datetime, *, saves: SaveTimes = measured_saves) -> Call
 
     An answer holds for a second.
     """
-    slow = _Slowdown(started_at, saves)
+    slow, replicas = _Slowdown(started_at, saves), _Replicas()
     answer, looked = "", float("-inf")
 
     def why() -> str:
         nonlocal answer, looked
         if time.monotonic() - looked >= LOOK_EVERY_SECONDS:
-            answer = replica_lag() or slow.why()
+            answer = replicas.why() or slow.why()
             looked = time.monotonic()
         return answer
 
     return why
 
 
-def replica_lag() -> str:
-    """Return that a replica lags too far behind, or "".
+class _Replicas:
+    """How far the slowest replica is behind (PostgreSQL only).
 
-    Asks the primary (PostgreSQL only). Whoever may not see other sessions (pg_monitor) sees no
-    lag, and nothing waits.
+    The primary is asked. Whoever may not see other sessions (pg_monitor) sees no lag, and nothing
+    waits. The server knows no lag of a replica that stopped to replay when it had replayed
+    everything (replay_lag is null): it is behind for as long as a position of the log, noted
+    here, is not replayed.
     """
-    connection = connections[conf.alias()]
-    if connection.vendor != "postgresql":
-        return ""
-    most: timedelta = conf.get("SYNC_MAX_REPLICA_LAG")
-    try:
-        with attempt(), connection.cursor() as cursor:
-            cursor.execute(_LAG)
-            (lag,) = cursor.fetchone()
-    except Error:
-        # What cannot be seen is no reason to stop; the batch will say what is wrong.
-        return ""
-    if lag is None or lag <= most:
-        return ""
-    return f"a replica lags {lag.total_seconds():.0f} s behind"
+
+    def __init__(self) -> None:
+        self.position: int | None = None
+        self.noted_at = 0.0
+
+    def why(self) -> str:
+        """Return that a replica lags too far behind, or ""."""
+        lag = self._lag()
+        if lag <= conf.get("SYNC_MAX_REPLICA_LAG"):
+            return ""
+        return f"a replica lags {lag.total_seconds():.0f} s behind"
+
+    def _lag(self) -> timedelta:
+        connection = connections[conf.alias()]
+        if connection.vendor != "postgresql":
+            return timedelta(0)
+        try:
+            with attempt(), connection.cursor() as cursor:
+                cursor.execute(_LAG)
+                written, replayed, lag = cursor.fetchone()
+        except Error:
+            # What cannot be seen is no reason to stop; the batch will say what is wrong.
+            return timedelta(0)
+        now = time.monotonic()
+        if replayed is None or self.position is None or replayed >= self.position:
+            self.position, self.noted_at = written, now
+        return max(lag or timedelta(0), timedelta(seconds=now - self.noted_at))
 
 
 class _Slowdown:

@@ -16,6 +16,7 @@ from conversations.codec import ITEM_COLUMNS, decode_items, encode_item
 from conversations.merge import Entry
 from conversations.models import ConversationState
 from conversations.stores.normalized.loading import Head
+from conversations.stores.normalized.rows import replayed
 from memory.models import MemoryContextItem, MemoryMetadata
 from memory.selection import quality_of, selected
 
@@ -42,18 +43,24 @@ class ItemRows:
         *,
         threshold: float | None = None,
         last: int | None = None,
+        using: str | None = None,
     ) -> tuple[list[Entry], int]:
         """Return context items in order, and the revision that last changed one.
 
         `threshold` leaves out items of a known lower quality; `last` keeps that many of the
-        best, in order (unknown quality counts as best).
+        best, in order (unknown quality counts as best). `using` names a replica, which gives
+        none unless it holds what the row says.
         """
         sql = _CURRENT
         parameters: list[Any] = [row.pk]
+        if using is not None:
+            condition, compared = replayed(row)
+            sql += f" AND {condition}"
+            parameters += compared
         if threshold is not None:
             sql += " AND (item.relevance_score IS NULL OR item.relevance_score >= %s)"
             parameters.append(threshold)
-        with connections[conf.alias()].cursor() as cursor:
+        with connections[using or conf.alias()].cursor() as cursor:
             cursor.execute(f"{sql} ORDER BY item.position", parameters)
             rows = cursor.fetchall()
         found, changed = [], row.context_items_revision

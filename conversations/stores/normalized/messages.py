@@ -7,13 +7,15 @@ from datetime import datetime
 from typing import Any
 
 from django.db import connections
-from django.db.models import Q, QuerySet
+from django.db.models import BooleanField, Q, QuerySet
+from django.db.models.expressions import RawSQL
 
 from conversations import conf
 from conversations.codec import MESSAGE_COLUMNS, decode_messages, encode_message
 from conversations.digests import digest_of, split
 from conversations.merge import UNREAD, Entry, Given
 from conversations.models import ConversationMessage, ConversationState
+from conversations.stores.normalized.rows import replayed
 
 _VERSION_COLUMNS = (
     "id",
@@ -135,10 +137,24 @@ class MessageRows:
         """Return how many versions match."""
         return self._messages(row).filter(query).count()
 
-    def page(self, row: ConversationState, query: Q, *, limit: int, backwards: bool) -> list[Entry]:
-        """Return up to `limit` versions in ascending order: the last ones, or the first."""
+    def page(
+        self,
+        row: ConversationState,
+        query: Q,
+        *,
+        limit: int,
+        backwards: bool,
+        using: str | None = None,
+    ) -> list[Entry]:
+        """Return up to `limit` versions in ascending order: the last ones, or the first.
+
+        `using` names a replica, which gives none unless it holds what the row says.
+        """
         order = ("-sequence", "-added_in") if backwards else ("sequence", "added_in")
         rows = self._messages(row).filter(query).order_by(*order)
+        if using is not None:
+            held = RawSQL(*replayed(row), output_field=BooleanField())
+            rows = rows.using(using).filter(held)
         columns = (*MESSAGE_COLUMNS, *_VERSION_COLUMNS)
         found = list(rows.values_list(*columns)[:limit])
         entries = [

@@ -17,6 +17,7 @@ from conversations.digests import EMPTY
 from conversations.documents import Document
 from conversations.merge import Entry, rebase
 from conversations.models import ConversationState
+from conversations.stores.normalized.loading import Head
 
 _FIELDS = ConversationState._meta.concrete_fields
 _NAMES = [field.attname for field in _FIELDS]
@@ -50,6 +51,19 @@ def found_row(
     if probe:
         vars(row)["probed"] = found[-1]
     return row
+
+
+def replayed(row: ConversationState | Head) -> tuple[str, list[Any]]:
+    """Return the condition that a replica holds what the primary's row says, and its parameters.
+
+    It stands in the statement that reads the content, whose snapshot it shares: where the
+    replica is behind, or ahead of the row by now, the statement gives nothing.
+    """
+    sql = (
+        "EXISTS (SELECT 1 FROM conversation_states replayed WHERE replayed.id = %s"
+        " AND replayed.revision = %s AND replayed.messages_digest = %s)"
+    )
+    return sql, [row.pk, row.revision, bytes(row.messages_digest)]
 
 
 def probed_rows(probe: str, *, after: int, limit: int) -> list[tuple[int, str, str, Any]]:

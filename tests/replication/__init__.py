@@ -1,0 +1,1 @@
+"""Reads from a replica, proved on a streaming pair of PostgreSQL servers."""
