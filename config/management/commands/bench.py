@@ -16,7 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.test import override_settings
 
-from config.bench import concurrent, dual, legacy, long, memory, short
+from config.bench import concurrent, dual, legacy, long, memory, moving, scale, short
 from config.bench.databases import VENDORS, NoServer, scratch
 from config.bench.machine import setting
 from config.bench.material import Material, material, new_owner
@@ -35,7 +35,9 @@ WORKLOADS: dict[str, Callable[[Run], Results]] = {
     "dual": dual.play,
     "legacy": legacy.play,
     "memory": memory.play,
+    "moving": moving.play,
     "concurrent": concurrent.play,
+    "scale": scale.play,
 }
 DEFAULT = ("short", "long")
 
