@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -45,7 +45,7 @@ def play(run: Run, *, messages: int = MESSAGES, stream: int = STREAM) -> Results
                 results.say(
                     f"peak of a load of {messages} / its JSON: {name}", peak(load) / size, bar=bar
                 )
-        _tell_streams(results, run, tables, stream)
+        _tell_streams(results, run, tables, stream, content[:100])
     results.notes.append(
         "Peaks are Python's own (tracemalloc): what libpq or SQLite holds is not in them."
     )
@@ -64,9 +64,10 @@ def peak(call: Callable[[], Any]) -> int:
         tracemalloc.stop()
 
 
-def _tell_streams(results: Results, run: Run, tables: Api, stream: int) -> None:
+def _tell_streams(
+    results: Results, run: Run, tables: Api, stream: int, content: Sequence[Any]
+) -> None:
     names = [f"bench-memory-{number}" for number in range(stream * 10)]
-    content = run.material.messages(100)
     for name in names:
         tables.create(name, run.owner, begun(content))
     few, many = stream, stream * 10

@@ -17,7 +17,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.test import override_settings
 
-from config.bench import chart, concurrent, dual, legacy, long, memory, moving, scale, short
+from config.bench import chart, concurrent, dual, legacy, long, memory, moving, pages, scale, short
 from config.bench.databases import VENDORS, NoServer, scratch
 from config.bench.machine import setting
 from config.bench.material import material, new_owner
@@ -82,33 +82,36 @@ class Command(BaseCommand):
         parser.add_argument(
             "--conversations", type=int, default=50_000, help="Of the workload scale."
         )
+        parser.add_argument("--writers", type=int, help="Of the workload concurrent.")
         parser.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
         parser.add_argument(
             "--chart", type=Path, help="Draw the chart of the README (short and long) to a file."
+        )
+        parser.add_argument(
+            "--page", type=Path, help="Renew the results in docs/performance.md, or such a file."
         )
         parser.add_argument(
             "--from",
             dest="runs",
             type=Path,
             nargs="+",
-            help="Measure nothing: draw the chart from the JSON of earlier runs.",
+            help="Measure nothing: take the JSON of earlier runs for --chart and --page.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["rounds"] < 1:
             raise CommandError("--rounds: at least 1.", returncode=2)
-        if options["runs"] and not options["chart"]:
-            raise CommandError("--from: --chart says where to draw.", returncode=2)
+        if options["runs"] and not (options["chart"] or options["page"]):
+            raise CommandError("--from: for --chart or --page.", returncode=2)
         try:
             if options["runs"]:
                 texts = [path.read_text(encoding="utf-8") for path in options["runs"]]
-                self._draw(options["chart"], [json.loads(text) for text in texts])
+                self._show([json.loads(text) for text in texts], options)
                 return
             whole = self._measured(options)
             if options["json"]:
                 self.stdout.write(json.dumps(whole, indent=1))
-            if options["chart"]:
-                self._draw(options["chart"], [whole])
+            self._show([whole], options)
         except (NoServer, ConversationStoreError, OSError, ValueError) as error:
             raise CommandError(str(error)) from error
         problems = sum(len(workload["problems"]) for workload in whole["workloads"])
@@ -134,6 +137,7 @@ class Command(BaseCommand):
                     prepare=options["prepare"],
                     messages=options["messages"],
                     conversations=options["conversations"],
+                    writers=options["writers"],
                     say=self.stderr.write,
                 )
                 return self._played(run, options)
@@ -161,16 +165,21 @@ class Command(BaseCommand):
             workloads.append(results.to_json())
         return {**about, "workloads": workloads}
 
-    def _draw(self, path: Path, runs: list[dict[str, Any]]) -> None:
-        path.write_text(chart.drawn(runs), encoding="utf-8")
-        self.stderr.write(f"{path.name} was drawn.")
+    def _show(self, runs: list[dict[str, Any]], options: dict[str, Any]) -> None:
+        """Draw the chart and renew the page, where they are asked for."""
+        drawing, page = options["chart"], options["page"]
+        if drawing:
+            drawing.write_text(chart.drawn(runs), encoding="utf-8")
+        if page:
+            text = page.read_text(encoding="utf-8")
+            page.write_text(pages.renewed(text, runs), encoding="utf-8")
 
 
 def _command(options: dict[str, Any]) -> str:
     """Return the command line that makes the same run again."""
     words = ["manage.py bench"]
     words += [f"--workload {name}" for name in options["workload"] or ()]
-    for name in ("database", "rounds", "seed", "messages", "conversations"):
+    for name in ("database", "rounds", "seed", "messages", "conversations", "writers"):
         if options[name] is not None:
             words.append(f"--{name} {options[name]}")
     if options["data"]:
