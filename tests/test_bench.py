@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.contenttypes.models import ContentType
 from django.core.management import CommandError, call_command
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.utils import timezone
@@ -348,10 +349,28 @@ def test_a_scratch_database_is_another_one_and_is_dropped(run: Run) -> None:
             assert ConversationState.objects.count() == 1
             with in_place(handle):
                 assert not ConversationState.objects.exists()
+                assert ContentType.objects.get_for_model(ConversationState).pk
+        if connection.vendor == "sqlite":
+            assert not Path(handle.settings_dict["NAME"]).exists()
+        ContentType.objects.get_for_model(ConversationState)
         raise ZeroDivisionError
     assert connections[DEFAULT_DB_ALIAS] is here
+    assert ContentType.objects._cache == {}
     assert [row.conversation_id for row in ConversationState.objects.all()] == ["here before"]
     assert databases() == known
+
+
+def test_the_other_kind_of_database_is_to_be_had_as_well() -> None:
+    here, vendor = connections[DEFAULT_DB_ALIAS], connection.vendor
+    other = {"sqlite": "postgresql", "postgresql": "sqlite"}[vendor]
+    # Only asked, not used: in one process the store learns of one kind of database.
+    with scratch(other):
+        assert connection.vendor == other
+        known = connection.get_connection_params()
+        place = Path(known["host"] if other == "postgresql" else known["database"])
+        assert place.exists()
+    assert connections[DEFAULT_DB_ALIAS] is here
+    assert not place.exists()
 
 
 def bench(*arguments: str) -> tuple[int, str]:

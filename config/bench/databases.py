@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -88,6 +89,8 @@ def _as_default(wanted: dict[str, Any]) -> Iterator[None]:
         connections[DEFAULT_DB_ALIAS].close()
         connections.settings[DEFAULT_DB_ALIAS] = before
         connections[DEFAULT_DB_ALIAS] = connection
+        # Django remembers them by the alias, and in each database they may have other numbers.
+        ContentType.objects.clear_cache()
 
 
 @contextmanager
