@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from config.bench.runs import Run
 from config.bench.timing import Series, percentile, rotations
 from config.bench.ways import FLOOR, FRESH, FRESH_SETTINGS, Api, Bottom, ways
 from config.demo.rollout import flip
+from config.management.commands import bench as command
 from conversations.codec import MESSAGE_COLUMNS, decode_message, encode_message
 from conversations.digests import digest_of
 from conversations.models import ConversationMessage, ConversationState
@@ -418,7 +420,7 @@ def test_the_command_fails_when_something_is_not_equal(
     def unequal(run: Run) -> Results:
         return Results("short", problems=["a does not load as put in"])
 
-    monkeypatch.setitem(sys.modules["config.management.commands.bench"].WORKLOADS, "short", unequal)
+    monkeypatch.setitem(command.WORKLOADS, "short", unequal)
     code, text = bench("--workload", "short")
     assert (code, "1 things were not equal" in text) == (1, True)
 
@@ -477,6 +479,13 @@ def test_a_page_gets_new_results_behind_what_was_written_by_hand(tmp_path: Path)
     assert page.read_text() == "# By hand\n"
 
 
+def test_the_page_of_results_says_what_each_workload_does() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    by_hand, mark, _ = page.partition(pages.MARK)
+    assert mark
+    assert re.findall(r"^\| `(\w+)` \|", by_hand, re.M) == list(command.WORKLOADS)
+
+
 def test_every_way_is_checked_through_its_own_loads(run: Run) -> None:
     results = Results("short")
     with ways(prepare=False) as known:
@@ -492,12 +501,12 @@ def test_every_way_is_checked_through_its_own_loads(run: Run) -> None:
 
 def test_many_writers_lose_nothing() -> None:
     # Processes are forked: from one that has no threads, which pytest's may have.
-    command = [
+    arguments = [
         *(sys.executable, "manage.py", "bench", "--workload", "concurrent"),
         *("--rounds", "1", "--writers", "4", "--json", "--database", connection.vendor),
     ]
     done = subprocess.run(
-        command,
+        arguments,
         cwd=ROOT,
         env={**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings"},
         capture_output=True,
