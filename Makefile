@@ -10,6 +10,8 @@ DATA ?=
 # dev, tenth, full or long: see tests/scale.py.
 HYPOTHESIS_PROFILE ?= full
 PYTEST_ARGS ?= -n 2 --dist worksteal
+# What `make bench` passes on: a workload, rounds, your own conversations.
+BENCH ?=
 # MEASURE=0 leaves out the coverage, and is faster.
 MEASURE ?= 1
 
@@ -27,11 +29,16 @@ PYTEST = TEST_DATABASE=$(1) $(BIN)/python $(COVERAGE) -m pytest $(PYTEST_ARGS)
 export HYPOTHESIS_PROFILE
 
 .NOTPARALLEL:
-.PHONY: demo test test-sqlite test-postgresql test-long
+.PHONY: bench demo test test-sqlite test-postgresql test-long
 .PHONY: lint format types contracts migrations host coverage clean
 
 demo: $(DEMO)
 	$(BIN)/python manage.py demo $(if $(filter 0,$(SERVE)),--no-serve,--serve) $(if $(DATA),--data "$(DATA)")
+
+# PostgreSQL comes from PyPI where DATABASE_URL names none; all is dropped afterwards.
+bench: $(DEV)
+	$(BIN)/python manage.py bench --database postgresql $(if $(DATA),--data "$(DATA)") $(BENCH)
+	$(BIN)/python manage.py bench --database sqlite $(if $(DATA),--data "$(DATA)") $(BENCH)
 
 # Both databases, also when the first one fails.
 test: $(DEV)

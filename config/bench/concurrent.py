@@ -41,11 +41,11 @@ class _Done:
     series: Series = field(default_factory=Series)
 
 
-def play(run: Run, *, writers: int | None = None, appends: int = APPENDS) -> Results:
+def play(run: Run, *, appends: int = APPENDS) -> Results:
     """Let writers append in rounds, each way in its turn: to one each, then all to the same."""
     results = Results("concurrent")
     postgresql = connection.vendor == "postgresql"
-    count = writers or (WRITERS if postgresql else SQLITE_WRITERS)
+    count = run.writers or (WRITERS if postgresql else SQLITE_WRITERS)
     populated()
     ways = (FRESH, MIGRATED, FLOOR)
     rounds = max(run.rounds // 10, 1)
@@ -76,11 +76,11 @@ def _round(
     done.series.seconds += [second for _, _, seconds in found for second in seconds]
     expected = {name: names.count(name) * (appends + 1) for name in names}
     results.problems += [
-        f"{name}: {problem}" for name, count in expected.items() for problem in _lost(name, count)
+        f"{name}: {problem}" for name, count in expected.items() for problem in lost(name, count)
     ]
 
 
-def _lost(name: str, expected: int) -> list[str]:
+def lost(name: str, expected: int) -> list[str]:
     """Return what is wrong with a conversation that `expected` messages were appended to."""
     row = ConversationState.rows.get(conversation_id=name)
     messages = ConversationMessage.rows.filter(conversation_id=row.pk).order_by("sequence")

@@ -12,8 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from config.settings import database, env
 
@@ -51,8 +53,7 @@ def scratch(vendor: str, *, durable: bool = False) -> Iterator[None]:
                 "options": f"-c synchronous_commit={'on' if durable else 'off'}",
             }
         address = {"USER": "", "PASSWORD": "", "HOST": "", "PORT": ""}
-        with _as_default({**known, **address, **wanted}), _created(vendor):
-            call_command("migrate", verbosity=0, interactive=False)
+        with _as_default({**known, **address, **wanted}), _created():
             yield
     finally:
         if server is not None:
@@ -88,21 +89,49 @@ def _as_default(wanted: dict[str, Any]) -> Iterator[None]:
         connections[DEFAULT_DB_ALIAS].close()
         connections.settings[DEFAULT_DB_ALIAS] = before
         connections[DEFAULT_DB_ALIAS] = connection
+        # Django remembers them by the alias, and in each database they may have other numbers.
+        ContentType.objects.clear_cache()
 
 
 @contextmanager
-def _created(vendor: str) -> Iterator[None]:
-    """Create the database that `default` is then, and drop it."""
-    if vendor == "sqlite":
-        yield
-        return
+def _created() -> Iterator[None]:
+    """Let `default` be a new, migrated database on its own server, which is dropped."""
+    here = connections[DEFAULT_DB_ALIAS]
     name = f"bench_{uuid.uuid4().hex}"
-    maintenance = connections[DEFAULT_DB_ALIAS]
-    with maintenance._nodb_cursor() as cursor:
-        cursor.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+    if here.vendor == "sqlite":
+        name = str(Path(here.settings_dict["NAME"]).with_name(f"{name}.sqlite3"))
+    else:
+        with here._nodb_cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
     try:
-        with _as_default({**maintenance.settings_dict, "NAME": name}):
+        with _as_default({**here.settings_dict, "NAME": name}):
+            call_command("migrate", verbosity=0, interactive=False)
             yield
     finally:
-        with maintenance._nodb_cursor() as cursor:
-            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        if here.vendor == "sqlite":
+            for path in Path(name).parent.glob(f"{Path(name).name}*"):
+                path.unlink()
+        else:
+            with here._nodb_cursor() as cursor:
+                cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def another() -> Iterator[BaseDatabaseWrapper]:
+    """Give a connection to one more database like `default`; see `in_place`."""
+    here = connections[DEFAULT_DB_ALIAS]
+    with _created():
+        made = connections[DEFAULT_DB_ALIAS]
+        with in_place(here):
+            yield made
+
+
+@contextmanager
+def in_place(handle: BaseDatabaseWrapper) -> Iterator[None]:
+    """Let this connection be that of `default` meanwhile, in this thread."""
+    before = connections[DEFAULT_DB_ALIAS]
+    connections[DEFAULT_DB_ALIAS] = handle
+    try:
+        yield
+    finally:
+        connections[DEFAULT_DB_ALIAS] = before

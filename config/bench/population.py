@@ -31,7 +31,7 @@ _GAP = timedelta(seconds=7)
 # Half of the conversations have about a quarter of the messages.
 _SHAPES = (1, 1, 1, 2, 2, 3, 3, 4, 8, 15)
 CONVERSATIONS_A_USER = 50
-_BATCH = 20_000
+_BATCH = 5_000
 
 _STATE_COLUMNS = (
     *("id", "conversation_id", "user_id", "user_input", "focus_areas", "step_count"),

@@ -16,14 +16,14 @@ _COSTS = (
 
 def lines_of(results: Results) -> Iterator[str]:
     """Yield the two tables of a workload: what was measured, then the ratios and their bars."""
-    titles = ("median ms", "p95 ms", "cpu ms", *(title for _, title in _COSTS))
-    columns = "".join(f"{title:>10}" for title in titles)
-    yield f"{results.workload:<42}{'way':<20}{'calls':>7}{columns}"
-    for measure in results.measures:
-        yield _measured(measure)
-    yield ""
-    for ratio in results.ratios:
-        yield _judged(ratio)
+    yield results.workload
+    if results.measures:
+        titles = ("median ms", "p95 ms", "cpu ms", *(title for _, title in _COSTS))
+        columns = "".join(f"{title:>10}" for title in titles)
+        yield f"  {'':<40}{'way':<22}{'calls':>7}{columns}"
+        yield from map(_measured, results.measures)
+        yield ""
+    yield from map(_judged, results.ratios)
     yield from (f"  {note}" for note in results.notes)
     yield from (f"  ! {problem}" for problem in results.problems)
     yield ""
@@ -38,11 +38,11 @@ def _measured(measure: Measure) -> str:
         f"{'-' if value is None else format(value, '.3f'):>10}"
         for value in (measure.median_ms, measure.p95_ms, measure.cpu_ms)
     )
-    return f"  {measure.operation:<40}{measure.way:<20}{measure.calls:>7}{times}{costs}"
+    return f"  {measure.operation:<40}{measure.way:<22}{measure.calls:>7}{times}{costs}"
 
 
 def _judged(ratio: Ratio) -> str:
-    line = f"  {ratio.name:<60}{ratio.value:>10,.2f} {ratio.unit:<6}"
+    line = f"  {ratio.name:<72}{ratio.value:>10,.2f} {ratio.unit:<6} "
     if ratio.bar is None:
         return line.rstrip()
     sign = ">=" if ratio.at_least else "<="

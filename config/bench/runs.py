@@ -18,7 +18,7 @@ class Run:
     """What workloads are given. `owner` is the user whose conversations are measured.
 
     `prepare` lets the public API prepare statements; `messages` and `conversations` are how many
-    the workload scale makes; `say` tells of progress.
+    the workload scale makes, `writers` are those of concurrent; `say` tells of progress.
     """
 
     material: Material
@@ -28,4 +28,5 @@ class Run:
     prepare: bool = False
     messages: int = 1_000_000
     conversations: int = 50_000
+    writers: int | None = None
     say: Callable[[str], Any] = _silent
