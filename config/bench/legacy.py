@@ -18,11 +18,13 @@ from flags.phases import Phase
 
 SAVE_BAR, LOAD_BAR, BYTES_BAR, PEAK_BAR = 3.0, 2.0, 0.90, 0.15
 LONG_TURNS, LONG_MESSAGES = 100, 2_000
+# Conversations of so many turns: of one alone, the first page of each index would decide.
+WEIGHED = 4
 OLD_WAYS = ("legacy", "old code")
 
 
 def play(run: Run, *, turns: int = LONG_TURNS, messages: int = LONG_MESSAGES) -> Results:
-    """Play conversations of 20 turns, then one of 100, then the last turn of one of 2,000."""
+    """Play conversations of 20 turns, then some of 100, then the last turn of one of 2,000."""
     results = Results("legacy")
     short = run.material.conversations[: run.rounds]
     long = run.material.messages(messages)
@@ -30,8 +32,11 @@ def play(run: Run, *, turns: int = LONG_TURNS, messages: int = LONG_MESSAGES) ->
         try:
             found = _compared(results, run, "turns", short)
             _tell_times(results, found)
-            whole = [run.material.turn(number) for number in range(turns)]
-            found = _compared(results, run, "bytes", [whole])
+            several = [
+                [run.material.turn(turns * place + number) for number in range(turns)]
+                for place in range(WEIGHED)
+            ]
+            found = _compared(results, run, "bytes", several)
             _tell_savings(results, f"bytes after {turns} turns", found["bytes"], bar=BYTES_BAR)
             _tell_times(results, found, f" over {turns} turns")
             ends = [tuple(long[:-2]), tuple(long[-2:])]

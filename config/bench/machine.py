@@ -22,6 +22,8 @@ def setting() -> dict[str, Any]:
         "waffle": version("django-waffle"),
         "cores": os.cpu_count(),
         "memory_gib": round(_memory_bytes() / 2**30),
+        # Of the minute before: what else the machine was doing.
+        "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
     }
 

@@ -153,7 +153,7 @@ class Command(BaseCommand):
         }
         say = (lambda line: None) if options["json"] else self.stdout.write
         for name, value in about.items():
-            say(f"{name:<12}{value}")
+            say(f"{name:<14}{value}")
         say("")
         wanted = options["workload"] or DEFAULT
         workloads = []
