@@ -99,15 +99,16 @@ def _round(way: Way, series: Timed, turn: Sequence[Any], size: int, *, owner: An
 
 def _compare(results: Results, short: int, long: int, longest: int) -> None:
     median = results.median
+    for name in (FRESH, MIGRATED, FLOOR):
+        results.say(
+            f"append at {long} / append at {short}: {name}",
+            median(f"append at {long}", name) / median(f"append at {short}", name),
+            bar=None if name == FLOOR else GROWTH_BAR,
+        )
     for name in (FRESH, MIGRATED):
         results.compare(f"load at {long}", name, FLOOR, bar=LOAD_BARS[connection.vendor])
         for operation in (f"append at {long}", f"save at {long}"):
             results.compare(operation, name, FLOOR)
-        results.say(
-            f"append at {long} / append at {short}: {name}",
-            median(f"append at {long}", name) / median(f"append at {short}", name),
-            bar=GROWTH_BAR,
-        )
         beyond = median(f"save at {long}", name) - median(f"append at {long}", name)
         results.say(
             f"(save - append) at {long} / marshal.dumps: {name}",
