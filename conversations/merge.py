@@ -71,7 +71,7 @@ def entries_of(values: Sequence[Any], *, numbered: bool = False) -> list[Entry]:
 class Given:
     """The elements that a load gives: their identities, their digests joined, their values."""
 
-    identities: list[int]
+    identities: Sequence[int]
     digests: bytes
     values: list[Any]
 

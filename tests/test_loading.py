@@ -6,7 +6,9 @@ import copy
 import dataclasses
 import json
 import pickle
+import tracemalloc
 import uuid
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +16,10 @@ import pytest
 from django.db import connection
 from hypothesis import given, settings, strategies as st
 
+from conversations.merge import Given
 from conversations.state import AgentState, LoadInfo
 from conversations.storage import append_messages, load_state, save_state
+from conversations.stores.normalized.loading import _ascending
 from flags.phases import Phase
 from flags.switches import forced_phase
 from tests.factories import message, messages, state, texts
@@ -278,3 +282,32 @@ def test_a_load_that_loses_every_race_still_answers(new_only: None) -> None:
     with connection.execute_wrapper(interrupting):
         found = load_state("c")
     assert found.memory_context == [str(found.step_count)] == ["3"]
+
+
+# What a load takes in memory, and in which order it reads
+
+
+def test_a_load_of_2000_messages_takes_two_and_a_half_times_their_json() -> None:
+    """Of messages of some 500 bytes; a mapping alone weighs 184, so short ones weigh more."""
+    said = messages(*[f"{number} " + "word " * 95 for number in range(2000)])
+    size = len(json.dumps(said))
+    with forced_phase(Phase.NEW_ONLY):
+        save_state("c", AgentState(conversation_history=said))
+        load_state("c")
+        tracemalloc.start()
+        try:
+            loaded = load_state("c")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert len(loaded.conversation_history) == 2000
+    assert peak <= 2.5 * size
+
+
+def test_rows_in_any_order_are_put_into_theirs() -> None:
+    """SQL promises no order of what is only appended, so none is relied on."""
+    mixed = Given(array("q", [3, 1, 2]), b"c" * 16 + b"a" * 16 + b"b" * 16, ["c", "a", "b"])
+    found = _ascending(mixed)
+    assert (list(found.identities), found.values) == ([1, 2, 3], ["a", "b", "c"])
+    assert found.digests == b"a" * 16 + b"b" * 16 + b"c" * 16
+    assert _ascending(found) is found

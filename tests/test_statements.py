@@ -68,8 +68,8 @@ def transactions(call: Callable[[], Any]) -> list[str]:
 
 @pytest.fixture
 def alone(legacy: str) -> bool:
-    """Whether a write that only adds is one statement: PostgreSQL must see legacy's token."""
-    return connection.vendor == "postgresql" and legacy != "jsonfield"
+    """Whether a write that only adds is one statement."""
+    return connection.vendor == "postgresql"
 
 
 def test_a_save_that_only_appends_takes_one_or_three(cid: str, alone: bool) -> None:

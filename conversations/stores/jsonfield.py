@@ -98,9 +98,18 @@ class JSONFieldStore:
     def _row(self, conversation_id: Any) -> QuerySet[Any]:
         """Return the row, with what its token is made of as the database gives it."""
         # A Func with a bare Field converts nothing, like the probe.
-        raw = Func(F(self.token_name), template="%(expressions)s", output_field=Field())
+        raw = Func(F(self.token_name), template=self._seen("%(expressions)s"), output_field=Field())
         rows: QuerySet[Any] = self._rows().annotate(store_token=raw)
         return rows.filter(**{self.id_name: conversation_id})
+
+    def _seen(self, column: str) -> str:
+        """Return the SQL of what a token is made of: the version, else the stored value.
+
+        PostgreSQL digests the value itself, and does not have to send it.
+        """
+        if self.version_name or self._vendor != "postgresql":
+            return column
+        return f"sha256(convert_to(CAST({column} AS text), 'UTF8'))"
 
     def _parsed(self, raw: Any) -> Document:
         if raw is None or raw == "":
@@ -265,7 +274,7 @@ class JSONFieldStore:
         quoted = connections[conf.alias()].ops.quote_name
         token, name = quoted(self._column(self.token_name)), quoted(self._column(self.id_name))
         return (
-            f"(SELECT host.{token} FROM {quoted(self.model._meta.db_table)} host"
+            f"(SELECT {self._seen(f'host.{token}')} FROM {quoted(self.model._meta.db_table)} host"
             f" WHERE host.{name} = conversation_states.conversation_id)"
         )
 
@@ -273,14 +282,23 @@ class JSONFieldStore:
         """Return the version, or the digest of the stored value; "-" where there is no row."""
         if probed is None:
             return ABSENT
-        return f"v:{probed}" if self.version_name else f"d:{digest_of(probed).hex()}"
+        if self.version_name:
+            return f"v:{probed}"
+        ours = self._vendor != "postgresql"
+        return f"d:{digest_of(probed).hex()}" if ours else f"s:{bytes(probed).hex()}"
 
     def settled(self) -> str | None:
-        """Only a version can be compared there, and only where its text is that of Python's."""
-        if not self.version_name:
+        """SQLite cannot digest. A version is compared as text, which is not Python's for all types.
+
+        Where it is not, the condition never holds.
+        """
+        if self.version_name:
+            token = f"'v:' || CAST({self.probe()} AS text)"
+        elif self._vendor == "postgresql":
+            token = f"'s:' || encode({self.probe()}, 'hex')"
+        else:
             return None
-        version = f"'v:' || CAST({self.probe()} AS text)"
-        return f"COALESCE({version}, '{ABSENT}') = conversation_states.legacy_token"
+        return f"COALESCE({token}, '{ABSENT}') = conversation_states.legacy_token"
 
     def survey(self, conversation_id: str, known: str) -> str:
         return self.token(conversation_id)

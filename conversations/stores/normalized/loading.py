@@ -5,9 +5,12 @@ One statement sees one moment, so nothing can move between the row and its messa
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
+from operator import lt
 from typing import Any
 
 from django.conf import settings
@@ -15,6 +18,7 @@ from django.contrib.auth import get_user_model
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations.codec import MESSAGE_COLUMNS, decode_messages
+from conversations.digests import split
 from conversations.merge import Given
 from conversations.stores.cursors import executed
 
@@ -71,31 +75,37 @@ def load_at_once(
     probe: str | None = None,
 ) -> tuple[Head, Given] | None:
     """Return a conversation's row and its current messages in order (the `last`), or None."""
-    newest = last is not None
     vendor = connection.vendor
-    sql = _statement(vendor, newest=newest, probe=probe)
+    sql = _statement(vendor, newest=last is not None, probe=probe)
     cursor = executed(connection, sql, _parameters(vendor, conversation_id, last))
     first = cursor.fetchone()
     if first is None:
         return None
-    sequences: list[int] = []
-    digests: list[bytes] = []
-    values: list[Any] = []
+    # Arrays and bytes, because objects of their own would weigh as much as short messages.
+    sequences, digests, values = array("q"), bytearray(), list[Any]()
     full = BATCH
     while full == BATCH:
         batch = cursor.fetchmany(BATCH)
         full = len(batch)
-        sequences += [row[_WIDTH] for row in batch]
-        digests += [row[_WIDTH + 1] for row in batch]
+        sequences.extend([row[_WIDTH] for row in batch])
+        digests += b"".join([row[_WIDTH + 1] for row in batch])
         values += decode_messages(batch)
-    if newest:
-        sequences, digests, values = sequences[::-1], digests[::-1], values[::-1]
-    if sequences != sorted(sequences):
-        order = sorted(range(len(sequences)), key=sequences.__getitem__)
-        digests, values = [digests[at] for at in order], [values[at] for at in order]
-        sequences.sort()
     head = _head(first, probed=first[-1] if probe else None)
-    return head, Given(sequences, b"".join(digests), values)
+    return head, _ascending(Given(sequences, bytes(digests), values))
+
+
+def _ascending(given: Given) -> Given:
+    """Return messages by sequence; most are so, or the other way round."""
+    places = given.identities
+    if all(map(lt, places, islice(places, 1, None))):
+        return given
+    order = sorted(range(len(places)), key=places.__getitem__)
+    digests = split(given.digests)
+    return Given(
+        array("q", [places[at] for at in order]),
+        b"".join([digests[at] for at in order]),
+        [given.values[at] for at in order],
+    )
 
 
 @lru_cache(maxsize=32)
