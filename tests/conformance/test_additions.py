@@ -19,9 +19,12 @@ from conversations.exceptions import ConversationNotFound, KeyReused
 from conversations.models import ConversationMessage, ConversationState
 from conversations.state import AgentState
 from conversations.stores.normalized import Bumped
+from flags import fence
 from flags.phases import Phase
 from flags.switches import forced_phase
 from tests.factories import UserFactory, message, messages, state, texts
+from tests.faults.injection import failing, touches_legacy
+from tests.legacy_schema import old_save
 from tests.scale import examples
 from tests.strategies import states
 
@@ -284,3 +287,75 @@ def test_an_addition_rolled_back_with_its_callers_transaction_is_not_there(
         transaction.set_rollback(True)
     assert taken[-1] is True
     assert texts(storage.load_state("c")) == ["a"]
+
+
+# Beside a legacy store
+
+
+migrating = pytest.mark.parametrize("legacy", ["chunks"], indirect=True)
+
+
+@migrating
+def test_what_only_legacy_holds_is_taken_in_first(taken: list[bool]) -> None:
+    storage.save_state("c", state("a"))
+    with forced_phase(Phase.LEGACY):
+        storage.append_messages("c", messages("b"))
+    storage.append_messages("c", messages("c"))
+    not_taken(taken)
+    assert texts(storage.load_state("c")) == ["a", "b", "c"]
+    storage.append_messages("c", messages("d"))
+    assert taken[-1] is True
+
+
+@migrating
+def test_what_old_code_wrote_is_merged_first(taken: list[bool]) -> None:
+    with forced_phase(Phase.NEW_PRIMARY):
+        storage.save_state("c", state("a"))
+    old_save(connection, "c", None, state("a", "old").to_dict())
+    storage.append_messages("c", messages("b"))
+    not_taken(taken)
+    assert texts(storage.load_state("c")) == ["a", "old", "b"]
+    storage.append_messages("c", messages("d"))
+    assert taken[-1] is True
+
+
+@migrating
+def test_legacy_that_does_not_answer_stops_no_addition(taken: list[bool]) -> None:
+    storage.save_state("c", state("a"))
+    with failing(touches_legacy):
+        storage.append_messages("c", messages("b"))
+    not_taken(taken)
+    assert texts(storage.load_state("c")) == ["a", "b"]
+
+
+@migrating
+@pytest.mark.parametrize("phase", [p for p in Phase if p != Phase.NEW_ONLY], ids=lambda p: p.label)
+def test_where_legacy_is_written_as_well_nothing_is_short(taken: list[bool], phase: Phase) -> None:
+    with forced_phase(phase):
+        storage.save_state("c", state("a"))
+        storage.append_messages("c", messages("b"))
+        assert texts(storage.load_state("c")) == ["a", "b"]
+    assert taken == [False, False]
+
+
+def test_an_addition_waits_for_a_flip_that_holds_the_fence() -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite's lock is its fence")
+    storage.save_state("c", state("a"))
+    done: list[Any] = []
+
+    def append() -> None:
+        try:
+            with forced_phase(Phase.NEW_ONLY):
+                done.append(storage.append_messages("c", messages("b")))
+        finally:
+            connection.close()
+
+    waiting = threading.Thread(target=append)
+    with transaction.atomic():
+        fence.close()
+        waiting.start()
+        wait_for_a_lock()
+        assert done == []
+    waiting.join()
+    assert len(done) == 1
