@@ -18,6 +18,8 @@ from conversations.models import (
     ConversationRedaction,
     ConversationState,
     ConversationTombstone,
+    in_pages,
+    reading,
 )
 from memory.adoption import CHECK, METADATA, has_check
 from memory.models import MemoryChunk, MemoryContextItem, MemoryMetadata
@@ -376,6 +378,16 @@ def test_a_conversation_is_read_as_of_a_revision() -> None:
     }
     current = conversation.messages.current().order_by("sequence")
     assert list(current.values_list("content", flat=True)) == ["final", "next"]
+
+
+@pytest.mark.parametrize("count", [0, 2, 3, 4, 7])
+def test_pages_give_every_row_once_in_order(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PAGE", 3)
+    names = [f"c-{number}" for number in range(count)]
+    for name in names:
+        state(name)
+    found = in_pages(ConversationState.rows.order_by("-pk"), "conversation_id", "revision")
+    assert list(found) == [(name, 0) for name in names]
 
 
 OURS = (
