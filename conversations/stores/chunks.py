@@ -368,8 +368,8 @@ class ChunkStore:
         rows = self._metadata().filter(
             self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID, chunk_id__gt=int(mark)
         )
-        found = rows.values_list("value", flat=True).distinct()
-        return [str(value) for value in found]
+        # Not distinct() in SQL: SQLite would go through all values in their order.
+        return [str(value) for value in dict.fromkeys(rows.values_list("value", flat=True))]
 
 
 def _floor(token: str) -> int:
