@@ -16,6 +16,8 @@ from django.db import connection
 
 CONVERSATIONS = 4_000
 MESSAGES = 12
+# Of each kind of row that stands beside them.
+BESIDE = 2_000
 USERS = 50
 # How many of the crowd's conversations stand in legacy as well.
 IN_LEGACY = 6_000
@@ -172,7 +174,7 @@ def _beside() -> None:
         _run(
             f"""INSERT INTO memory_metadata ({target}, "key", value)
             SELECT (SELECT min(id) - 1 FROM {table}) + n, 'channel', 'web' FROM series""",
-            2_000,
+            BESIDE,
         )
     first = "(SELECT min(id) - 1 FROM conversation_states) + n"
     _run(
@@ -180,24 +182,24 @@ def _beside() -> None:
             created_at)
         SELECT {first}, CASE WHEN n %% 10 = 0 THEN 'quarantined' ELSE 'merged' END, 'r', 1,
             '{{{{}}}}', {{time}} FROM series""",
-        2_000,
+        BESIDE,
     )
     _run(
         f"""INSERT INTO conversation_redactions (conversation_id, text_hash, replacement,
             created_at)
         SELECT {first}, {{blob}}, 'gone', {{time}} FROM series""",
-        2_000,
+        BESIDE,
     )
     _run(
         """INSERT INTO conversation_tombstones (conversation_id, deleted_at, reason)
         SELECT 'buried-' || n, {time}, 'deleted' FROM series""",
-        2_000,
+        BESIDE,
     )
     _run(
         """INSERT INTO conversation_mismatches (conversation_id, seen_at, phase, revision, places,
             tables_hash, legacy_hash)
         SELECT 'crowd-' || n, {time}, 1, 1, '[]', '', '' FROM series""",
-        2_000,
+        BESIDE,
     )
     _run(
         """INSERT INTO sync_runs (target, state, stage, cursor, upper, mark, batch_size, reason,
@@ -210,7 +212,7 @@ def _beside() -> None:
             noted, failed, taken_at, finished_at)
         SELECT (SELECT min(id) FROM sync_runs) + n %% 20, 0, '0', '1', 1, 0, '{{}}', '[]', 0,
             {time}, {time} FROM series""",
-        2_000,
+        BESIDE,
     )
     _run(
         """INSERT INTO rollout_measures (began_at, operation, store, count, errors, fallbacks,
