@@ -17,7 +17,7 @@ from django.db.models import Count, Max, QuerySet
 from conversations import conf
 from conversations.batches import BATCH
 from conversations.foreign import quarantine_class
-from conversations.models import ConversationConflict, ConversationState
+from conversations.models import ConversationConflict, ConversationState, in_pages
 from conversations.runs.records import Note
 from conversations.stores.base import Blobs, Leftovers
 from conversations.stores.normalized import probed_between
@@ -126,7 +126,7 @@ def quarantined() -> list[Aside]:
 def _omissions() -> Iterator[int]:
     """Yield the keys of conversations of which old code left messages out, once a record."""
     merged = _conflicts().filter(kind=Kind.MERGED)
-    for conversation, detail in merged.values_list("conversation_id", "detail").iterator():
+    for conversation, detail in in_pages(merged, "conversation_id", "detail"):
         if json.loads(detail).get("omitted"):
             yield conversation
 

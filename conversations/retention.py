@@ -56,13 +56,21 @@ def prune(
 
 
 def _with_superseded(ids: list[str] | None) -> Iterator[str]:
-    superseded = ConversationMessage.rows.using(conf.alias()).filter(
-        conversation_id=OuterRef("pk"), superseded_in__isnull=False
-    )
-    rows = ConversationState.rows.using(conf.alias()).filter(Exists(superseded))
+    rows = ConversationState.rows.using(conf.alias())
+    messages = ConversationMessage.rows.using(conf.alias()).filter(superseded_in__isnull=False)
     if ids is not None:
-        rows = rows.filter(conversation_id__in=ids)
-    return in_batches(rows)
+        superseded = messages.filter(conversation_id=OuterRef("pk"))
+        yield from in_batches(rows.filter(Exists(superseded), conversation_id__in=ids))
+        return
+    last = 0
+    while True:
+        # Not the rows where one exists: every page would look through all of these.
+        behind = messages.filter(conversation_id__gt=last).order_by("conversation_id")
+        page = list(behind.values_list("conversation_id", flat=True).distinct()[:BATCH])
+        yield from in_batches(rows.filter(pk__in=page))
+        if len(page) < BATCH:
+            return
+        last = page[-1]
 
 
 def _prune_one(row: ConversationState, now: datetime, *, dry_run: bool) -> int:

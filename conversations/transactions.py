@@ -106,3 +106,16 @@ def lost_connection() -> bool:
     """Whether the connection itself is gone, as opposed to one statement having failed."""
     connection = connections[conf.alias()]
     return connection.connection is None or bool(getattr(connection.connection, "closed", False))
+
+
+def give_back() -> None:
+    """Return the connection to the pool of Django's that it comes from, between transactions.
+
+    Whoever awaits a model's reply would keep it all the while; a pool of ten is for thousands
+    who wait. A connection without a pool stays open: to make a new one takes longer.
+    """
+    connection = connections[conf.alias()]
+    if not connection.settings_dict["OPTIONS"].get("pool"):
+        return
+    if not connection.in_atomic_block and connection.get_autocommit():
+        connection.close()

@@ -11,6 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Coalesce
 
 
 class LegacyJSONField(models.JSONField):
@@ -86,15 +87,14 @@ class MemoryContextItem(models.Model):
 
     class Meta:
         db_table = "memory_context_items"
-        indexes = [
-            # the context of a conversation in order, and the foreign key's own look-ups
-            models.Index(fields=["conversation", "position"], name="item_by_position"),
-        ]
         constraints = [
+            # the context of a conversation in order, and the foreign key's own look-ups, which a
+            # partial index would not serve; one current item per position
             models.UniqueConstraint(
-                fields=["conversation", "position"],
-                condition=Q(superseded_in__isnull=True),
-                name="item_current_position",
+                F("conversation"),
+                F("position"),
+                Coalesce("superseded_in", 0),
+                name="item_by_position",
             ),
             models.CheckConstraint(
                 name="item_relevance_0_to_1",

@@ -132,9 +132,9 @@ def result_of(process: Process) -> Any:
     return json.loads(out.splitlines()[-1])
 
 
-def together(jobs: list[Job]) -> list[Any]:
+def together(jobs: list[Job], *, url: str = "") -> list[Any]:
     """Run jobs at the same time, each in a process of its own. Returns: their results."""
-    processes = [start(job) for job in jobs]
+    processes = [start(job, url=url) for job in jobs]
     try:
         return [result_of(process) for process in processes]
     finally:

@@ -136,7 +136,14 @@ class Migration(migrations.Migration):
                         name="state_by_user",
                     ),
                     models.Index(
-                        fields=["legacy_user_id"],
+                        F("updated_at").desc(),
+                        F("conversation_id").desc(),
+                        name="state_by_activity",
+                    ),
+                    models.Index(
+                        F("legacy_user_id"),
+                        F("updated_at").desc(),
+                        F("conversation_id").desc(),
                         name="state_by_legacy_user",
                         condition=Q(legacy_user_id__isnull=False),
                     ),
@@ -147,14 +154,10 @@ class Migration(migrations.Migration):
                     ),
                     models.Index(
                         fields=["id"],
-                        name="state_unverified",
+                        name="state_unsettled",
                         condition=Q(verified_revision__lt=F("revision"))
-                        | Q(verified_revision__lt=F("legacy_revision")),
-                    ),
-                    models.Index(
-                        fields=["id"],
-                        name="state_legacy_behind",
-                        condition=Q(legacy_revision__lt=F("revision")),
+                        | Q(verified_revision__lt=F("legacy_revision"))
+                        | Q(legacy_revision__lt=F("revision")),
                     ),
                 ],
                 "constraints": [
@@ -250,7 +253,7 @@ class Migration(migrations.Migration):
                 "base_manager_name": "rows",
                 "indexes": [
                     models.Index(
-                        fields=["conversation", "superseded_in"],
+                        fields=["conversation", "key"],
                         name="message_superseded",
                         condition=Q(superseded_in__isnull=False),
                     ),

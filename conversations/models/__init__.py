@@ -1,6 +1,6 @@
 """The tables of conversations. Public for reading and joins; the storage functions write them."""
 
-from conversations.models.reading import ReadingManager, ReadingQuerySet
+from conversations.models.reading import ReadingManager, ReadingQuerySet, in_pages
 from conversations.models.runs import SyncBatch, SyncRun
 from conversations.models.states import (
     DIGEST_BYTES,
@@ -28,4 +28,5 @@ __all__ = [
     "ReadingQuerySet",
     "SyncBatch",
     "SyncRun",
+    "in_pages",
 ]

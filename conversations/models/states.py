@@ -14,6 +14,7 @@ from conversations.models.reading import ReadingManager
 DIGEST_BYTES = 16
 UNVERIFIED = Q(verified_revision__lt=F("revision")) | Q(verified_revision__lt=F("legacy_revision"))
 LEGACY_BEHIND = Q(legacy_revision__lt=F("revision"))
+UNSETTLED = UNVERIFIED | LEGACY_BEHIND
 
 
 class ConversationState(models.Model):
@@ -92,9 +93,15 @@ class ConversationState(models.Model):
                 F("conversation_id").desc(),
                 name="state_by_user",
             ),
-            # the same for owners that exist in legacy only
+            # list_conversations(None), the admin's list, health
             models.Index(
-                fields=["legacy_user_id"],
+                F("updated_at").desc(), F("conversation_id").desc(), name="state_by_activity"
+            ),
+            # a user's list, for owners that exist in legacy only
+            models.Index(
+                F("legacy_user_id"),
+                F("updated_at").desc(),
+                F("conversation_id").desc(),
                 name="state_by_legacy_user",
                 condition=Q(legacy_user_id__isnull=False),
             ),
@@ -104,10 +111,9 @@ class ConversationState(models.Model):
                 name="state_by_origin",
                 condition=Q(forked_from__isnull=False),
             ),
-            # what changed since it was verified: read while nobody may write
-            models.Index(fields=["id"], name="state_unverified", condition=UNVERIFIED),
-            # what a rollback would leave behind, read at the same moment
-            models.Index(fields=["id"], name="state_legacy_behind", condition=LEGACY_BEHIND),
+            # what changed since it was verified, and what a rollback would leave behind: read
+            # while nobody may write. One for both, as every save pays for it: docs/indexes.md
+            models.Index(fields=["id"], name="state_unsettled", condition=UNSETTLED),
         ]
         constraints = [
             # every look-up by id; named, and without the second index that `unique=True` makes
@@ -190,9 +196,9 @@ class ConversationMessage(models.Model):
         verbose_name = "message"
         base_manager_name = "rows"
         indexes = [
-            # what a conversation held before: merges, KeyReused, restore, retention
+            # what a conversation held before: appends with keys, retention
             models.Index(
-                fields=["conversation", "superseded_in"],
+                fields=["conversation", "key"],
                 name="message_superseded",
                 condition=Q(superseded_in__isnull=False),
             ),

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from conversations import conf
 from conversations.exceptions import SyncRefused
-from conversations.models import SyncBatch, SyncRun
+from conversations.models import SyncBatch, SyncRun, in_pages
 from conversations.runs.tasks import Task
 
 State = SyncRun.State
@@ -131,12 +131,14 @@ def tally(run: int) -> Tally:
     """
     counts: Counter[str] = Counter()
     notes: dict[str, Note] = {}
-    for batch in batches(run).exclude(finished_at=None).order_by("stage", "pk").iterator():
-        counts.update(json.loads(batch.counts))
-        for values in json.loads(batch.noted):
-            note = Note(*values)
-            if note.reason_class or note.conversation_id in notes:
-                notes[note.conversation_id] = note
+    finished = batches(run).exclude(finished_at=None)
+    for stage in sorted(finished.order_by().values_list("stage", flat=True).distinct()):
+        for counted, noted in in_pages(finished.filter(stage=stage), "counts", "noted"):
+            counts.update(json.loads(counted))
+            for values in json.loads(noted):
+                note = Note(*values)
+                if note.reason_class or note.conversation_id in notes:
+                    notes[note.conversation_id] = note
     counts.update(note.count for note in notes.values())
     return Tally(dict(counts), tuple(note for note in notes.values() if note.reason_class))
 

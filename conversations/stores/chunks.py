@@ -51,6 +51,9 @@ from memory.models import MemoryChunk, MemoryMetadata
 
 logger = logging.getLogger("conversations")
 
+# Blobs that are read at once to be rewritten: each may have megabytes.
+_REWRITTEN = 50
+
 
 class ChunkStore:
     """The legacy chunk tables behind the store protocol."""
@@ -303,14 +306,24 @@ class ChunkStore:
         self, conversation_id: str, change: Callable[[Document], Document | None], *, known: str
     ) -> str:
         ids = list(self._blobs(conversation_id).values_list("chunk_id", flat=True))
-        for chunk in self._chunks().filter(pk__in=ids).defer("embedding").iterator(chunk_size=50):
-            try:
-                document = change(parsed(chunk.content))
-            except InvalidState as error:
-                raise UnreadableState(f"legacy chunk {chunk.pk} holds no state: {error}") from error
-            if document is not None:
-                self.correct(conversation_id, str(chunk.pk), document, seen="")
+        for start in range(0, len(ids), _REWRITTEN):
+            batch = self._chunks().filter(pk__in=ids[start : start + _REWRITTEN])
+            for chunk in batch.defer("embedding"):
+                self._rewrite_one(conversation_id, chunk, change)
         return known
+
+    def _rewrite_one(
+        self,
+        conversation_id: str,
+        chunk: MemoryChunk,
+        change: Callable[[Document], Document | None],
+    ) -> None:
+        try:
+            document = change(parsed(chunk.content))
+        except InvalidState as error:
+            raise UnreadableState(f"legacy chunk {chunk.pk} holds no state: {error}") from error
+        if document is not None:
+            self.correct(conversation_id, str(chunk.pk), document, seen="")
 
     def conversations_of(self, owner: str) -> Sequence[str]:
         """Return the ids of conversations with a state blob of this owner."""
@@ -355,8 +368,8 @@ class ChunkStore:
         rows = self._metadata().filter(
             self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID, chunk_id__gt=int(mark)
         )
-        found = rows.values_list("value", flat=True).distinct()
-        return [str(value) for value in found]
+        # Not distinct() in SQL: SQLite would go through all values in their order.
+        return [str(value) for value in dict.fromkeys(rows.values_list("value", flat=True))]
 
 
 def _floor(token: str) -> int:

@@ -37,6 +37,7 @@ from conversations.codec import storable
 from conversations.digests import digest_of
 from conversations.documents import Document, check_types
 from conversations.exceptions import InvalidState, UnreadableState
+from conversations.models import in_pages
 from conversations.stores.base import (
     NEVER,
     Blobs,
@@ -385,7 +386,7 @@ class JSONFieldStore:
         rows = self._rows()
         if self.updated_name:
             rows = rows.filter(**{f"{self.updated_name}__gte": datetime.fromisoformat(mark)})
-        return (str(found) for found in rows.values_list(self.id_name, flat=True).iterator())
+        return (str(found) for (found,) in in_pages(rows, self.id_name))
 
 
 def _json_key(key: Any) -> Any:

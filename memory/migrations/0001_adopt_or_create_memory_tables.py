@@ -22,6 +22,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, migrations, models, transaction
 from django.db.models import F, Q
+from django.db.models.functions import Coalesce
 
 import memory.models
 from memory.adoption import (
@@ -182,14 +183,12 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "memory_context_items",
-                "indexes": [
-                    models.Index(fields=["conversation", "position"], name="item_by_position"),
-                ],
                 "constraints": [
                     models.UniqueConstraint(
-                        fields=["conversation", "position"],
-                        condition=Q(superseded_in__isnull=True),
-                        name="item_current_position",
+                        F("conversation"),
+                        F("position"),
+                        Coalesce("superseded_in", 0),
+                        name="item_by_position",
                     ),
                     models.CheckConstraint(
                         name="item_relevance_0_to_1",

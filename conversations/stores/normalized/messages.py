@@ -85,8 +85,11 @@ class MessageRows:
 
     def keyed(self, row: ConversationState, keys: Sequence[str]) -> list[Entry]:
         """Return every version, current or not, of the messages that have these keys."""
-        query = self._messages(row).filter(key__in=keys).order_by("sequence", "added_in")
-        return [_entry(found) for found in query.values_list(*_VERSION_COLUMNS)]
+        keyed = self._messages(row).filter(key__in=keys).values_list(*_VERSION_COLUMNS)
+        # Each has an index of its own: together, or in order, databases go through all messages.
+        current, gone = (keyed.filter(superseded_in__isnull=none) for none in (True, False))
+        found = [_entry(version) for version in current.union(gone, all=True)]
+        return sorted(found, key=lambda entry: (entry.place, entry.added_in))
 
     def _insert_messages(
         self, row: ConversationState, entries: Iterable[Entry], *, revision: int, now: datetime

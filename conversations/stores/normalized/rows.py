@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -151,6 +151,25 @@ def owner_of(row: ConversationState) -> str | None:
 def owned(rows: QuerySet[ConversationState], owner: str) -> QuerySet[ConversationState]:
     """Return the rows of an owner: a user, or one that only legacy knows."""
     return rows.filter(Q(user_id=owner) | Q(user_id=None, legacy_user_id=owner))
+
+
+def latest_of(
+    rows: QuerySet[ConversationState], owner: str, *, limit: int | None
+) -> Iterable[ConversationState]:
+    """Return the first `limit` of those rows that are an owner's, by latest activity.
+
+    One look-up for a user, one for an owner that only legacy knows, each in the order of its
+    index and bounded: one condition for both would read and sort everything that is theirs.
+    """
+    alias, parameters = rows.db, []
+    parts = []
+    for mine in (Q(user_id=owner), Q(user_id=None, legacy_user_id=owner)):
+        sql, bound = rows.filter(mine)[:limit].query.get_compiler(using=alias).as_sql()
+        parts.append(f"SELECT * FROM ({sql}) part")
+        parameters += bound
+    bounded = "" if limit is None else f" LIMIT {limit:d}"
+    sql = f"{' UNION ALL '.join(parts)} ORDER BY updated_at DESC, conversation_id DESC{bounded}"
+    return ConversationState.rows.using(alias).raw(sql, parameters)
 
 
 def replaced(current: Sequence[Entry], wanted: Sequence[Entry]) -> Sequence[Entry]:

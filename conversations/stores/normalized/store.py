@@ -26,8 +26,8 @@ from conversations.stores.normalized.messages import MessageRows
 from conversations.stores.normalized.rows import (
     Change,
     found_row,
+    latest_of,
     new_row,
-    owned,
     owner_of,
     replaced,
 )
@@ -214,18 +214,20 @@ class NormalizedStore(MessageRows, ItemRows):
         limit: int | None = None,
     ) -> Sequence[Summary]:
         rows = ConversationState.rows.using(conf.alias())
-        if owner is not None:
-            rows = owned(rows, owner)
         if before is not None:
             moment, conversation_id = before
             # The first condition bounds the index; a database does not see it in the second.
             rows = rows.filter(updated_at__lte=moment).filter(
                 Q(updated_at__lt=moment) | Q(conversation_id__lt=conversation_id)
             )
-        page = rows.order_by("-updated_at", "-conversation_id").values_list(
+        page = rows.order_by("-updated_at", "-conversation_id").only(
             "conversation_id", "updated_at", "message_count"
         )
-        return [Summary(*found, self.name) for found in page[:limit]]
+        found = page[:limit] if owner is None else latest_of(page, owner, limit=limit)
+        return [
+            Summary(row.conversation_id, row.updated_at, row.message_count, self.name)
+            for row in found
+        ]
 
     def token(self, conversation_id: str, known: str = "") -> str:
         return ""
