@@ -1,0 +1,157 @@
+"""Statements of loads and saves go through Django's connection, bound, and prepared if allowed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connection, connections, transaction
+from django.db.utils import ProgrammingError
+from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
+
+from conversations.exceptions import StorageUnavailable
+from conversations.storage import append_messages, load_state, save_state
+from conversations.stores.cursors import executed
+from flags.phases import Phase
+from flags.switches import forced_phase
+from tests.factories import messages, state, texts
+
+pytestmark = pytest.mark.django_db(transaction=True)
+postgresql = pytest.mark.skipif(
+    connection.vendor != "postgresql", reason="SQLite binds anyway, and has no server"
+)
+
+
+def settings(*, prepare: bool) -> Any:
+    return override_settings(CONVERSATIONS={"REQUIRE_OWNER": False, "PREPARE_STATEMENTS": prepare})
+
+
+@pytest.fixture(autouse=True)
+def tables() -> Iterator[None]:
+    with settings(prepare=False), forced_phase(Phase.NEW_ONLY):
+        yield
+
+
+def prepared() -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement FROM pg_prepared_statements")
+        return [row[0] for row in cursor.fetchall()]
+
+
+def turns(count: int) -> None:
+    save_state("c", state("a"))
+    for number in range(count):
+        loaded = load_state("c")
+        loaded.conversation_history += messages(number)
+        save_state("c", loaded)
+        append_messages("c", messages(number))
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """A session that nobody has prepared anything in, and that nobody goes on with."""
+    connection.close()
+    yield
+    connection.close()
+
+
+@postgresql
+def test_nothing_is_prepared_unless_the_host_allows_it(fresh: None) -> None:
+    turns(8)
+    assert prepared() == []
+
+
+@postgresql
+def test_loads_and_additions_are_prepared_and_nothing_else_is(fresh: None) -> None:
+    with settings(prepare=True):
+        turns(8)
+        found = prepared()
+    assert len(found) == 3
+    assert all("conversation_states" in statement for statement in found)
+    assert connection.connection.prepare_threshold is None
+    with connection.cursor() as cursor:
+        for _ in range(10):
+            cursor.execute("SELECT 1")
+    assert len(prepared()) == 3
+
+
+@postgresql
+def test_prepared_statements_live_through_changes_of_the_tables(fresh: None) -> None:
+    """A migration that adds a column, while the process goes on."""
+    with settings(prepare=True):
+        turns(8)
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE conversation_messages ADD COLUMN later integer")
+            cursor.execute("ALTER TABLE conversation_states ADD COLUMN later integer")
+        try:
+            append_messages("c", messages("z"))
+            assert texts(load_state("c"))[-1] == "z"
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("ALTER TABLE conversation_messages DROP COLUMN later")
+                cursor.execute("ALTER TABLE conversation_states DROP COLUMN later")
+        assert texts(load_state("c"))[-1] == "z"
+
+
+@postgresql
+def test_the_threshold_is_as_before_also_where_a_statement_fails(fresh: None) -> None:
+    with settings(prepare=True):
+        with pytest.raises(ProgrammingError):
+            executed(connection, "SELECT nothing", [])
+        assert connection.connection.prepare_threshold is None
+        connection.connection.prepare_threshold = 0
+        executed(connection, "SELECT 1", [])
+        assert connection.connection.prepare_threshold == 0
+
+
+def test_what_looks_on_sees_the_statements() -> None:
+    save_state("c", state("a"))
+    seen: list[str] = []
+
+    def look(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(look):
+        load_state("c")
+    assert len(seen) == 1
+    with CaptureQueriesContext(connection) as captured:
+        load_state("c")
+    assert len(captured) == 1
+
+
+def test_a_wrapper_that_refuses_is_obeyed() -> None:
+    save_state("c", state("a"))
+
+    def refuse(*args: Any) -> Any:
+        raise DatabaseError("not here")
+
+    with connection.execute_wrapper(refuse), pytest.raises(StorageUnavailable):
+        load_state("c")
+
+
+def test_a_broken_transaction_of_the_caller_is_no_place_to_read() -> None:
+    save_state("c", state("a"))
+    with pytest.raises(transaction.TransactionManagementError), transaction.atomic():
+        transaction.set_rollback(True)
+        executed(connection, "SELECT 1", [])
+
+
+def test_another_thread_has_no_part_in_a_connection() -> None:
+    failures: list[BaseException] = []
+    ours = connections["default"]
+
+    def use() -> None:
+        try:
+            executed(ours, "SELECT 1", [])
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert len(failures) == 1
+    assert "thread" in str(failures[0])
