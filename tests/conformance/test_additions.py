@@ -249,22 +249,23 @@ def test_a_key_that_came_and_went_while_the_append_waited_is_known() -> None:
         storage.append_messages("c", messages("again"), keys=["k"])
         storage.remove_messages("c", ["k"])
         waiting.start()
-        wait_for_a_lock()
+        wait_for_a_lock(waiting)
     waiting.join()
     assert failures == []
     assert texts(storage.load_state("c")) == ["a"]
 
 
-def wait_for_a_lock() -> None:
-    """Wait until another session waits for ours."""
+def wait_for_a_lock(waiting: threading.Thread) -> None:
+    """Wait until another thread's session waits for ours."""
     with connection.cursor() as cursor:
-        while True:
+        while waiting.is_alive():
             cursor.execute(
                 "SELECT 1 FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
             )
             if cursor.fetchone():
                 return
             cursor.execute("SELECT pg_stat_clear_snapshot()")
+    raise AssertionError("it did not wait")
 
 
 def test_more_messages_than_one_statement_takes(taken: list[bool]) -> None:
@@ -355,7 +356,7 @@ def test_an_addition_waits_for_a_flip_that_holds_the_fence() -> None:
     with transaction.atomic():
         fence.close()
         waiting.start()
-        wait_for_a_lock()
+        wait_for_a_lock(waiting)
         assert done == []
     waiting.join()
     assert len(done) == 1
