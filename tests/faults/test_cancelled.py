@@ -75,12 +75,12 @@ def test_what_a_rolled_back_transaction_saved_is_gone_and_saved_again_once(
 
 
 class Gate:
-    """Holds up one write before its lock."""
+    """Holds up one write before its first statement."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.there, self.go = threading.Event(), threading.Event()
-        self._shut, self._lock = False, operations.lock
-        monkeypatch.setattr(operations, "lock", self._waiting)
+        self._shut, self._added = False, operations.added
+        monkeypatch.setattr(operations, "added", self._waiting)
 
     def shut(self) -> None:
         self.there.clear()
@@ -92,7 +92,7 @@ class Gate:
             self._shut = False
             self.there.set()
             assert self.go.wait(60)
-        return self._lock(*args, **kwargs)
+        return self._added(*args, **kwargs)
 
     async def held(self, call: Awaitable[Any]) -> asyncio.Task[Any]:
         """Start a write. Returns: its task, once it is held up."""
