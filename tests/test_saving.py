@@ -12,8 +12,9 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
-from conversations import aio, storage
+from conversations import aio, operations, storage
 from conversations.exceptions import ConversationNotFound, InvalidState
+from conversations.storage import states
 from flags.phases import Phase
 from tests.factories import UserFactory, messages, state, texts
 
@@ -267,3 +268,49 @@ def test_a_copy_goes_on_from_what_was_committed_meanwhile(phase: Phase) -> None:
     add(copied, "c")
     storage.save_state("c", copied)
     assert storage.load_state("c") == copied
+
+
+@pytest.mark.parametrize("edit", ["appended", "edited"])
+def test_what_another_task_changes_during_a_save_is_in_the_next(
+    phase: Phase, edit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coroutine goes on streaming into its messages while a thread saves them."""
+    saved = state("a", "b")
+    write = operations.write
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        outcome = write(*args, **kwargs)
+        if edit == "appended":
+            saved.conversation_history += messages("late")
+        else:
+            saved.conversation_history[-1]["content"] = "late"
+        return outcome
+
+    with monkeypatch.context() as patch:
+        patch.setattr(operations, "write", meanwhile)
+        storage.save_state("c", saved)
+    storage.save_state("c", saved)
+    assert texts(storage.load_state("c")) == (
+        ["a", "b", "late"] if edit == "appended" else ["a", "late"]
+    )
+
+
+def test_a_flag_that_was_another_for_a_moment_of_a_save_is_as_it_is_after_the_next(
+    phase: Phase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sealed before the save looks unbroken again, and is not what was saved."""
+    saved = state("a")
+    first = saved.conversation_history[0]
+    first["waiting"] = True
+    check = states.checked_document
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        first["waiting"] = False
+        return check(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(states, "checked_document", meanwhile)
+        storage.save_state("c", saved)
+    first["waiting"] = True
+    storage.save_state("c", saved)
+    assert storage.load_state("c").conversation_history[0]["waiting"] is True

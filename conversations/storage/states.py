@@ -79,16 +79,20 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
     if baseline is not None and baseline.conversation_id != conversation_id:
         # What was loaded from another conversation says nothing of this one.
         baseline = None
-    messages = items = None
-    if baseline is not None and isinstance(data, Mapping):
-        messages = baseline.known_messages(data.get(MESSAGES))
-        items = baseline.known_items(data.get(ITEMS))
+    messages = items = message_seal = item_seal = None
+    if isinstance(data, Mapping):
+        if baseline is not None:
+            messages = baseline.known_messages(data.get(MESSAGES))
+            items = baseline.known_items(data.get(ITEMS))
+        # Before anything is read: what another task of the caller changes meanwhile breaks them.
+        message_seal = _seal(data.get(MESSAGES), baseline and baseline.message_seal, messages)
+        item_seal = _seal(data.get(ITEMS), baseline and baseline.item_seal, items)
     operation = SaveState(checked_document(data, messages=messages, items=items), baseline)
     outcome, result = written(conversation_id, operation, owner)
     if _remembers(state):
         seals = (
-            _seal(data.get(MESSAGES), baseline.message_seal if baseline else None, messages),
-            _seal(data.get(ITEMS), baseline.item_seal if baseline else None, items),
+            _unbroken(message_seal, data.get(MESSAGES), baseline and baseline.message_seal),
+            _unbroken(item_seal, data.get(ITEMS), baseline and baseline.item_seal),
         )
         baseline, info = _advanced(conversation_id, operation, outcome, seals=seals)
         _attach(state, baseline, info, committed=result["committed"])
@@ -96,11 +100,16 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
 
 
 def _seal(values: Any, before: Seal | None, known: Known | None) -> Seal | None:
-    """Return the seal of a list that was saved: the one before, while it covers most of it."""
+    """Return the seal of a list to save: the one before, while it covers most of it."""
     if before is not None and known is not None and known.sealed:
         if len(values) - known.sealed <= UNSEALED:
             return before
     return Seal.of(values)
+
+
+def _unbroken(seal: Seal | None, values: Any, before: Seal | None) -> Seal | None:
+    """Return a new seal only if the list is still what it was before its digests were taken."""
+    return seal if seal is None or seal is before or seal.unbroken(values) else None
 
 
 def _remembers(state: Any) -> bool:
