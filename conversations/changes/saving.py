@@ -89,6 +89,7 @@ class SaveState:
             return None
         if not self._only_appends(base) or self.item_digests != base.item_digests:
             return None
+        self.kept_items = len(base.item_ids)
         self.history = self.document.fields[HISTORY]
         changed = self._changed_fields(base)
         appended = self._appended(base)

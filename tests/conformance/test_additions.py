@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -360,3 +361,30 @@ def test_an_addition_waits_for_a_flip_that_holds_the_fence() -> None:
         assert done == []
     waiting.join()
     assert len(done) == 1
+
+
+CHANGES: dict[str, Callable[[AgentState], object]] = {
+    "none": lambda loaded: None,
+    "one less": lambda loaded: loaded.memory_context.pop(),
+    "one more": lambda loaded: loaded.memory_context.append("new"),
+    "another": lambda loaded: loaded.memory_context.__setitem__(0, "new"),
+}
+
+
+@pytest.mark.parametrize("carried", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_state_goes_on_with_its_context_items_after_a_short_save(
+    change: Callable[[AgentState], object],
+    carried: Callable[[AgentState], AgentState],
+    taken: list[bool],
+) -> None:
+    storage.save_state("c", state("a", memory_context=["i", "j"]))
+    loaded = storage.load_state("c")
+    loaded.conversation_history += messages("b")
+    storage.save_state("c", loaded)
+    assert taken == [False, True]
+    assert (loaded.load_info.hidden_items, "_baseline" in loaded.to_dict()) == (0, False)
+    loaded = carried(loaded)
+    change(loaded)
+    storage.save_state("c", loaded)
+    assert storage.load_state("c") == loaded
