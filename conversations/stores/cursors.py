@@ -32,6 +32,8 @@ def executed(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any
         cursor.execute(sql, parameters)
         return cursor
     connection.validate_thread_sharing()
+    # As Django does before a cursor: a connection that the server closed meanwhile is replaced.
+    connection.close_if_health_check_failed()
     connection.ensure_connection()
     cursor = _classes()[bool(conf.get("PREPARE_STATEMENTS"))](connection.connection)
     if connection.queries_logged or connection.execute_wrappers:
