@@ -32,7 +32,7 @@ def translated(
     without an exception, and without a commit.
     """
     connection = connection or connections[conf.alias()]
-    inside = connection.in_atomic_block
+    inside = managed(connection)
     try:
         if connection.vendor == "postgresql" and current_plan().emergency:
             with _patience(connection):
@@ -68,10 +68,19 @@ def _cut_off(error: Error) -> bool:
     return state is None or state.startswith(CONNECTION_STATES)
 
 
+def managed(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the caller commits: in a block of theirs, or where they turned autocommit off."""
+    if connection.in_atomic_block:
+        return True
+    if connection.connection is None:
+        return not connection.settings_dict["AUTOCOMMIT"]
+    return not connection.autocommit
+
+
 def attempt(connection: BaseDatabaseWrapper | None = None) -> AbstractContextManager[None]:
     """A savepoint inside a transaction, so that a failure in it breaks nothing else."""
     connection = connection or connections[conf.alias()]
-    return transaction.atomic(using=connection.alias) if connection.in_atomic_block else _NOTHING
+    return transaction.atomic(using=connection.alias) if managed(connection) else _NOTHING
 
 
 _NOTHING = nullcontext()
@@ -84,7 +93,7 @@ def _patience(connection: BaseDatabaseWrapper) -> Iterator[None]:
     That holds for our own COMMIT as well, where PostgreSQL opens what a foreign key refers to,
     even for a null. Inside the caller's transaction, the caller's own patience is restored.
     """
-    ours = not connection.in_atomic_block
+    ours = not managed(connection)
     with transaction.atomic(using=conf.alias()), connection.cursor() as cursor:
         cursor.execute("SELECT current_setting('lock_timeout')")
         (before,) = cursor.fetchone()

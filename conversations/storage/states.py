@@ -41,6 +41,7 @@ from conversations.storage.arguments import (
     checked_threshold,
 )
 from conversations.storage.measuring import measured_read, measured_write
+from conversations.transactions import managed
 from flags.phases import StoreName
 
 _FIELDS = {
@@ -79,20 +80,21 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
     if baseline is not None and baseline.conversation_id != conversation_id:
         # What was loaded from another conversation says nothing of this one.
         baseline = None
+    before = (None, None) if baseline is None else (baseline.message_seal, baseline.item_seal)
     messages = items = message_seal = item_seal = None
     if isinstance(data, Mapping):
         if baseline is not None:
             messages = baseline.known_messages(data.get(MESSAGES))
             items = baseline.known_items(data.get(ITEMS))
         # Before anything is read: what another task of the caller changes meanwhile breaks them.
-        message_seal = _seal(data.get(MESSAGES), baseline and baseline.message_seal, messages)
-        item_seal = _seal(data.get(ITEMS), baseline and baseline.item_seal, items)
+        message_seal = _seal(data.get(MESSAGES), before[0], messages)
+        item_seal = _seal(data.get(ITEMS), before[1], items)
     operation = SaveState(checked_document(data, messages=messages, items=items), baseline)
     outcome, result = written(conversation_id, operation, owner)
     if _remembers(state):
         seals = (
-            _unbroken(message_seal, data.get(MESSAGES), baseline and baseline.message_seal),
-            _unbroken(item_seal, data.get(ITEMS), baseline and baseline.item_seal),
+            _unbroken(message_seal, data.get(MESSAGES), before[0]),
+            _unbroken(item_seal, data.get(ITEMS), before[1]),
         )
         baseline, info = _advanced(conversation_id, operation, outcome, seals=seals)
         _attach(state, baseline, info, committed=result["committed"])
@@ -123,7 +125,7 @@ def _remembers(state: Any) -> bool:
 
 def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Outcome, SaveResult]:
     """Carry out an operation. Returns: its outcome, and what callers get of it."""
-    committed = not connections[conf.alias()].in_atomic_block
+    committed = not managed(connections[conf.alias()])
     outcome = measured_write(
         operation.name,
         conversation_id,
@@ -187,6 +189,10 @@ def _attach(state: Any, baseline: Baseline, info: LoadInfo, *, committed: bool) 
     """Let the state's baseline be what was saved, once that is committed; see `Uncommitted`."""
     if committed:
         attach(state, baseline, info)
+        return
+    if not connections[conf.alias()].in_atomic_block:
+        # Nobody tells whether a caller without autocommit has committed. From the baseline
+        # before, the next save is right either way: what is there already is not added again.
         return
     uncommitted = Uncommitted(state, baseline, info)
     setattr(state, UNCOMMITTED_KEY, uncommitted)
