@@ -18,6 +18,8 @@ from flags.phases import StoreName
 
 UNCOMMITTED_KEY = "_uncommitted"
 _PRIVATE = ("extra", "load_info", BASELINE_KEY, UNCOMMITTED_KEY)
+# The largest integer that every database takes.
+MOST = 2**63 - 1
 _STORES = frozenset(StoreName)
 _BYTES = ("message_digests", "item_digests", "stored_history_digest")
 
@@ -198,6 +200,8 @@ class Baseline:
             values["field_digests"] = {
                 name: bytes.fromhex(d) for name, d in values["field_digests"].items()
             }
+            if not values.keys() <= set(cls._PARTS):
+                raise ValueError("unknown parts")
             made = cls(**values)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise InvalidState("is not what to_dict() gave", path=BASELINE_KEY) from error
@@ -220,7 +224,7 @@ class Baseline:
         ]
         texts = [self.conversation_id, self.store, self.version, self.token]
         return (
-            all(type(number) is int for number in numbers)
+            all(type(number) is int and abs(number) <= MOST for number in numbers)
             and all(isinstance(text, str) for text in texts)
             and self.store in _STORES
             and len(self.message_digests) == DIGEST_BYTES * len(self.sequences)

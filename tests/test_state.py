@@ -193,6 +193,8 @@ SPOILT: list[tuple[str, Any]] = [
     ("token", 5),
     ("token", ["t"]),
     ("unknown", 1),
+    ("message_seal", {}),
+    ("revision", 2**63),
 ]
 
 

@@ -87,6 +87,11 @@ class SaveState:
         base = self.baseline
         if base is None or base.store != StoreName.NORMALIZED or not base.revision:
             return None
+        try:
+            version = bytes.fromhex(base.version)
+        except ValueError:
+            # It came through a queue, and names nothing that the tables hold.
+            return None
         if not self._only_appends(base) or self.item_digests != base.item_digests:
             return None
         self.kept_items = len(base.item_ids)
@@ -97,11 +102,11 @@ class SaveState:
             return None
         return Addition(
             appended,
-            rolled=roll(bytes.fromhex(base.version), [entry.digest for entry in appended]),
+            rolled=roll(version, [entry.digest for entry in appended]),
             fields=self.document.fields,
             changed=changed,
             fields_digest=fields_digest(self.field_digests),
-            baseline=At(base.revision, base.version, fields_digest(base.field_digests)),
+            baseline=At(base.revision, version, fields_digest(base.field_digests)),
         )
 
     def _changed_fields(self, base: Baseline) -> frozenset[str]:

@@ -388,3 +388,13 @@ def test_a_state_goes_on_with_its_context_items_after_a_short_save(
     change(loaded)
     storage.save_state("c", loaded)
     assert storage.load_state("c") == loaded
+
+
+def test_a_baseline_that_names_no_list_of_messages_goes_the_long_way(taken: list[bool]) -> None:
+    storage.save_state("c", state("a"))
+    data = storage.load_state("c").to_dict(with_baseline=True)
+    for version in ("no digest", "00", ""):
+        data["_baseline"]["version"] = version
+        data["conversation_history"] = messages("a", version)
+        storage.save_state("c", AgentState.from_dict(data))
+        not_taken(taken)

@@ -21,7 +21,7 @@ class At:
     """The state of a row that an addition was computed for; `version` is `messages_digest`."""
 
     revision: int
-    version: str
+    version: bytes
     fields_digest: bytes
 
 
@@ -110,7 +110,7 @@ def parts_of(
     conditions: list[Any] = [conversation_id]
     at = addition.baseline
     if at is not None:
-        conditions += [at.revision, bytes.fromhex(at.version), at.fields_digest]
+        conditions += [at.revision, at.version, at.fields_digest]
     if owner is not None:
         conditions.append(owner)
     conditions += [*addition.keys, *addition.keys]
