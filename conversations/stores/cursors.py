@@ -27,7 +27,8 @@ def executed(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any
 
     Raises: django.db.Error.
     """
-    if connection.vendor != "postgresql":
+    if connection.vendor != "postgresql" or "cursor" in vars(connection):
+        # A method of its own is how a connection is watched, or kept from being used in a test.
         cursor: Any = connection.cursor()
         cursor.execute(sql, parameters)
         return cursor
