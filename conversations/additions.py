@@ -6,7 +6,7 @@ stays the reference; whatever cannot be told here goes that way.
 
 from __future__ import annotations
 
-from django.db import Error, IntegrityError, transaction
+from django.db import Error, IntegrityError, NotSupportedError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
@@ -17,6 +17,9 @@ from conversations.stores.normalized import Bumped, append_at_once, append_in_st
 from conversations.stores.registry import legacy_store
 from conversations.transactions import attempt, lost
 from flags.phases import Phase
+
+# Errors that do not mean that the tables fail.
+_TOLD = (IntegrityError, NotSupportedError)
 
 
 def added(
@@ -50,7 +53,8 @@ def added(
                 connection, conversation_id, addition, owner=owner, settled=settled, now=now
             )
     except Error as error:
-        # Another writer may have had the same key, and legacy may not answer: the long way tells.
-        if lost(connection.alias) or not (settled or isinstance(error, IntegrityError)):
+        # Another writer may have had the same key, legacy may not answer, and a plan that was
+        # prepared may be of columns that have another type now: the long way tells.
+        if lost(connection.alias) or not (settled or isinstance(error, _TOLD)):
             raise
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -15,9 +16,11 @@ from django.test.utils import CaptureQueriesContext
 from conversations.exceptions import StorageUnavailable
 from conversations.storage import append_messages, load_state, save_state
 from conversations.stores.cursors import executed
+from conversations.stores.normalized import adding_at_once
+from conversations.stores.normalized.adding import Shape
 from flags.phases import Phase
 from flags.switches import forced_phase
-from tests.factories import messages, state, texts
+from tests.factories import message, messages, state, texts
 
 pytestmark = pytest.mark.django_db(transaction=True)
 postgresql = pytest.mark.skipif(
@@ -97,6 +100,23 @@ def test_prepared_statements_live_through_changes_of_the_tables(fresh: None) -> 
 
 
 @postgresql
+def test_a_column_of_another_type_stops_no_prepared_addition(fresh: None) -> None:
+    """The server refuses the plan that it kept, for as long as the connection lives."""
+    change = "ALTER TABLE conversation_states ALTER COLUMN message_count TYPE"
+    with settings(prepare=True):
+        turns(8)
+        with connection.cursor() as cursor:
+            cursor.execute(f"{change} integer")
+        try:
+            for _ in range(2):
+                append_messages("c", messages(9))
+            assert texts(load_state("c"))[-2:] == [9, 9]
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute(f"{change} bigint")
+
+
+@postgresql
 def test_the_threshold_is_as_before_also_where_a_statement_fails(fresh: None) -> None:
     with settings(prepare=True):
         with pytest.raises(ProgrammingError):
@@ -155,3 +175,103 @@ def test_another_thread_has_no_part_in_a_connection() -> None:
     thread.join()
     assert len(failures) == 1
     assert "thread" in str(failures[0])
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A connection whose host has it checked before its first use in a request."""
+    monkeypatch.setattr(connection, "health_check_enabled", True)
+    monkeypatch.setattr(connection, "health_check_done", True)
+    yield
+    connection.close()
+
+
+def cut_off() -> None:
+    """End our session on the server, and let a request begin."""
+    other = connections.create_connection("default")
+    with other.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s)", [connection.connection.info.backend_pid])
+    other.close()
+    connection.health_check_done = False
+
+
+@postgresql
+def test_a_connection_that_fails_its_health_check_is_replaced(checked: None) -> None:
+    save_state("c", state("a"))
+    loaded = load_state("c")
+    loaded.conversation_history += messages("b")
+    cut_off()
+    save_state("c", loaded)
+    cut_off()
+    assert texts(load_state("c")) == ["a", "b"]
+
+
+def test_a_connection_whose_cursors_somebody_else_gives_is_used_through_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So does a debug toolbar look on, and Django's SimpleTestCase forbid every statement."""
+    save_state("c", state("a"))
+    given, cursor = [], connection.cursor
+
+    def watched() -> Any:
+        given.append(cursor())
+        return given[-1]
+
+    monkeypatch.setattr(connection, "cursor", watched, raising=False)
+    loaded = load_state("c")
+    assert len(given) == 1
+    loaded.conversation_history += [message("b"), {"role": "tool", "tool_success": True}]
+    save_state("c", loaded)
+    append_messages("c", messages("c"), keys=["k"])
+    found = load_state("c").conversation_history
+    assert found == [*loaded.conversation_history, message("c")]
+
+
+# Callers who commit for themselves
+
+
+@pytest.fixture
+def without_autocommit() -> Iterator[None]:
+    """On PostgreSQL: SQLite's savepoints, as Django makes them there, commit."""
+    save_state("c", state("a"))
+    transaction.set_autocommit(False)
+    yield
+    transaction.rollback()
+    transaction.set_autocommit(True)
+
+
+@postgresql
+def test_a_save_without_autocommit_is_not_committed(without_autocommit: None) -> None:
+    loaded = load_state("c")
+    loaded.conversation_history += messages("b")
+    for _ in range(2):
+        assert save_state("c", loaded)["committed"] is False
+        assert texts(load_state("c")) == ["a", "b"]
+        transaction.rollback()
+        assert texts(load_state("c")) == ["a"]
+    save_state("c", loaded)
+    transaction.commit()
+    loaded.conversation_history += messages("c")
+    save_state("c", loaded)
+    transaction.commit()
+    assert texts(load_state("c")) == ["a", "b", "c"]
+
+
+@postgresql
+@pytest.mark.parametrize("legacy", ["memory_chunks", None])
+def test_a_statement_that_fails_costs_nothing_of_a_transaction_without_autocommit(
+    legacy: str | None, without_autocommit: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = adding_at_once._statement
+
+    def failing(shape: Shape) -> str:
+        return whole(shape).replace("RETURNING", "AND 1 / (revision - revision) > 0 RETURNING")
+
+    monkeypatch.setattr(adding_at_once, "_statement", failing)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE conversation_states SET user_input = 'mine'")
+    chosen = {"LEGACY": legacy} if legacy else {"REQUIRE_OWNER": False}
+    with override_settings(CONVERSATIONS=chosen):
+        with nullcontext() if legacy else pytest.raises(StorageUnavailable):
+            append_messages("c", messages("b"))
+        assert load_state("c").user_input == "mine"
