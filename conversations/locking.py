@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -62,12 +63,11 @@ def lock_id(conversation_id: str) -> None:
     connection = connections[conf.alias()]
     if connection.vendor != "postgresql":
         return
-    digest = blake2b(b"conversation:" + conversation_id.encode("utf-8"), digest_size=8).digest()
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT current_setting('transaction_isolation'),"
             f" {fence.shared_sql()}, pg_advisory_xact_lock(%s)",
-            [int.from_bytes(digest, "big", signed=True)],
+            [_key_of(conversation_id)],
         )
         isolation = cursor.fetchone()[0]
     if isolation != "read committed":
@@ -75,6 +75,47 @@ def lock_id(conversation_id: str) -> None:
             f"The transaction is {isolation}: it would not see what was written while it waited"
             " for its lock. Save in a READ COMMITTED transaction."
         )
+
+
+def _key_of(conversation_id: str) -> int:
+    """Return the key of an id's advisory lock."""
+    digest = blake2b(b"conversation:" + conversation_id.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def try_lock(ids: Sequence[str]) -> Sequence[str]:
+    """Lock conversations that have no row, but for those that somebody else holds.
+
+    Waits for a flip of the switches, as `lock` does, and for nobody else: so it takes part in no
+    deadlock. Whether there is a row has to be looked up afterwards, in a later statement.
+
+    Returns: those that are locked until the transaction ends; the others need `lock`, one by one.
+    """
+    connection = connections[conf.alias()]
+    if connection.vendor == "sqlite":
+        lock_database(connection)
+        return ids
+    keys = {_key_of(conversation_id): conversation_id for conversation_id in ids}
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT current_setting('transaction_isolation'), {fence.shared_sql()}")
+        if cursor.fetchone()[0] != "read committed":
+            # `lock` says what is wrong.
+            return ()
+        cursor.execute(
+            "SELECT key FROM unnest(%s::bigint[]) key WHERE pg_try_advisory_xact_lock(key)",
+            [list(keys)],
+        )
+        locked = {keys[key] for (key,) in cursor.fetchall()}
+    return [conversation_id for conversation_id in ids if conversation_id in locked]
+
+
+def new_among(ids: Sequence[str]) -> Sequence[str]:
+    """Return those conversations that have neither a row nor a tombstone."""
+    taken: set[str] = set()
+    for model in (ConversationState, ConversationTombstone):
+        rows: Any = model.rows.using(conf.alias()).filter(conversation_id__in=ids)
+        taken.update(rows.values_list("conversation_id", flat=True))
+    return [conversation_id for conversation_id in ids if conversation_id not in taken]
 
 
 def deleted(conversation_id: str) -> bool:

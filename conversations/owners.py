@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
+from django.db import connections
 
 from conversations import conf
 from conversations.exceptions import ConversationNotFound, InvalidOwner
@@ -81,3 +82,38 @@ def owner_columns(owner: str | None) -> dict[str, Any]:
     if owner is None or user_exists(owner):
         return {"user_id": owner, "legacy_user_id": None}
     return {"user_id": None, "legacy_user_id": owner}
+
+
+def columns_of_owners(owners: Iterable[str | None]) -> Mapping[str | None, dict[str, Any]]:
+    """Return `owner_columns` of each owner, for many conversations in one transaction.
+
+    On PostgreSQL the users are kept from being deleted until the transaction ends. Those of whom
+    that cannot be had at once, because they are just being deleted, are left out.
+    """
+    named = {owner for owner in owners if owner is not None}
+    columns: dict[str | None, dict[str, Any]] = {None: {"user_id": None, "legacy_user_id": None}}
+    kept = _users(named, kept=True)
+    rest = named - kept
+    there = _users(rest)
+    for owner in named & kept:
+        columns[owner] = {"user_id": owner, "legacy_user_id": None}
+    # A column that takes two spellings for one key gives another one back.
+    for owner in rest - there if there <= rest and kept <= named else ():
+        columns[owner] = {"user_id": None, "legacy_user_id": owner}
+    return columns
+
+
+def _users(owners: set[str], *, kept: bool = False) -> set[str]:
+    """Return the primary keys of those owners who are users; `kept`: and whom nobody deletes."""
+    if not owners:
+        return set()
+    users = get_user_model()._base_manager.using(conf.alias())
+    rows = users.filter(pk__in=sorted(owners)).values_list("pk", flat=True)
+    connection = connections[conf.alias()]
+    if not kept or connection.vendor != "postgresql":
+        return set(map(str, rows))
+    sql, parameters = rows.query.get_compiler(using=conf.alias()).as_sql()
+    with connection.cursor() as cursor:
+        # As a foreign key does it: Django knows only locks that would hold up a login.
+        cursor.execute(f"{sql} FOR KEY SHARE SKIP LOCKED", parameters)
+        return {str(pk) for (pk,) in cursor.fetchall()}

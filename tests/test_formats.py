@@ -19,7 +19,7 @@ from unittest import mock
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
-from django.db import OperationalError, connection
+from django.db import connection
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from hypothesis import given, settings, strategies as st
@@ -52,6 +52,7 @@ from conversations.verification import Kind, verify
 from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk
+from tests.faults.injection import failing, inserts_messages
 from tests.scale import examples
 
 pytestmark = pytest.mark.django_db
@@ -586,8 +587,7 @@ def test_a_dry_run_leaves_legacy_as_it_is() -> None:
 def test_a_store_that_fails_ends_the_import_and_keeps_the_lines_before() -> None:
     imports = import_lines([line_of(), line_of(conversation_id="d")])
     next(imports)
-    failing = mock.patch.object(ConversationMessage.rows, "using", side_effect=OperationalError)
-    with failing, pytest.raises(StorageUnavailable):
+    with failing(inserts_messages), pytest.raises(StorageUnavailable):
         next(imports)
     assert [row.conversation_id for row in ConversationState.objects.all()] == ["c"]
     assert results([line_of(), line_of(conversation_id="d")]) == [

@@ -21,7 +21,7 @@ from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk
 from tests.factories import messages, state, texts
-from tests.faults.injection import failing
+from tests.faults.injection import failing, inserts_messages
 from tests.legacy_schema import old_save
 from tests.machine.oldcode import OldSession
 from tests.processes import Job, result_of, start
@@ -217,9 +217,7 @@ def test_a_run_of_which_too_much_fails_is_ended() -> None:
 def test_a_batch_that_meets_a_store_that_does_not_answer_is_halved_and_repeated() -> None:
     names = in_legacy(9)
     run = runs.begin("tables")
-    with failing(
-        lambda sql: sql.startswith("INSERT INTO") and "conversation_messages" in sql, times=3
-    ):
+    with failing(inserts_messages, times=3):
         assert sum(len(done) for done in runs.work(run)) == 9
     assert in_tables() == set(names)
     assert everything_is_in_order()
@@ -230,7 +228,7 @@ def test_one_that_never_answers_is_a_failure_of_its_own(monkeypatch: pytest.Monk
     monkeypatch.setattr(working, "TRIES", 3)
     in_legacy(3)
     run = runs.begin("tables")
-    with failing(lambda sql: sql.startswith("INSERT INTO") and "conversation_messages" in sql):
+    with failing(inserts_messages):
         assert set(actions(run).values()) == {Action.FAILED}
     assert runs.progress(run).failed == 3
     assert in_tables() == set()

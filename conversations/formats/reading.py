@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conversations.exceptions import InvalidState
 from conversations.formats.chats import chat_record
@@ -35,6 +35,5 @@ def _record(line: Line) -> Record:
     if line.problem:
         raise InvalidState(line.problem)
     data = parsed(line.text)
-    if isinstance(data, dict) and "format" in data:
-        return record_of(data)
-    return chat_record(data)
+    ours = isinstance(data, dict) and "format" in data
+    return replace(record_of(data) if ours else chat_record(data), size=len(line.text))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,7 +68,7 @@ class Record:
 
     `owner` is the primary key of a user as text, `legacy_user` that of an owner whom legacy
     alone knows, `username` the name that another format gives its user. `places` is None in
-    formats that know none.
+    formats that know none. `size` is the length of the line that it was read from, if it was.
     """
 
     conversation_id: str
@@ -81,6 +81,7 @@ class Record:
     updated_at: datetime | None = None
     places: tuple[Place, ...] | None = None
     next_sequence: int = 1
+    size: int = field(default=0, compare=False)
 
     def to_line(self) -> str:
         """Return the line: ASCII, without its end; the same record gives the same bytes."""

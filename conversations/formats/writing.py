@@ -1,8 +1,9 @@
-"""One record into the tables. The caller holds the conversation's lock and its transaction."""
+"""Records into the tables. The caller holds the conversations' locks and their transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from django.utils import timezone
@@ -19,7 +20,14 @@ from conversations.models import (
 )
 from conversations.operations import write
 from conversations.owners import owner_columns
-from conversations.stores.normalized import Change, NormalizedStore, new_row, replaced
+from conversations.stores.normalized import (
+    Change,
+    Creation,
+    NormalizedStore,
+    create_all,
+    new_row,
+    replaced,
+)
 from conversations.stores.registry import legacy_store
 from conversations.truth import Numbers
 from flags.phases import PLANS, Phase
@@ -27,20 +35,27 @@ from flags.phases import PLANS, Phase
 
 def create(record: Record, owner: str | None, *, seen: str) -> None:
     """Create a conversation; `seen` is what legacy showed before it was found to hold nothing."""
-    now = timezone.now()
-    row = new_row(record.conversation_id, now=now, **owner_columns(owner))
-    row.created_at = record.created_at or now
-    row.next_sequence = record.next_sequence
-    legacy = legacy_store()
+    legacy, token = legacy_store(), ""
     if legacy is not None:
         # Legacy is not written: its number stays 0, so that the tables are the truth.
-        row.legacy_token = legacy.settle(record.conversation_id, revision=0, known="", seen=seen)
+        token = legacy.settle(record.conversation_id, revision=0, known="", seen=seen)
+    create_all([creation(record, owner_columns(owner), token=token, now=timezone.now())])
+
+
+def creation(
+    record: Record, owner: Mapping[str, str | None], *, token: str, now: datetime
+) -> Creation:
+    """Return the conversation that a record says, of an owner's columns and legacy's token."""
+    row = new_row(record.conversation_id, now=now, **owner)
+    row.created_at = record.created_at or now
+    row.next_sequence, row.legacy_token = record.next_sequence, token
     entries = _entries(record)
-    change = Change(fields=record.document.fields, appended=entries)
-    if record.document.items:
-        change.items = ([], entries_of(record.document.items))
-    NormalizedStore().write(row, change, revision=1, now=record.updated_at or now)
-    _set_times(record, entries)
+    moments = {
+        place.sequence: place.timestamp
+        for place, entry in zip(record.places or (), entries, strict=False)
+        if place.timestamp is not None and not states_time(entry.value)
+    }
+    return Creation(row, record.document, entries, record.updated_at or now, moments)
 
 
 def _entries(record: Record) -> list[Entry]:

@@ -61,8 +61,14 @@ class Task(Protocol, Generic[Result]):
     def mark(self, stage: int) -> str | None:
         """Return what to note of legacy as a stage begins; None: what was noted stands."""
 
-    def do(self, conversation_id: str) -> Result:
-        """Do it, in a savepoint of the batch's transaction."""
+    def share(self, ids: Sequence[str]) -> float:
+        """Return how much of what a batch may hold locked these are; above 1 it is too much."""
+
+    def do(self, ids: Sequence[str]) -> Sequence[Result]:
+        """Do it with each, in the batch's transaction. Returns: what became of each, in order.
+
+        One that fails takes no other with it.
+        """
 
     def outcome(self, result: Result, stage: int) -> Outcome:
         """Return what became of a conversation, in that stage."""

@@ -185,6 +185,10 @@ def _allot(row: SyncRun, task: Task[Any]) -> SyncBatch | None:
     )
 
 
+class _TooMuch(Exception):
+    """A batch is more than one transaction may hold locked."""
+
+
 def walk_over(batch: int, generation: int, task_of: TaskOf[Result]) -> list[Result] | None:
     """Walk over a batch. Returns: what became of it, None when it is another's by now."""
     started = time.monotonic()
@@ -196,12 +200,18 @@ def walk_over(batch: int, generation: int, task_of: TaskOf[Result]) -> list[Resu
             task = task_of(row.run)
             source = task.source(row.stage)
             ids = source.ids_between(json.loads(row.low), json.loads(row.high))
-            done = [task.do(conversation_id) for conversation_id in ids]
+            share = task.share(ids)
+            if share > 1 and len(ids) > 1 and generation < TRIES:
+                raise _TooMuch
+            done = task.do(ids)
             outcomes = [task.outcome(one, row.stage) for one in done]
             if any(one.unanswered for one in outcomes):
                 if len(outcomes) > 1 or generation < TRIES:
                     raise OperationalError("a store did not answer")
             _record(batch, outcomes)
+    except _TooMuch:
+        _halve(batch, generation, task_of)
+        return []
     except (OperationalError, StorageUnavailable) as error:
         logger.warning("batch %s: %s; halved", batch, type(error).__name__)
         if not connections[conf.alias()].in_atomic_block:
@@ -209,8 +219,8 @@ def walk_over(batch: int, generation: int, task_of: TaskOf[Result]) -> list[Resu
             connections[conf.alias()].close_if_unusable_or_obsolete()
         _halve(batch, generation, task_of)
         return []
-    _tune(row.run_id, seconds=time.monotonic() - started)
-    return done
+    _tune(row.run_id, seconds=time.monotonic() - started, share=share)
+    return list(done)
 
 
 def _held(batch: int, generation: int) -> SyncBatch | None:
@@ -276,11 +286,12 @@ def _halve(batch: int, generation: int, task_of: TaskOf[Any]) -> None:
         )
 
 
-def _tune(run: int, *, seconds: float) -> None:
-    """Let the next batches take about `TARGET_SECONDS`."""
+def _tune(run: int, *, seconds: float, share: float = 0) -> None:
+    """Let the next batches take about `TARGET_SECONDS`, and be no more than may be locked."""
     with transaction.atomic(using=conf.alias()):
         row = found_run(run, locked=True)
-        factor = min(max(TARGET_SECONDS / max(seconds, 0.001), 0.5), 2)
+        used = max(seconds / TARGET_SECONDS, share, 0.004)
+        factor = min(max(1 / used, 0.5), 2)
         size = min(max(int(row.batch_size * factor), 1), LARGEST_BATCH)
         runs().filter(pk=run).update(batch_size=size)
 

@@ -7,7 +7,7 @@ does, and calls a store inside its transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
@@ -43,6 +43,21 @@ class Foreign:
     owner: str | None
     stored: Stored | None = None
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What legacy holds of a conversation that the tables do not know, as of one moment.
+
+    `stored` is None where it is `held`, but has to be looked at by itself: what cannot be read,
+    or was set aside. `seen` is what `survey` notes, `token` what `settle` gives for it.
+    """
+
+    conversation_id: str
+    held: bool
+    token: str
+    stored: Stored | None = None
+    seen: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +280,18 @@ class LegacyStore(StateStore, Protocol):
         quarantined: Sequence[str] = (),
     ) -> str:
         """Note that everything `seen` has been taken in at `revision`. Returns: the token."""
+
+    def sizes(self, ids: Sequence[str]) -> Mapping[str, int]:
+        """Return how many bytes of JSON there are to `load`, of those that the store holds."""
+
+    def looks(self, ids: Sequence[str]) -> Sequence[Look]:
+        """Return what `survey` and `load` would say of each, for conversations without a row.
+
+        Each is as of one moment. Who calls holds the conversations' locks.
+        """
+
+    def settle_looks(self, looks: Sequence[Look], *, revision: int) -> None:
+        """Note that everything these looks have seen has been taken in at `revision`."""
 
     def renumber(self, conversation_id: str, *, old: int, new: int) -> None:
         """Note that what legacy held at revision `old` is what it holds at `new`."""

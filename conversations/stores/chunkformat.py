@@ -74,6 +74,64 @@ NEWEST_OF_REVISION = _newest(
 OWNER_OF_NEWEST = _newest("chunk.id, chunk.user_id")
 
 
+def _looked_at(count: int) -> str:
+    """Return the SQL of every state blob of so many conversations, and of the newest of each."""
+    places = ", ".join(["%s"] * count)
+    return f"""
+        WITH blob AS (
+            SELECT named.value AS name, named.chunk_id AS id, chunk.created_at,
+                chunk.id IS NOT NULL AS present,
+                EXISTS (
+                    SELECT 1 FROM memory_metadata aside
+                    WHERE aside.chunk_id = named.chunk_id AND aside."key" = '{QUARANTINE_MARK}'
+                ) AS aside,
+                EXISTS (
+                    SELECT 1 FROM memory_metadata marked
+                    WHERE marked.chunk_id = named.chunk_id
+                    AND marked."key" IN ('{REVISION_MARK}', '{QUARANTINE_MARK}')
+                ) AS marked
+            FROM memory_metadata named LEFT JOIN memory_chunks chunk ON chunk.id = named.chunk_id
+            WHERE named."key" = '{CONVERSATION_ID}' AND named.value IN ({places})
+            AND EXISTS (
+                SELECT 1 FROM memory_metadata typed
+                WHERE typed.chunk_id = named.chunk_id
+                AND typed."key" = 'type' AND typed.value = 'state'
+            )
+        ), newest AS (
+            SELECT name, id, row_number() OVER (
+                PARTITION BY name ORDER BY created_at DESC NULLS LAST, id DESC
+            ) AS place
+            FROM blob WHERE present AND NOT aside
+        )"""
+
+
+def looks_sql(count: int, *, joined: str) -> str:
+    """Return the SQL of one look at so many conversations; a row for each that has a blob.
+
+    Parameters: the conversations' ids, and twice the time before which nothing is in flight.
+    Columns of the newest blob, then `name`; `seen`, the ids of the unmarked ones (`joined`: how
+    the database joins texts); the greatest id that has settled, and the least in flight.
+    """
+    return f"""SELECT found.* FROM ({_looked_at(count)}
+        SELECT {_BLOB}, looked.* FROM (
+            SELECT name, {joined} FILTER (WHERE NOT marked) AS seen,
+                MAX(id) FILTER (WHERE created_at < %s) AS settled,
+                MIN(id) FILTER (WHERE created_at IS NULL OR created_at >= %s) AS in_flight
+            FROM blob GROUP BY name
+        ) looked
+        LEFT JOIN newest ON newest.name = looked.name AND newest.place = 1
+        LEFT JOIN memory_chunks chunk ON chunk.id = newest.id
+        ) found"""
+
+
+def sizes_sql(count: int, *, length: str) -> str:
+    """Return the SQL of names and of the length of what a load reads, of so many conversations."""
+    return f"""SELECT found.* FROM ({_looked_at(count)}
+        SELECT newest.name, {length} FROM newest JOIN memory_chunks chunk ON chunk.id = newest.id
+        WHERE newest.place = 1
+        ) found"""
+
+
 def metadata_of(conversation_id: str, document: Document, now: datetime) -> dict[str, str]:
     """Return the eight metadata rows of a save, in the order old code writes them.
 

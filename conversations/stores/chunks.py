@@ -10,7 +10,7 @@ The token is that floor (an id), or the floor and a "+" when there are such blob
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,11 +20,13 @@ from django.utils import timezone
 from conversations import conf
 from conversations.documents import Document
 from conversations.exceptions import InvalidState, UnreadableState
+from conversations.stores import chunklooks
 from conversations.stores.base import (
     LAST_MOMENT,
     Blobs,
     Foreign,
     Leftovers,
+    Look,
     Stored,
     Summary,
     between,
@@ -281,6 +283,15 @@ class ChunkStore:
             ]
         )
         return str(raised)
+
+    def sizes(self, ids: Sequence[str]) -> Mapping[str, int]:
+        return chunklooks.sizes(ids)
+
+    def looks(self, ids: Sequence[str]) -> Sequence[Look]:
+        return chunklooks.looks(ids, self._stored)
+
+    def settle_looks(self, looks: Sequence[Look], *, revision: int) -> None:
+        chunklooks.settle(looks, revision=revision)
 
     def renumber(self, conversation_id: str, *, old: int, new: int) -> None:
         chunks = list(self._blobs(conversation_id).values_list("chunk_id", flat=True))

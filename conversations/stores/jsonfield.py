@@ -8,7 +8,6 @@ between the host's JSON and `AgentState.to_dict()`.
 
 from __future__ import annotations
 
-import json
 import secrets
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,16 +25,17 @@ from django.db.models import (
     JSONField,
     Model,
     QuerySet,
+    TextField,
     UUIDField,
 )
 from django.db.models.expressions import Combinable
+from django.db.models.functions import Cast
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from conversations import conf
-from conversations.codec import storable
 from conversations.digests import digest_of
-from conversations.documents import Document, check_types
+from conversations.documents import Document
 from conversations.exceptions import InvalidState, UnreadableState
 from conversations.models import in_pages
 from conversations.stores.base import (
@@ -43,6 +43,7 @@ from conversations.stores.base import (
     Blobs,
     Foreign,
     Leftovers,
+    Look,
     Stored,
     Summary,
     between,
@@ -53,6 +54,7 @@ from conversations.stores.base import (
     listed_behind,
     single_row,
 )
+from conversations.stores.hostformat import HostFormat
 from flags.phases import StoreName
 
 ABSENT = "-"
@@ -72,9 +74,13 @@ class JSONFieldStore:
         self.version_name = mapping.get("version")
         self.token_name: str = mapping.get("version") or mapping["state"]
         self.updated_name = mapping.get("updated_at")
-        self.to_state = self._function(mapping.get("to_state"))
-        self.from_state = self._function(mapping.get("from_state"))
-        self.json_column = isinstance(self.model._meta.get_field(self.state_name), JSONField)
+        json_column = isinstance(self.model._meta.get_field(self.state_name), JSONField)
+        self.format = HostFormat(
+            to_state=self._function(mapping.get("to_state")),
+            from_state=self._function(mapping.get("from_state")),
+            as_json=json_column,
+            as_jsonb=json_column and self._vendor == "postgresql",
+        )
 
     @staticmethod
     def _function(path: str | None) -> Callable[[Any], Any]:
@@ -83,7 +89,7 @@ class JSONFieldStore:
     @property
     def exact(self) -> bool:
         """Whether JSON comes back exactly: text does, jsonb does not."""
-        return not (self.json_column and self._vendor == "postgresql")
+        return not self.format.as_jsonb
 
     @property
     def _vendor(self) -> str:
@@ -96,12 +102,15 @@ class JSONFieldStore:
     def _rows(self) -> QuerySet[Any]:
         return self.model._base_manager.using(conf.alias())
 
-    def _row(self, conversation_id: Any) -> QuerySet[Any]:
-        """Return the row, with what its token is made of as the database gives it."""
+    def _tokened(self) -> QuerySet[Any]:
+        """Return the rows, with what their tokens are made of as the database gives it."""
         # A Func with a bare Field converts nothing, like the probe.
         raw = Func(F(self.token_name), template=self._seen("%(expressions)s"), output_field=Field())
         rows: QuerySet[Any] = self._rows().annotate(store_token=raw)
-        return rows.filter(**{self.id_name: conversation_id})
+        return rows
+
+    def _row(self, conversation_id: Any) -> QuerySet[Any]:
+        return self._tokened().filter(**{self.id_name: conversation_id})
 
     def _seen(self, column: str) -> str:
         """Return the SQL of what a token is made of: the version, else the stored value.
@@ -112,25 +121,10 @@ class JSONFieldStore:
             return column
         return f"sha256(convert_to(CAST({column} AS text), 'UTF8'))"
 
-    def _parsed(self, raw: Any) -> Document:
-        if raw is None or raw == "":
-            # The host made the row ahead of the first save.
-            return Document.from_dict({})
-        try:
-            data = raw if self.json_column else json.loads(raw)
-            data = self.to_state(data)
-        except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
-            # Not its text: the host's function may quote what it was given.
-            raise InvalidState(f"is no state ({type(error).__name__})", path="blob") from error
-        if not isinstance(data, dict):
-            raise InvalidState(f"is a {type(data).__name__}, not an object", path="blob")
-        check_types(data)
-        return Document.from_dict(data)
-
     def _stored(self, row: Any) -> Stored:
         owner = getattr(row, self.owner_name)
         return Stored(
-            self._parsed(getattr(row, self.state_name)),
+            self.format.document_of(getattr(row, self.state_name)),
             owner=None if owner is None else str(owner),
             version=self.judge(row.store_token, ""),
             updated_at=getattr(row, self.updated_name) if self.updated_name else None,
@@ -147,27 +141,6 @@ class JSONFieldStore:
         except InvalidState as error:
             raise UnreadableState(f"legacy row {row.pk} holds no state: {error}") from error
 
-    def _raw(self, document: Document) -> Any:
-        try:
-            data = self.from_state(document.to_dict())
-            text = json.dumps(data)
-        except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
-            raise InvalidState(
-                f"from_state cannot turn it into the host's JSON ({type(error).__name__})",
-                path="state",
-            ) from error
-        if not self.json_column:
-            return text
-        try:
-            json.dumps(data, allow_nan=False)
-        except ValueError as error:
-            raise InvalidState("the legacy JSON column cannot hold NaN", path="state") from error
-        if not self.exact and _refused_by_jsonb(text):
-            raise InvalidState(
-                "the legacy JSON column cannot hold NUL or lone surrogates", path="state"
-            )
-        return data
-
     def save(
         self,
         conversation_id: str,
@@ -177,7 +150,7 @@ class JSONFieldStore:
         revision: int = 0,
         known: str = "",
     ) -> str:
-        values = {self.state_name: self._raw(document)}
+        values = {self.state_name: self.format.value_of(document)}
         if owner is not None:
             # Whoever made the row another's: nobody else may find this in it.
             values[self.owner_name] = owner
@@ -336,6 +309,37 @@ class JSONFieldStore:
     ) -> str:
         return seen
 
+    def sizes(self, ids: Sequence[str]) -> Mapping[str, int]:
+        text = Cast(F(self.state_name), TextField())
+        template = byte_length("%(expressions)s", self._vendor)
+        size = Func(text, template=template, output_field=IntegerField())
+        rows = self._rows().filter(**{f"{self.id_name}__in": ids}).annotate(store_size=size)
+        found = rows.values_list(self.id_name, "store_size")
+        return {str(name): int(length or 0) for name, length in found}
+
+    def looks(self, ids: Sequence[str]) -> Sequence[Look]:
+        """Keeps nobody from writing: state and token are of one moment, and a later one differs."""
+        rows = self._tokened().filter(**{f"{self.id_name}__in": ids})
+        found = {str(getattr(row, self.id_name)): row for row in rows}
+        # A column that takes two spellings for one id gives another one back.
+        respelled = not found.keys() <= set(ids)
+        return [
+            self._look(name, found[name])
+            if name in found
+            else Look(name, held=respelled, token=ABSENT)
+            for name in ids
+        ]
+
+    def _look(self, name: str, row: Any) -> Look:
+        token = self.judge(row.store_token, "")
+        try:
+            return Look(name, held=True, token=token, stored=self._stored(row), seen=token)
+        except InvalidState:
+            return Look(name, held=True, token=token, seen=token)
+
+    def settle_looks(self, looks: Sequence[Look], *, revision: int) -> None:
+        """A row has no mark of its own."""
+
     def renumber(self, conversation_id: str, *, old: int, new: int) -> None:
         """A row has no number of its own."""
 
@@ -392,20 +396,3 @@ class JSONFieldStore:
 def _json_key(key: Any) -> Any:
     """Return a primary key as JSON holds it: a number, or the text of anything else."""
     return key if isinstance(key, int) else str(key)
-
-
-def _refused_by_jsonb(text: str) -> bool:
-    """Whether jsonb refuses this JSON text: it holds a NUL or a lone surrogate."""
-    if "\\u" not in text:
-        return False
-    pending = [json.loads(text)]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, str):
-            if not storable(value):
-                return True
-        elif isinstance(value, dict):
-            pending += [*value, *value.values()]
-        elif isinstance(value, list):
-            pending += value
-    return False

@@ -7,7 +7,7 @@ names, is written again by `sync` of that conversation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -39,6 +39,7 @@ from conversations.runs.tasks import Blobs, Outcome, Source, Tables
 from conversations.runs.throttle import SaveTimes, measured_saves, throttle
 from conversations.stores.base import LegacyStore
 from conversations.sync.carrying import Action, Synced, Target, carry, the_legacy_store
+from conversations.sync.together import carry_all, share
 
 __all__ = [
     "Finished",
@@ -96,8 +97,13 @@ class _CarryOver:
     def mark(self, stage: int) -> str:
         return self.legacy.mark()
 
-    def do(self, conversation_id: str) -> Synced:
-        return carry(self.legacy, self.target, conversation_id)
+    def share(self, ids: Sequence[str]) -> float:
+        return share(self.legacy, ids) if self.target == Target.TABLES else 0
+
+    def do(self, ids: Sequence[str]) -> Sequence[Synced]:
+        if self.target == Target.TABLES:
+            return carry_all(self.legacy, ids)
+        return [carry(self.legacy, self.target, conversation_id) for conversation_id in ids]
 
     def outcome(self, result: Synced, stage: int) -> Outcome:
         failed = result.action == Action.FAILED

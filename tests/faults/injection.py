@@ -41,6 +41,11 @@ def touches_messages(sql: str) -> bool:
     return "conversation_messages" in sql
 
 
+def inserts_messages(sql: str) -> bool:
+    """Whether a statement inserts messages: of one conversation, or of many at once."""
+    return sql.startswith(("INSERT INTO", "COPY")) and "conversation_messages" in sql
+
+
 @contextmanager
 def failing(
     matches: Callable[[str], bool], *, after: int = 0, times: int | None = None

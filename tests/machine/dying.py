@@ -21,7 +21,7 @@ from django.db import connection
 from flags.switches import snapshot
 from tests.test_fence import until_true
 
-WRITES = ("INSERT", "UPDATE", "DELETE", "WITH")
+WRITES = ("INSERT", "UPDATE", "DELETE", "WITH", "COPY")
 
 
 class Killed(BaseException):

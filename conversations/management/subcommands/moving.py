@@ -32,7 +32,9 @@ _BAD_RESULTS = frozenset(
 def _import(output: Output, *, path: str, replace: bool, dry_run: bool) -> None:
     with _reading(path) as stream:
         records = formats.read_records(formats.lines_of(stream))
-        found = formats.import_records(records, replace=replace, dry_run=dry_run)
+        found = formats.import_records(
+            records, replace=replace, dry_run=dry_run, together=formats.TOGETHER
+        )
         output.report((_imported(one) for one in found), dry_run=dry_run)
 
 

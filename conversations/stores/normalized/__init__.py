@@ -7,6 +7,7 @@ drops or edits is superseded, never removed. All writes of one change carry one 
 from conversations.stores.normalized.adding import Addition, At, Bumped
 from conversations.stores.normalized.adding_at_once import append_at_once
 from conversations.stores.normalized.adding_in_steps import append_in_steps
+from conversations.stores.normalized.creating import FIRST_REVISION, Creation, create_all
 from conversations.stores.normalized.items import ItemRows, limited_items
 from conversations.stores.normalized.loading import Head, load_at_once
 from conversations.stores.normalized.messages import MessageRows
@@ -17,22 +18,26 @@ from conversations.stores.normalized.rows import (
     owned,
     owner_of,
     probed_between,
+    probed_named,
     probed_rows,
     replaced,
 )
 from conversations.stores.normalized.store import NormalizedStore
 
 __all__ = [
+    "FIRST_REVISION",
     "Addition",
     "At",
     "Bumped",
     "Change",
+    "Creation",
     "Head",
     "ItemRows",
     "MessageRows",
     "NormalizedStore",
     "append_at_once",
     "append_in_steps",
+    "create_all",
     "found_row",
     "limited_items",
     "load_at_once",
@@ -40,6 +45,7 @@ __all__ = [
     "owned",
     "owner_of",
     "probed_between",
+    "probed_named",
     "probed_rows",
     "replaced",
 ]

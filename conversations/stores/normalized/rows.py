@@ -91,6 +91,21 @@ def probed_between(probe: str, *, low: int | None, high: int) -> list[tuple[int,
     return found
 
 
+def probed_named(probe: str, ids: Sequence[str]) -> list[tuple[str, int, int, str, Any]]:
+    """Return id, revision, legacy revision, legacy token and probe of the rows of these ids."""
+    if not ids:
+        return []
+    places = ", ".join(["%s"] * len(ids))
+    with connections[conf.alias()].cursor() as cursor:
+        cursor.execute(
+            f"SELECT conversation_id, revision, legacy_revision, legacy_token, {probe}"
+            f" FROM conversation_states WHERE conversation_id IN ({places})",
+            list(ids),
+        )
+        found: list[tuple[str, int, int, str, Any]] = cursor.fetchall()
+    return found
+
+
 @cache
 def _converters(alias: str) -> list[tuple[int, list[Any], Any]]:
     """Return what turns a database's values into Python's: place, functions, column.
