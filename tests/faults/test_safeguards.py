@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from conversations import operations, reading, transactions
+from conversations import additions, operations, transactions
 from conversations.changes import AppendMessages, saving
 from conversations.exceptions import StorageUnavailable
 from conversations.operations import _Write
+from conversations.reading import at_once, steps
 from conversations.storage import states
 from flags.phases import Phase, StoreName
 from flags.switches import forced_phase
@@ -39,8 +40,8 @@ pytestmark = [
 
 def without_savepoint(patch: Patch) -> None:
     """The legs of a write, and the tries of a load, share one transaction."""
-    patch.setattr(operations, "attempt", nullcontext)
-    patch.setattr(reading, "attempt", nullcontext)
+    for module in (operations, additions, at_once, steps):
+        patch.setattr(module, "attempt", nullcontext)
 
 
 def without_transaction(patch: Patch) -> None:
@@ -137,8 +138,8 @@ def without_raising_the_databases_own_error(patch: Patch) -> None:
 
 def without_raising_when_lost(patch: Patch) -> None:
     """Whatever a leg raises is caught, also when the transaction is beyond repair."""
-    patch.setattr(operations, "lost", lambda using: False)
-    patch.setattr(reading, "lost", lambda using: False)
+    for module in (operations, additions, at_once, steps):
+        patch.setattr(module, "lost", lambda using: False)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from hypothesis import Phase as Stage, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RULE_MARKER, run_state_machine_as_test
 
-from conversations import deletion, foreign, operations, reading
+from conversations import deletion, foreign, operations
 from conversations.changes import AppendMessages, SaveState
 from conversations.exceptions import StorageUnavailable
 from conversations.models import ConversationState
+from conversations.reading import steps
 from conversations.routing import read_order
 from conversations.runs import working
 from conversations.storage import states
@@ -87,7 +88,7 @@ def without_merge(patch: Patch) -> None:
         ConversationState.rows.filter(pk=row.pk).update(**columns)
         row.legacy_token = token
 
-    for module in (foreign, operations, reading):
+    for module in (foreign, operations, steps):
         patch.setattr(module, "merge", last_blob_wins)
 
 
@@ -125,7 +126,7 @@ def without_truth_in_an_emergency(patch: Patch) -> None:
     def legacy_first(plan: Any, truth: Any) -> Any:
         return (StoreName.LEGACY,) if plan.emergency else read_order(plan, truth)
 
-    patch.setattr(reading, "read_order", legacy_first)
+    patch.setattr(steps, "read_order", legacy_first)
 
 
 def without_transaction(patch: Patch) -> None:
