@@ -17,6 +17,7 @@ from typing import Any
 from django.apps import apps
 from django.db import connections
 from django.db.models import (
+    CharField,
     DateTimeField,
     F,
     Field,
@@ -58,6 +59,8 @@ from conversations.stores.hostformat import HostFormat
 from flags.phases import StoreName
 
 ABSENT = "-"
+# Types of a version whose text is the same in PostgreSQL and in Python.
+_SAME_TEXT = (IntegerField, CharField, TextField, UUIDField)
 LONGEST_STEP = 1000
 
 
@@ -262,11 +265,11 @@ class JSONFieldStore:
         return f"d:{digest_of(probed).hex()}" if ours else f"s:{bytes(probed).hex()}"
 
     def settled(self) -> str | None:
-        """SQLite cannot digest. A version is compared as text, which is not Python's for all types.
-
-        Where it is not, the condition never holds.
-        """
+        """SQLite cannot digest, and PostgreSQL does not write every version as Python does."""
         if self.version_name:
+            column = self.model._meta.get_field(self.version_name)
+            if self._vendor == "postgresql" and not isinstance(column, _SAME_TEXT):
+                return None
             token = f"'v:' || CAST({self.probe()} AS text)"
         elif self._vendor == "postgresql":
             token = f"'s:' || encode({self.probe()}, 'hex')"

@@ -447,3 +447,37 @@ def test_a_chunk_that_is_held_and_cannot_be_read_is_an_error_not_a_gap() -> None
         store.held("c", revision=3, known=token)
     with pytest.raises(UnreadableState, match="legacy chunk"):
         store.rewrite("c", lambda document: document, known="")
+
+
+def test_the_condition_of_being_settled_holds_where_the_token_does(legacy: LegacyStore) -> None:
+    """What the database alone can tell, it tells as Python does: before and after a foreign write."""
+    condition = legacy.settled()
+    if condition is None:
+        assert connection.vendor == "sqlite", "PostgreSQL digests what it holds"
+        return
+    written_by_others(legacy, "a")
+    token = legacy.settle("c", revision=1, known="", seen=legacy.survey("c", ""))
+    row = ConversationState.rows.create(
+        conversation_id="c",
+        legacy_token=token,
+        messages_digest=bytes(16),
+        state_digest=bytes(32),
+        created_at=timezone.now(),
+        updated_at=timezone.now(),
+    )
+
+    def holds() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT 1 FROM conversation_states WHERE id = %s AND {condition}", [row.pk]
+            )
+            return cursor.fetchone() is not None
+
+    assert holds()
+    written_by_others(legacy, "a", "b")
+    assert not holds()
+
+
+def test_a_version_that_postgresql_writes_otherwise_settles_nothing(db: None) -> None:
+    store = JSONFieldStore({**VERSIONED, "version": "changed_at"})
+    assert (store.settled() is None) == (connection.vendor == "postgresql")
