@@ -50,7 +50,9 @@ SECRET = "my number is Krakatau-17"
 def everywhere() -> list[str]:
     """Return every table and column, of every app, in which the secret can be read."""
     found = []
-    for model in apps.get_models():
+    tables = connection.introspection.table_names()
+    # A model of the bench has its table in a database of its own.
+    for model in (each for each in apps.get_models() if each._meta.db_table in tables):
         names = [field.attname for field in model._meta.concrete_fields]
         for row in model._base_manager.values(*names):
             for name, value in row.items():
