@@ -305,7 +305,9 @@ def encode_item(item: Any, *, now: datetime) -> dict[str, Any]:
     columns, notes = _encode(item, _ITEM_KEYS, _ITEM_FITS, _ITEM_COLUMNS)
     stated = item.get("timestamp") if isinstance(item, dict) else None
     columns["timestamp"] = now if stated is None else parse_timestamp(stated)
-    columns["relevance_score"] = quality_of(item)
+    quality = quality_of(item)
+    # No -0.0: how a database takes it depends on how it is sent there.
+    columns["relevance_score"] = None if quality is None else quality + 0.0
     columns["extra"] = json.dumps(notes) if notes else ""
     return columns
 

@@ -209,6 +209,14 @@ def test_the_rows_are_those_of_one_by_one(mapping: Any, held: Any) -> None:
         transaction.set_rollback(True)
 
 
+@pytest.mark.parametrize("score", [-0.0, 0.0, 0, 1, 1.0, 0.5, True, 2.0, float("nan")])
+def test_a_score_comes_to_the_same_column_value(score: Any) -> None:
+    items = [{"content": "x", "relevance_score": score}]
+    for name in "ab":
+        old_save(connection, name, None, state("x", memory_context=items).to_dict(), LONG_AGO)
+    assert tried(together_, ["a", "b"]) == tried(one_by_one, ["a", "b"])
+
+
 def test_whose_user_is_gone_is_the_owner_that_legacy_names() -> None:
     user = UserFactory()
     names = written_by_old_code("a", "b", owner=user.pk)
