@@ -100,15 +100,16 @@ def uses(statement: Statement, *, generic: bool = False) -> set[str]:
     return set(_uses_in(plan[0]["Plan"]))
 
 
-def _uses_in(node: dict[str, Any], *, table: str = "") -> Iterator[str]:
+def _uses_in(node: dict[str, Any], *, table: str = "", bounded: bool = False) -> Iterator[str]:
     kind, table = node["Node Type"], node.get("Relation Name", table)
-    if kind == "Seq Scan" and table in OUR_TABLES:
+    # Of what ends after so many rows, whichever they are, nothing is left over.
+    if kind == "Seq Scan" and table in OUR_TABLES and not (bounded and "Filter" not in node):
         yield f"scan {table}"
     if "Index Name" in node and (table in OUR_TABLES or kind == "Bitmap Index Scan"):
         index = _named(node["Index Name"])
         yield index if "Index Cond" in node else f"walk {index}"
     for child in node.get("Plans", ()):
-        yield from _uses_in(child, table=table)
+        yield from _uses_in(child, table=table, bounded=kind == "Limit")
 
 
 def _named(index: str) -> str:
@@ -126,6 +127,9 @@ def _uses_on_sqlite(statement: Statement) -> Iterator[str]:
         # It names the foreign keys that a REPLACE would have to look at.
         return
     rows = connection.connection.execute(f"EXPLAIN QUERY PLAN {statement.sql}").fetchall()
+    ordered = not any("TEMP B-TREE" in detail for *_, detail in rows)
+    # It ends after so many rows, whichever they are.
+    bounded = ordered and " LIMIT " in statement.sql and " WHERE " not in statement.sql
     for *_, detail in rows:
         found = _DETAIL.match(detail)
         if found is None:
@@ -139,7 +143,7 @@ def _uses_on_sqlite(statement: Statement) -> Iterator[str]:
             yield _constraint(found["index"]) if found["index"] else f"pk of {table}"
         elif found["index"]:
             yield f"walk {_constraint(found['index'])}"
-        else:
+        elif not bounded:
             yield f"scan {table}"
 
 

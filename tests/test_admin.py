@@ -47,6 +47,7 @@ from conversations.sync import runs
 from flags.admin import register
 from flags.phases import HELP_TEXTS, ROUTING, Phase, Switch, switches_for
 from flags.switches import forced_phase
+from memory.admin import reading
 from memory.admin.reading import CappedPaginator
 from memory.admin.text import shown, shown_json, visible
 from memory.models import MemoryChunk, MemoryContextItem, MemoryMetadata
@@ -1109,3 +1110,64 @@ def test_other_switches_are_edited_as_before(operator: Client, switches: Any) ->
     switch = switches.objects.get(name="a_host's_own")
     address = reverse("admin:waffle_switch_change", args=[switch.pk])
     assert 'name="name"' in text_of(operator.get(address))
+
+
+# What has no index is looked for among the latest rows
+
+
+def found_in(operator: Client, model: Any, **query: Any) -> list[int]:
+    listed = operator.get(url(model, "changelist", **query)).context["cl"]
+    return sorted(row.pk for row in listed.result_list)
+
+
+def test_filters_and_searches_look_at_the_latest_rows_and_ids_at_all(
+    operator: Client, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MOST_COUNTED", 6)
+    save("old", turns(4), user=owner)
+    save("new", turns(4), user=owner)
+    pks = list(ConversationMessage.rows.order_by("pk").values_list("pk", flat=True))
+    ConversationMessage.rows.update(tool_name="search")
+    of_users = [pk for place, pk in enumerate(pks) if place % 2]
+    # The latest five, and of these the user's.
+    assert found_in(operator, ConversationMessage, role="user") == of_users[1:]
+    assert found_in(operator, ConversationMessage, q="search") == pks[3:]
+    assert found_in(operator, ConversationMessage, q="old") == pks[:4]
+    assert found_in(operator, ConversationMessage, q="old", role="user") == of_users[:2]
+    assert found_in(operator, ConversationMessage, q="nothing") == []
+    assert found_in(operator, ConversationMessage) == pks
+
+
+@pytest.mark.parametrize("model", [MemoryChunk, MemoryMetadata])
+def test_what_legacy_says_of_a_conversation_is_found_by_its_id(
+    operator: Client, owner: User, monkeypatch: pytest.MonkeyPatch, model: Any
+) -> None:
+    monkeypatch.setattr(reading, "MOST_COUNTED", 3)
+    for name in ("old", "new"):
+        save(name, turns(1), user=owner, phase=Phase.DUAL_WRITE)
+    first = MemoryChunk.objects.order_by("pk")[0]
+    naming = MemoryMetadata.objects.get(chunk=first, key="conversation_id")
+    wanted = first if model is MemoryChunk else naming
+    assert found_in(operator, model, q="old") == [wanted.pk]
+    assert found_in(operator, model, q="nothing") == []
+
+
+def test_a_mismatch_is_found_by_its_conversation(operator: Client) -> None:
+    now = timezone.now()
+    rows = [
+        ConversationMismatch.rows.create(
+            conversation_id=name, seen_at=now, phase=1, revision=1, places="[]"
+        )
+        for name in ("a", "b")
+    ]
+    assert found_in(operator, ConversationMismatch, q="b") == [rows[1].pk]
+    assert len(found_in(operator, ConversationMismatch)) == 2
+
+
+def test_a_list_is_sorted_by_what_has_an_index_alone(operator: Client, owner: User) -> None:
+    save("c", turns(3), user=owner)
+    pks = list(ConversationMessage.rows.order_by("-pk").values_list("pk", flat=True))
+    for place, column in enumerate(admin.site.get_model_admin(ConversationMessage).list_display):
+        listed = operator.get(url(ConversationMessage, "changelist", o=place)).context["cl"]
+        wanted = pks[::-1] if column == "id" else pks
+        assert [row.pk for row in listed.result_list] == wanted or column == "in_conversation"

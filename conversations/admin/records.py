@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Q
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
 
 from conversations.codec import decode_message
 from conversations.models import (
@@ -24,7 +25,13 @@ from memory.admin.models import (
     CurrentFilter,
     ExcerptMixin,
 )
-from memory.admin.reading import ConditionFilter, ReadOnlyAdmin, RecentValuesFilter, preformatted
+from memory.admin.reading import (
+    FILTERED,
+    ConditionFilter,
+    ReadOnlyAdmin,
+    RecentValuesFilter,
+    preformatted,
+)
 from memory.admin.text import shown, shown_json, shown_value
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -79,6 +86,7 @@ class SyncBatchAdmin(ReadOnlyAdmin):
     list_filter = ("taken_at",)
     list_select_related = ("run",)
     ordering = ("-id",)
+    sortable_by = ("id", "run")
     large_columns = ("noted",)
     fields = (
         "run",
@@ -111,14 +119,14 @@ class MessageAdmin(ConversationLinkMixin, ExcerptMixin, ReadOnlyAdmin):
     )
     list_filter = (RoleFilter, CurrentFilter, OutcomeFilter, "timestamp")
     list_select_related = ("conversation",)
-    search_fields = (
-        "tool_name__exact",
-        "conversation__conversation_id__exact",
-        "tool_call_id__exact",
-        "key__exact",
+    search_fields = ("conversation_id",)
+    searched = ("tool_name", "tool_call_id", "key")
+    search_help_text = (
+        "The exact id of a conversation, or a tool's name, id of a tool call or key among the"
+        f" latest 10,000. {FILTERED}"
     )
-    search_help_text = "An exact tool name, id of a conversation or tool call, or key."
     ordering = ("-id",)
+    sortable_by = ("id", "in_conversation")
     large_columns = ("content", "tool_calls", "extra", *CONVERSATION_TEXTS)
     fields = (
         "in_conversation",
@@ -169,8 +177,9 @@ class ConflictAdmin(ConversationLinkMixin, ReadOnlyAdmin):
     list_display = ("id", "in_conversation", "kind", "reason", "revision", "created_at")
     list_filter = ("kind", "created_at")
     list_select_related = ("conversation",)
-    search_fields = ("conversation__conversation_id__exact",)
-    search_help_text = "The exact id of a conversation."
+    search_fields = ("conversation_id",)
+    search_help_text = f"The exact id of a conversation. {FILTERED}"
+    sortable_by = ("id", "in_conversation")
     ordering = ("-id",)
     large_columns = ("detail", *CONVERSATION_TEXTS)
     fields = ("in_conversation", "kind", "reason", "revision", "full_detail", "created_at")
@@ -188,9 +197,10 @@ class MismatchAdmin(ReadOnlyAdmin):
 
     list_display = ("id", "conversation_id", "in_phase", "revision", "seen_at")
     list_filter = ("seen_at",)
-    search_fields = ("conversation_id__exact",)
-    search_help_text = "The exact id of a conversation."
+    search_fields = ("conversation_id",)
+    search_help_text = f"The exact id of a conversation among the latest 10,000. {FILTERED}"
     ordering = ("-id",)
+    sortable_by = ("id", "seen_at")
     large_columns = ("places",)
     fields = (
         "conversation_id",
@@ -202,6 +212,15 @@ class MismatchAdmin(ReadOnlyAdmin):
         "seen_at",
     )
     readonly_fields = fields
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find by the id of a conversation, which has no index here."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        return self.latest(request, queryset).filter(conversation_id=term), False
 
     @admin.display(description="phase", ordering="phase")
     def in_phase(self, mismatch: Any) -> str:
@@ -221,8 +240,9 @@ class RedactionAdmin(ConversationLinkMixin, ReadOnlyAdmin):
     list_display = ("id", "in_conversation", "created_at")
     list_filter = ("created_at",)
     list_select_related = ("conversation",)
-    search_fields = ("conversation__conversation_id__exact",)
-    search_help_text = "The exact id of a conversation."
+    search_fields = ("conversation_id",)
+    search_help_text = f"The exact id of a conversation. {FILTERED}"
+    sortable_by = ("id", "in_conversation")
     ordering = ("-id",)
     large_columns = ("replacement", *CONVERSATION_TEXTS)
     fields = ("in_conversation", "shown_replacement", "created_at")
@@ -245,7 +265,8 @@ class TombstoneAdmin(ReadOnlyAdmin):
     list_display = ("conversation_id", "reason", "deleted_at")
     list_filter = (ReasonFilter, "deleted_at")
     search_fields = ("conversation_id__exact",)
-    search_help_text = "The exact id of a conversation."
+    search_help_text = f"The exact id of a conversation. {FILTERED}"
     ordering = ("-id",)
+    sortable_by = ("conversation_id",)
     fields = ("conversation_id", "reason", "deleted_at")
     readonly_fields = fields

@@ -20,7 +20,7 @@ from conversations.admin.deletions import DeletesConversations
 from conversations.admin.residence import CONDITIONS, residence_of
 from conversations.admin.views import ConversationViews
 from conversations.models import ConversationState
-from memory.admin.reading import ConditionFilter, ReadOnlyAdmin
+from memory.admin.reading import FILTERED, ConditionFilter, ReadOnlyAdmin
 
 
 class ResidenceFilter(ConditionFilter):
@@ -40,8 +40,12 @@ class ConversationAdmin(ConversationViews, DeletesConversations, ReadOnlyAdmin):
     list_filter = (ResidenceFilter, "updated_at", "created_at")
     list_select_related = ("user",)
     search_fields = ("conversation_id",)
-    search_help_text = "The exact id of a conversation, or a user: user name or primary key."
-    ordering = ("-updated_at", "-id")
+    search_help_text = (
+        f"The exact id of a conversation, or a user: user name or primary key. {FILTERED}"
+    )
+    # state_by_activity, state_conversation_id and state_by_user
+    ordering = ("-updated_at", "-conversation_id")
+    sortable_by = ("conversation_id", "owner", "last_activity")
     actions = ("delete_selected",)
     large_columns = ("user_input", "focus_areas", "last_tool_result", "extra")
 

@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 
 from memory.admin.reading import (
+    FILTERED,
     ConditionFilter,
     ReadOnlyAdmin,
     RecentValuesFilter,
@@ -71,7 +72,29 @@ class CurrentFilter(ConditionFilter):
 
 
 class ConversationLinkMixin:
-    """A link to the conversation that a row belongs to."""
+    """A link to the conversation that a row belongs to, and a search by its id.
+
+    Another term is looked for in `searched`, columns without an index, among the latest rows.
+    """
+
+    searched: tuple[str, ...] = ()
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find by the id of a conversation, or else by the other columns."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        to: Any = self.model._meta.get_field("conversation").related_model  # type: ignore[attr-defined]
+        rows = to._base_manager.using(queryset.db).filter(conversation_id=term)
+        pk = rows.values_list("pk", flat=True).first()
+        if pk is not None:
+            return queryset.filter(conversation_id=pk), False
+        if not self.searched:
+            return queryset.none(), False
+        found = Q(*((name, term) for name in self.searched), _connector=Q.OR)
+        return self.latest(request, queryset).filter(found), False  # type: ignore[attr-defined]
 
     @admin.display(description="conversation", ordering="conversation_id")
     def in_conversation(self, row: Any) -> Any:
@@ -105,9 +128,14 @@ class ContextItemAdmin(ConversationLinkMixin, ExcerptMixin, ReadOnlyAdmin):
     )
     list_filter = (SourceFilter, TypeFilter, ScoreFilter, CurrentFilter, "timestamp")
     list_select_related = ("conversation",)
-    search_fields = ("conversation__conversation_id__exact", "source__exact", "focus_area__exact")
-    search_help_text = "The exact id of a conversation, a source or a focus area."
+    search_fields = ("conversation_id",)
+    searched = ("source", "focus_area")
+    search_help_text = (
+        "The exact id of a conversation, or a source or focus area among the latest 10,000."
+        f" {FILTERED}"
+    )
     ordering = ("-id",)
+    sortable_by = ("id", "in_conversation")
     large_columns = ("content", "extra", "digest", *CONVERSATION_TEXTS)
     fields = (
         "in_conversation",
@@ -152,12 +180,28 @@ class MetadataAdmin(ExcerptMixin, ReadOnlyAdmin):
     excerpt_of = "value"
     list_display = ("id", "key", "excerpt", "target")
     list_filter = (TargetFilter,)
-    search_fields = ("key__exact", "value__exact")
-    search_help_text = "An exact key or value, such as the id of a conversation."
+    search_fields = ("key",)
+    search_help_text = (
+        "The exact id of a conversation in legacy, or a key or value among the latest 10,000."
+        f" {FILTERED}"
+    )
     ordering = ("-id",)
+    sortable_by = ("id",)
     large_columns = ("value",)
     fields = ("key", "full_value", "table_name", "target")
     readonly_fields = fields
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find the rows that name a conversation, or else a key or value."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        naming = queryset.filter(key="conversation_id", value=term)
+        if naming.exists():
+            return naming, False
+        return self.latest(request, queryset).filter(Q(key=term) | Q(value=term)), False
 
     @admin.display(description="value")
     def full_value(self, metadata: Any) -> Any:
@@ -196,12 +240,23 @@ class ChunkAdmin(ExcerptMixin, ReadOnlyAdmin):
     list_display = ("id", "user", "excerpt", "created_at")
     list_filter = (KindFilter, "created_at")
     list_select_related = ("user",)
-    search_fields = ("metadata__value__exact",)
-    search_help_text = "The exact id of a conversation."
+    search_fields = ("metadata__value",)
+    search_help_text = f"The exact id of a conversation. {FILTERED}"
     ordering = ("-id",)
+    sortable_by = ("id", "user")
     large_columns = ("content", "embedding")
     fields = ("user", "created_at", "full_content", "described", "embedded")
     readonly_fields = fields
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find by the id of a conversation."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        named = MemoryMetadata.objects.filter(key="conversation_id", value=term)
+        return queryset.filter(pk__in=named.values("chunk")), False
 
     @admin.display(description="content")
     def full_content(self, chunk: Any) -> Any:
