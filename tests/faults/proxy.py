@@ -13,8 +13,8 @@ from pathlib import Path
 
 from django.db import connection
 
-# The simple query by which psycopg ends a transaction.
-_COMMIT = b"COMMIT\0"
+# The simple query by which psycopg ends a transaction, and the statement that is one by itself.
+_COMMITS = (b"COMMIT\0", b"WITH bumped AS ")
 _BUFFER = 65536
 
 
@@ -69,7 +69,8 @@ class Proxy:
             ready, _, _ = select.select([client, server], [], [])
             if client in ready:
                 sent = client.recv(_BUFFER)
-                losing = _COMMIT in sent and self.lose != Lose.NOTHING
+                commits = any(text in sent for text in _COMMITS)
+                losing = commits and self.lose != Lose.NOTHING
                 if losing and self.lose == Lose.COMMIT:
                     self.lose = Lose.NOTHING
                     return
