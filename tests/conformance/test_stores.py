@@ -450,7 +450,7 @@ def test_a_chunk_that_is_held_and_cannot_be_read_is_an_error_not_a_gap() -> None
 
 
 def test_the_condition_of_being_settled_holds_where_the_token_does(legacy: LegacyStore) -> None:
-    """What the database alone can tell, it tells as Python does: before and after a foreign write."""
+    """What the database alone can tell, it tells as Python does, also behind a foreign write."""
     condition = legacy.settled()
     if condition is None:
         assert connection.vendor == "sqlite", "PostgreSQL digests what it holds"
