@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +22,14 @@ from django.utils import timezone
 from hypothesis import given, settings, strategies as st
 
 from conversations.exceptions import StorageUnavailable
-from conversations.formats import export_lines, import_lines, together as imports
+from conversations.formats import (
+    export_lines,
+    import_lines,
+    import_records,
+    lines_of,
+    read_records,
+    together as imports,
+)
 from conversations.locking import lock, try_lock
 from conversations.models import (
     ConversationConflict,
@@ -303,6 +312,75 @@ def test_an_import_at_once_tells_of_each_line_in_order(caplog: Any) -> None:
     assert "at once" not in caplog.text
 
 
+def chats(*lines: Any) -> Iterator[Any]:
+    encoded = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    return read_records(lines_of(io.BytesIO(encoded)))
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_chats_are_imported_at_once_for_the_users_of_their_names(
+    settings: Any, fresh: bool, caplog: Any
+) -> None:
+    if fresh:
+        settings.CONVERSATIONS = {}
+    caplog.set_level("INFO")
+    user = UserFactory(username="ann")
+    lines: list[Any] = [
+        {"id": "hers", "user": "ann", "messages": messages("a")},
+        {"id": "nobodys", "user": "nobody here", "messages": messages("b")},
+        messages("c"),
+    ]
+    found = []
+    for ahead in (1, 100):
+        emptied()
+        # Inside a caller's transaction as outside of one.
+        with transaction.atomic():
+            done = list(import_records(chats(*lines), together=ahead))
+        rows = ConversationState.rows.order_by("conversation_id")
+        found.append((done, list(rows.values_list("conversation_id", "user_id", "legacy_token"))))
+    assert found[0] == found[1]
+    assert [one.result for one in found[1][0]] == ["created"] * 3
+    assert {name: owner for name, owner, _ in found[1][1]}.items() >= {
+        ("hers", user.pk),
+        ("nobodys", None),
+    }
+    assert "at once" not in caplog.text
+
+
+def test_a_name_in_another_spelling_and_an_impossible_key_are_looked_at_by_themselves() -> None:
+    UserFactory(username="ann")
+    line = {"format": 1, "conversation_id": "c", "user": "no key", "forked_from": None}
+    line |= {"created_at": None, "updated_at": None, "state": {}, "messages": []}
+    lines = [
+        line,
+        {**line, "conversation_id": "d", "user": None},
+        {**line, "conversation_id": "e", "user": None},
+    ]
+    assert [str(one.result) for one in import_records(chats(*lines), together=100)] == [
+        "refused",
+        "created",
+        "created",
+    ]
+    names = [{"id": name, "user": "Ann", "messages": []} for name in "fg"]
+    with mock.patch.object(imports, "_users", return_value=None):
+        done = list(import_records(chats(*names), together=100))
+    assert [str(one.result) for one in done] == ["created"] * 2
+    assert imports._users({"ann", "Ann"}).keys() == {"ann"}  # type: ignore[union-attr]
+
+
+def test_what_fails_at_once_inside_a_callers_transaction_takes_nothing_with_it() -> None:
+    lines = [{"id": name, "messages": messages(name)} for name in "ab"]
+    with (
+        mock.patch.object(imports, "create_all", mock.Mock(side_effect=IntegrityError)),
+        transaction.atomic(),
+    ):
+        with forced_phase(Phase.NEW_ONLY):
+            save_state("mine", state("x"))
+        done = list(import_records(chats(*lines), together=100))
+    assert [str(one.result) for one in done] == ["created"] * 2
+    assert ConversationState.rows.count() == 3
+
+
 def test_forks_are_joined_however_many_lines_are_read_ahead() -> None:
     with forced_phase(Phase.NEW_ONLY):
         for name in ("origin", "other", "another"):
@@ -338,18 +416,12 @@ def inserted_everywhere(mapping: Any, names: list[str], owner: Any) -> None:
     for name in names:
         if mapping == "memory_chunks":
             old_save(connection, name, owner.pk, with_items(name).to_dict(), LONG_AGO)
+        elif mapping == OldSession.settings:
+            payload = json.dumps(with_items(name).to_dict())
+            TextSession.objects.create(session_key=name, owner=owner, payload=payload)
         else:
-            model, column = (
-                (TextSession, "payload")
-                if mapping == OldSession.settings
-                else (AssistantSession, "data")
-            )
-            content: Any = with_items(name).to_dict() if column == "data" else with_items(name)
-            if column == "payload":
-                import json
-
-                content = json.dumps(content.to_dict())
-            model._base_manager.create(session_key=name, owner=owner, **{column: content})
+            data = with_items(name).to_dict()
+            AssistantSession.objects.create(session_key=name, owner=owner, data=data)
 
 
 def with_items(name: str) -> AgentState:

@@ -75,7 +75,7 @@ def _created(records: Sequence[Record]) -> frozenset[str]:
 
 def _unknown(ids: Sequence[str]) -> Mapping[str, str]:
     """Lock those conversations that no store holds. Returns: legacy's token of each."""
-    # In this order: a write that comes in between is seen behind the lock.
+    # Whether they are here is looked up under their locks.
     new = new_among(try_lock(ids))
     legacy = legacy_store()
     if legacy is None:
