@@ -15,9 +15,9 @@ from config.bench.results import Results
 from config.bench.runs import Run
 from config.bench.ways import FRESH_SETTINGS, MIGRATED_SETTINGS
 from config.demo.oldcode import old_save
-from conversations.formats import Result, export_lines, import_lines
+from conversations.formats import TOGETHER, Result, export_lines, import_lines
 from conversations.storage import save_state
-from conversations.sync import Action, sync
+from conversations.sync import Action, runs
 
 IMPORT_BAR, SYNC_BAR = 10_000.0, 3_000.0
 # Of about 20 turns each.
@@ -57,15 +57,17 @@ def _imported(run: Run, contents: list[list[Any]]) -> tuple[float, list[Any]]:
         for name, content in zip(names, contents, strict=True):
             save_state(name, begun(content), run.owner)
         lines = [line.replace("bench-moving-", "bench-moved-") for line in export_lines(names)]
-        return _timed(outcome.result for outcome in import_lines(lines))
+        return _timed(outcome.result for outcome in import_lines(lines, together=TOGETHER))
 
 
 def _synced(run: Run, contents: list[list[Any]]) -> tuple[float, list[Any]]:
-    names = [f"bench-legacy-{number}" for number in range(len(contents))]
+    names = {f"bench-legacy-{number}" for number in range(len(contents))}
     with override_settings(CONVERSATIONS=dict(MIGRATED_SETTINGS)):
-        for name, content in zip(names, contents, strict=True):
+        for name, content in zip(sorted(names), contents, strict=True):
             old_save(name, begun(content), run.owner)
-        return _timed(synced.action for synced in sync("tables", names))
+        batches = runs.work(runs.begin("tables"))
+        done = (synced for batch in batches for synced in batch if synced.conversation_id in names)
+        return _timed(synced.action for synced in done)
 
 
 def _timed(outcomes: Iterable[Any]) -> tuple[float, list[Any]]:
