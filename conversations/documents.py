@@ -250,7 +250,9 @@ def checked_document(
             continue
         fields[name], size = canonical(value, path=name, max_bytes=max_state)
         total += size
-    canonical(list(fields), path="state", max_bytes=max_state)
+    # Names as well: two surrogates may be one character.
+    names, _ = canonical(list(fields), path="state", max_bytes=max_state)
+    fields = dict(zip(names, fields.values(), strict=True))
     if total > max_state:
         raise InvalidState(
             f"{total} bytes of JSON are more than the limit of {max_state}", path="state"

@@ -230,3 +230,12 @@ def test_lists_of_any_length_are_compared_with_what_was_given(now: list[Any]) ->
     )
     assert (checked.document.messages, checked.document.items) == (now, now)
     assert checked.message_digests == checked.item_digests == b"".join(map(digest_of, now))
+
+
+def test_the_names_of_fields_are_made_canonical_as_values_are() -> None:
+    """What the next load gives must have the digests that this save stores."""
+    document = checked_document({"\ud83d\ude00": 1, "\ud83d": 2}).document
+    assert document.fields["\U0001f600"] == 1
+    assert document.fields["\ud83d"] == 2
+    again = json.loads(document.to_json())
+    assert Document.from_dict(again).state_digest == document.state_digest
