@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from functools import lru_cache
 from sys import intern
@@ -109,12 +109,12 @@ _MESSAGE_KEYS = (
 )
 # The columns of a message, in the order of `decode_messages`.
 MESSAGE_COLUMNS = (*_MESSAGE_KEYS, "extra")
-_WIDTH = len(MESSAGE_COLUMNS)
 _MESSAGE_PLACES = {key: place for place, key in enumerate(_MESSAGE_KEYS)}
 _SUCCESS, _CALLS = _MESSAGE_PLACES["tool_success"], _MESSAGE_PLACES["tool_calls"]
 _EXTRA = MESSAGE_COLUMNS.index("extra")
+_CALL_ID = _MESSAGE_PLACES["tool_call_id"]
 # message_type, tool_name and tool_success, where there are none.
-_NOTHING_ELSE = [None, None, None]
+_OTHERS, _NOTHING_ELSE = slice(2, 5), (None, None, None)
 _ITEM_KEYS = ("content", *_ITEM_FITS)
 # The columns of a context item, in the order of `decode_items`.
 ITEM_COLUMNS = (*(_ITEM_COLUMNS.get(key, key) for key in _ITEM_KEYS), "extra")
@@ -235,20 +235,18 @@ def decode_messages(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
     All JSON texts of the rows are parsed at once, because the call costs more than most of
     them; they stand in memory twice meanwhile, so a batch of rows should be small.
     """
-    shapes = [
-        _shape(extra) if extra and _says_order(extra) else None
-        for extra in [row[_EXTRA] for row in rows]
-    ]
-    texts = [
-        text
-        for row, shape in zip(rows, shapes, strict=True)
-        for text in (row[_CALLS], row[_EXTRA] if shape is None else None)
-        if text
-    ]
-    parsed = iter(json.loads(f"[{','.join(texts)}]") if texts else ())
+    all_calls = _parsed_at_once([row[_CALLS] for row in rows if row[_CALLS]])
+    shapes = [_shape_of(row[_EXTRA]) if row[_EXTRA] else None for row in rows]
+    all_notes = _parsed_at_once(
+        [
+            row[_EXTRA]
+            for row, shape in zip(rows, shapes, strict=True)
+            if shape is None and row[_EXTRA]
+        ]
+    )
     decoded: list[Any] = []
     for row, shape in zip(rows, shapes, strict=True):
-        role, content, *others, call_id, calls, extra = row[:_WIDTH]
+        role, calls, extra = row[0], row[_CALLS], row[_EXTRA]
         if role is not None:
             # One of a few texts that come again and again.
             role = intern(role)
@@ -256,26 +254,30 @@ def decode_messages(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
             made = {key: row[at] for key, at in shape}
             if "role" in made:
                 made["role"] = role
-            if calls is not None:
-                made["tool_calls"] = next(parsed)
+            if calls:
+                made["tool_calls"] = next(all_calls)
             if made.get("tool_success") is not None:
                 # SQLite gives 0 or 1.
                 made["tool_success"] = bool(made["tool_success"])
             decoded.append(made)
-        elif extra or calls or role is None or content is None or others != _NOTHING_ELSE:
+        elif extra or calls or role is None or row[1] is None or row[_OTHERS] != _NOTHING_ELSE:
             columns = list(row)
             columns[0] = role
             if columns[_SUCCESS] is not None:
                 columns[_SUCCESS] = bool(columns[_SUCCESS])
-            columns[_CALLS] = next(parsed) if calls else None
-            notes = next(parsed) if extra else None
+            columns[_CALLS] = next(all_calls) if calls else None
+            notes = next(all_notes) if extra else None
             decoded.append(_decode(columns, notes, _MESSAGE_PLACES))
-        elif call_id is None:
+        elif row[_CALL_ID] is None:
             # Most messages are a role and a text: a tenth of the general way.
-            decoded.append({"role": role, "content": content})
+            decoded.append({"role": role, "content": row[1]})
         else:
-            decoded.append({"role": role, "content": content, "tool_call_id": call_id})
+            decoded.append({"role": role, "content": row[1], "tool_call_id": row[_CALL_ID]})
     return decoded
+
+
+def _parsed_at_once(texts: Sequence[str]) -> Iterator[Any]:
+    return iter(json.loads(f"[{','.join(texts)}]") if texts else ())
 
 
 # What `extra` says of most messages of tools: the order of their keys, and nothing else.
@@ -283,9 +285,11 @@ _ORDER = '{"keys": ["'
 _LONGEST_ORDER = 200
 
 
-def _says_order(extra: str) -> bool:
-    """Whether `extra` may hold nothing but the order of a few keys."""
-    return extra.startswith(_ORDER) and len(extra) <= _LONGEST_ORDER
+def _shape_of(extra: str) -> tuple[tuple[str, int], ...] | None:
+    """Return the shape of a message of which `extra` says nothing but the order of a few keys."""
+    if len(extra) <= _LONGEST_ORDER and extra.startswith(_ORDER):
+        return _shape(extra)
+    return None
 
 
 @lru_cache(maxsize=256)

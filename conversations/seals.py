@@ -38,14 +38,13 @@ class Seal:
             return None
         keys = list(chain.from_iterable(values))
         leaves = list(chain.from_iterable(map(dict.values, values)))
-        kinds = set(map(type, leaves))
-        if not (set(map(type, keys)) <= {str} and kinds <= _IMMUTABLE | _NESTED):
+        kinds = list(map(type, leaves))
+        found = set(kinds)
+        if not (set(map(type, keys)) <= {str} and found <= _IMMUTABLE | _NESTED):
             return None
-        nested = kinds & _NESTED and list(
-            compress(leaves, map(_NESTED.__contains__, map(type, leaves)))
-        )
+        nested = list(compress(leaves, map(_NESTED.__contains__, kinds))) if found & _NESTED else []
         try:
-            return cls(list(map(len, values)), keys, leaves, nested or [])
+            return cls(list(map(len, values)), keys, leaves, nested)
         except ValueError:
             return None
 
