@@ -49,9 +49,13 @@ def added(
                 )
         with transaction.atomic(using=connection.alias):
             lock_database(connection)
-            return append_in_steps(
+            bumped = append_in_steps(
                 connection, conversation_id, addition, owner=owner, settled=settled, now=now
             )
+            if bumped is None:
+                # Nothing was written, and the long way begins anew.
+                transaction.set_rollback(True, using=connection.alias)
+            return bumped
     except Error as error:
         # Another writer may have had the same key, legacy may not answer, and a plan that was
         # prepared may be of columns that have another type now: the long way tells.
