@@ -314,3 +314,16 @@ def test_a_flag_that_was_another_for_a_moment_of_a_save_is_as_it_is_after_the_ne
     first["waiting"] = True
     storage.save_state("c", saved)
     assert storage.load_state("c").conversation_history[0]["waiting"] is True
+
+
+def test_a_list_that_grew_long_behind_its_seal_is_sealed_anew(phase: Phase) -> None:
+    """And what is edited in place behind the old seal is saved all the same."""
+    storage.save_state("c", state("a"))
+    loaded = storage.load_state("c")
+    for _ in range(2):
+        loaded.conversation_history += messages(*range(70))
+        storage.save_state("c", loaded)
+    loaded.conversation_history[100]["content"] = "edited"
+    storage.save_state("c", loaded)
+    found = texts(storage.load_state("c"))
+    assert (len(found), found[100], found[101]) == (141, "edited", 30)

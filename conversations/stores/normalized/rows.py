@@ -93,8 +93,6 @@ def probed_between(probe: str, *, low: int | None, high: int) -> list[tuple[int,
 
 def probed_named(probe: str, ids: Sequence[str]) -> list[tuple[str, int, int, str, Any]]:
     """Return id, revision, legacy revision, legacy token and probe of the rows of these ids."""
-    if not ids:
-        return []
     places = ", ".join(["%s"] * len(ids))
     with connections[conf.alias()].cursor() as cursor:
         cursor.execute(
