@@ -387,7 +387,7 @@ ROLLOUT = [
             legacy().key_after(10, 2000, count=50),
             legacy().ids_between(10, 60, settled=timezone.now()),
         ),
-        BLOBS,
+        f"{BLOBS} scan memory_metadata?",
     ),
     Case(
         "who writes into legacy",
@@ -434,8 +434,13 @@ def legacy() -> Any:
 @pytest.mark.parametrize("case", ROLLOUT, ids=str)
 def test_a_rollout_reads_by_indexes_while_writers_wait(case: Case) -> None:
     with override_settings(CONVERSATIONS=CHUNKS), forced_phase(Phase.DUAL_WRITE):
-        found = found_by(case.call)
-    assert case.problems(found) == []
+        problems = case.problems(found_by(case.call))
+        if problems and connection.vendor == "postgresql":
+            # What other tests wrote and rolled back may have made the statistics old.
+            with connection.cursor() as cursor:
+                cursor.execute("ANALYZE")
+            problems = case.problems(found_by(case.call))
+    assert problems == []
 
 
 OURS = [
