@@ -13,8 +13,9 @@ from pathlib import Path
 
 from django.db import connection
 
-# The simple query by which psycopg ends a transaction, and the statement that is one by itself.
-_COMMITS = (b"COMMIT\0", b"WITH bumped AS ")
+# The simple query by which psycopg ends a transaction, and a statement that outside of one is
+# committed by itself.
+_COMMIT, _ALONE = b"COMMIT\0", b"WITH bumped AS "
 _BUFFER = 65536
 
 
@@ -27,11 +28,15 @@ class Lose(StrEnum):
 
 
 class Proxy:
-    """Relays bytes between clients and a server; `lose` says what of the next COMMIT is lost."""
+    """Relays bytes between clients and a server; `lose` says what of the next COMMIT is lost.
+
+    `alone` says that nobody has begun a transaction, so that a statement may be a COMMIT as well.
+    """
 
     def __init__(self, server: str) -> None:
         self.server = server
         self.lose = Lose.NOTHING
+        self.alone = False
         self._folder = tempfile.TemporaryDirectory(prefix="proxy-")
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(Path(self.host) / ".s.PGSQL.5432"))
@@ -69,7 +74,7 @@ class Proxy:
             ready, _, _ = select.select([client, server], [], [])
             if client in ready:
                 sent = client.recv(_BUFFER)
-                commits = any(text in sent for text in _COMMITS)
+                commits = _COMMIT in sent or (self.alone and _ALONE in sent)
                 losing = commits and self.lose != Lose.NOTHING
                 if losing and self.lose == Lose.COMMIT:
                     self.lose = Lose.NOTHING

@@ -134,6 +134,7 @@ def test_a_save_whose_commit_or_its_reply_is_lost_is_an_error_and_can_be_repeate
     record_property("seed", seed)
     chance = random.Random(seed)
     with proxied() as proxy:
+        proxy.alone = True
         for _ in range(max(1, DEATHS // 2)):
             phase, call = chance.choice(list(Phase)), chance.choice([save, append])
             what = f"seed {seed}: {phase.label}, {call.__name__}, {lose} was lost"
