@@ -15,6 +15,7 @@ from conversations.codec import MESSAGE_COLUMNS, decode_messages, encode_message
 from conversations.digests import digest_of, split
 from conversations.merge import UNREAD, Entry, Given
 from conversations.models import ConversationMessage, ConversationState
+from conversations.stores.normalized.loading import BATCH
 from conversations.stores.normalized.rows import replayed
 
 _VERSION_COLUMNS = (
@@ -29,8 +30,6 @@ _VERSION_COLUMNS = (
 )
 _AS_OF = "added_in <= %s AND (superseded_in IS NULL OR superseded_in > %s)"
 _WIDTH = len(MESSAGE_COLUMNS)
-# Rows that are decoded at once.
-_BATCH = 32
 
 
 class MessageRows:
@@ -183,7 +182,7 @@ def _read(
     sql = f"SELECT {selected} FROM conversation_messages WHERE conversation_id = %s AND {where}"
     with connections[conf.alias()].cursor() as cursor:
         cursor.execute(sql, [row.pk, *parameters])
-        while batch := cursor.fetchmany(_BATCH):
+        while batch := cursor.fetchmany(BATCH):
             yield batch
 
 
