@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -302,6 +303,7 @@ def test_a_sync_waits_for_a_replica_that_is_behind(
     pair.resume()
     until_true(lambda: why() == "")
     monkeypatch.setattr(records, "FIRST_BATCH", 1)
+    monkeypatch.setattr(working, "LARGEST_BATCH", 1)
     run = runs.begin("tables")
     worker = runs.work(run)
     assert len(next(worker)) == 1
@@ -309,6 +311,8 @@ def test_a_sync_waits_for_a_replica_that_is_behind(
     done = 1
     while found := next(worker):
         done += len(found)
+        # All twenty would take less time than a replica may lag behind.
+        time.sleep(0.05)
     assert runs.progress(run).waiting.startswith("a replica lags ")
     pair.resume()
     done += sum(len(found) for found in worker)
