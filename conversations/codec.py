@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
-from functools import lru_cache
+from operator import itemgetter
 from sys import intern
 from typing import Any
 
@@ -112,9 +112,8 @@ MESSAGE_COLUMNS = (*_MESSAGE_KEYS, "extra")
 _MESSAGE_PLACES = {key: place for place, key in enumerate(_MESSAGE_KEYS)}
 _SUCCESS, _CALLS = _MESSAGE_PLACES["tool_success"], _MESSAGE_PLACES["tool_calls"]
 _EXTRA = MESSAGE_COLUMNS.index("extra")
-_CALL_ID = _MESSAGE_PLACES["tool_call_id"]
-# message_type, tool_name and tool_success, where there are none.
-_OTHERS, _NOTHING_ELSE = slice(2, 5), (None, None, None)
+# message_type, tool_name, tool_success, tool_call_id and tool_calls, where there are none.
+_OTHERS, _NOTHING_ELSE = slice(2, 7), (None,) * 5
 _ITEM_KEYS = ("content", *_ITEM_FITS)
 # The columns of a context item, in the order of `decode_items`.
 ITEM_COLUMNS = (*(_ITEM_COLUMNS.get(key, key) for key in _ITEM_KEYS), "extra")
@@ -236,43 +235,43 @@ def decode_messages(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
     them; they stand in memory twice meanwhile, so a batch of rows should be small.
     """
     all_calls = _parsed_at_once([row[_CALLS] for row in rows if row[_CALLS]])
-    shapes = [_shape_of(row[_EXTRA]) if row[_EXTRA] else None for row in rows]
-    all_notes = _parsed_at_once(
-        [
-            row[_EXTRA]
-            for row, shape in zip(rows, shapes, strict=True)
-            if shape is None and row[_EXTRA]
-        ]
-    )
     decoded: list[Any] = []
-    for row, shape in zip(rows, shapes, strict=True):
-        role, calls, extra = row[0], row[_CALLS], row[_EXTRA]
-        if role is not None:
-            # One of a few texts that come again and again.
-            role = intern(role)
+    noted: list[tuple[int, list[Any]]] = []
+    for row in rows:
+        extra = row[_EXTRA]
+        if not extra and row[_OTHERS] == _NOTHING_ELSE:
+            if row[0] is not None and row[1] is not None:
+                # Most messages are a role, one of a few, and a text: a tenth of the general way.
+                decoded.append({"role": intern(row[0]), "content": row[1]})
+                continue
+        shape = _SHAPES[extra]
         if shape is not None:
-            made = {key: row[at] for key, at in shape}
-            if "role" in made:
-                made["role"] = role
-            if calls:
+            keys, values_of = shape
+            # They are as many; to say so costs a tenth of all this.
+            made = dict(zip(keys, values_of(row)))  # noqa: B905
+            if row[_CALLS]:
                 made["tool_calls"] = next(all_calls)
-            if made.get("tool_success") is not None:
+            if row[_SUCCESS] is not None:
                 # SQLite gives 0 or 1.
-                made["tool_success"] = bool(made["tool_success"])
+                made["tool_success"] = bool(row[_SUCCESS])
+            if "role" in made:
+                made["role"] = intern(row[0])
             decoded.append(made)
-        elif extra or calls or role is None or row[1] is None or row[_OTHERS] != _NOTHING_ELSE:
-            columns = list(row)
-            columns[0] = role
-            if columns[_SUCCESS] is not None:
-                columns[_SUCCESS] = bool(columns[_SUCCESS])
-            columns[_CALLS] = next(all_calls) if calls else None
-            notes = next(all_notes) if extra else None
-            decoded.append(_decode(columns, notes, _MESSAGE_PLACES))
-        elif row[_CALL_ID] is None:
-            # Most messages are a role and a text: a tenth of the general way.
-            decoded.append({"role": role, "content": row[1]})
+            continue
+        columns = list(row)
+        if columns[0] is not None:
+            columns[0] = intern(columns[0])
+        if columns[_SUCCESS] is not None:
+            columns[_SUCCESS] = bool(columns[_SUCCESS])
+        columns[_CALLS] = next(all_calls) if row[_CALLS] else None
+        if extra:
+            noted.append((len(decoded), columns))
+            decoded.append(None)
         else:
-            decoded.append({"role": role, "content": row[1], "tool_call_id": row[_CALL_ID]})
+            decoded.append(_decode(columns, None, _MESSAGE_PLACES))
+    all_notes = _parsed_at_once([columns[_EXTRA] for _, columns in noted])
+    for place, columns in noted:
+        decoded[place] = _decode(columns, next(all_notes), _MESSAGE_PLACES)
     return decoded
 
 
@@ -280,28 +279,33 @@ def _parsed_at_once(texts: Sequence[str]) -> Iterator[Any]:
     return iter(json.loads(f"[{','.join(texts)}]") if texts else ())
 
 
-# What `extra` says of most messages of tools: the order of their keys, and nothing else.
-_ORDER = '{"keys": ["'
-_LONGEST_ORDER = 200
+_Shape = tuple[tuple[str, ...], Callable[[Sequence[Any]], Any]]
 
 
-def _shape_of(extra: str) -> tuple[tuple[str, int], ...] | None:
-    """Return the shape of a message of which `extra` says nothing but the order of a few keys."""
-    if len(extra) <= _LONGEST_ORDER and extra.startswith(_ORDER):
-        return _shape(extra)
-    return None
+class _Shapes(dict[str, _Shape | None]):
+    """What a text of `extra` says that names the order of the keys, and nothing else.
 
-
-@lru_cache(maxsize=256)
-def _shape(extra: str) -> tuple[tuple[str, int], ...] | None:
-    """Return the keys of a message, in order, and their columns; None where not all have one.
-
-    The same few texts come again and again: parsing them took a fifth of a load.
+    That is what it says of most messages of tools. The keys, and what gets their columns of a
+    row; None for any other text. The same few come again and again, and parsing them took a fifth
+    of a load.
     """
-    notes = json.loads(extra)
-    if len(notes) > 1 or not all(key in _MESSAGE_PLACES for key in notes["keys"]):
-        return None
-    return tuple((key, _MESSAGE_PLACES[key]) for key in notes["keys"])
+
+    BEGIN, LONGEST, MOST = '{"keys": ["', 200, 256
+
+    def __missing__(self, extra: str) -> _Shape | None:
+        if len(extra) > self.LONGEST or not extra.startswith(self.BEGIN):
+            return None
+        notes = json.loads(extra)
+        keys = tuple(notes["keys"])
+        shape: _Shape | None = None
+        if len(notes) == 1 < len(keys) and _MESSAGE_PLACES.keys() >= set(keys):
+            shape = keys, itemgetter(*(_MESSAGE_PLACES[key] for key in keys))
+        if len(self) < self.MOST:
+            self[extra] = shape
+        return shape
+
+
+_SHAPES = _Shapes()
 
 
 def encode_item(item: Any, *, now: datetime) -> dict[str, Any]:

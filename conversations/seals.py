@@ -32,17 +32,21 @@ class Seal:
         self._marshalled = marshal.dumps(nested, 2)
 
     @classmethod
-    def of(cls, values: Any) -> Seal | None:
-        """Seal a list of mappings; None where that is not possible."""
-        if not isinstance(values, list) or not values or set(map(type, values)) != {dict}:
+    def of(cls, values: Any, *, canonical: bool = False) -> Seal | None:
+        """Seal a list of mappings; None where that is not possible.
+
+        Of what is known to be `canonical` (see `conversations.documents`) the types are not
+        looked at.
+        """
+        if not values or not isinstance(values, list) or set(map(type, values)) != {dict}:
             return None
         keys = list(chain.from_iterable(values))
         leaves = list(chain.from_iterable(map(dict.values, values)))
-        kinds = list(map(type, leaves))
-        found = set(kinds)
-        if not (set(map(type, keys)) <= {str} and found <= _IMMUTABLE | _NESTED):
+        if not canonical and not (
+            set(map(type, keys)) <= {str} and set(map(type, leaves)) <= _IMMUTABLE | _NESTED
+        ):
             return None
-        nested = list(compress(leaves, map(_NESTED.__contains__, kinds))) if found & _NESTED else []
+        nested = list(compress(leaves, map(_NESTED.__contains__, map(type, leaves))))
         try:
             return cls(list(map(len, values)), keys, leaves, nested)
         except ValueError:

@@ -135,6 +135,8 @@ def _loaded(
     history = fields.get(HISTORY)
     length = len(history) if isinstance(history, list) else 0
     digests = field_digests(fields)
+    # What a host's function makes of its own JSON may be anything.
+    own = store == StoreName.NORMALIZED
     baseline = Baseline(
         conversation_id=conversation_id,
         store=str(store),
@@ -152,8 +154,8 @@ def _loaded(
         messages_before=hidden[0],
         hidden_items=hidden[1],
         # The caller's state is made of these very objects.
-        message_seal=Seal.of(messages.values),
-        item_seal=Seal.of(items.values),
+        message_seal=Seal.of(messages.values, canonical=own),
+        item_seal=Seal.of(items.values, canonical=own),
     )
     document = Document(dict(fields), messages.values, items.values)
     return Loaded(document, baseline, LoadInfo(str(store), revision, stale, *hidden))

@@ -26,20 +26,20 @@ def parsed(content: str | None) -> Document:
     return Document.from_dict(data)
 
 
+# Whether old code has written a blob above the floor. One look at all keys of a blob, because
+# every further table is planned again with each load and save that is not prepared.
 FOREIGN_BLOB = f"""EXISTS (
     SELECT 1 FROM memory_metadata named
     WHERE named."key" = '{CONVERSATION_ID}'
     AND named.value = conversation_states.conversation_id
     AND named.chunk_id
         > COALESCE(CAST(NULLIF(conversation_states.legacy_token, '') AS bigint), 0)
-    AND EXISTS (
-        SELECT 1 FROM memory_metadata typed
-        WHERE typed.chunk_id = named.chunk_id AND typed."key" = 'type' AND typed.value = 'state'
-    )
-    AND NOT EXISTS (
-        SELECT 1 FROM memory_metadata marked
-        WHERE marked.chunk_id = named.chunk_id
-        AND marked."key" IN ('{REVISION_MARK}', '{QUARANTINE_MARK}')
+    AND (
+        SELECT count(*) FILTER (WHERE said."key" = 'type' AND said.value = 'state') > 0
+            AND count(*) FILTER (WHERE said."key" <> 'type') = 0
+        FROM memory_metadata said
+        WHERE said.chunk_id = named.chunk_id
+        AND said."key" IN ('type', '{REVISION_MARK}', '{QUARANTINE_MARK}')
     )
 )"""
 

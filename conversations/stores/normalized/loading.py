@@ -9,8 +9,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
-from operator import lt
+from operator import itemgetter
 from typing import Any
 
 from django.conf import settings
@@ -24,7 +23,7 @@ from conversations.stores.cursors import executed
 
 # Rows that are decoded at once.
 BATCH = 100
-_WIDTH = len(MESSAGE_COLUMNS)
+_SEQUENCE, _DIGEST = itemgetter(len(MESSAGE_COLUMNS)), itemgetter(len(MESSAGE_COLUMNS) + 1)
 
 # The first row is the conversation's: its texts stand in the columns of MESSAGE_COLUMNS, because
 # columns of their own would be null in every other row, and cost as much as a small message.
@@ -34,13 +33,21 @@ _HEAD = """
     conversation_states.legacy_token,
     conversation_states.focus_areas,
     conversation_states.user_id IS NOT NULL,
-    conversation_states.id || ' ' || conversation_states.revision
-        || ' ' || conversation_states.legacy_revision || ' ' || conversation_states.message_count
-        || ' ' || conversation_states.context_item_count
-        || ' ' || conversation_states.context_items_revision
-        || ' ' || conversation_states.step_count,
+    {numbers},
     conversation_states.last_tool_result,
     conversation_states.extra"""
+_NUMBERS = [
+    f"conversation_states.{name}"
+    for name in (
+        "id",
+        "revision",
+        "legacy_revision",
+        "message_count",
+        "context_item_count",
+        "context_items_revision",
+        "step_count",
+    )
+]
 _FIRST, _LAST = 0, 2**63 - 1
 
 
@@ -87,8 +94,8 @@ def load_at_once(
     while full == BATCH:
         batch = cursor.fetchmany(BATCH)
         full = len(batch)
-        sequences.extend([row[_WIDTH] for row in batch])
-        digests += b"".join([row[_WIDTH + 1] for row in batch])
+        sequences.extend(map(_SEQUENCE, batch))
+        digests += b"".join(map(_DIGEST, batch))
         values += decode_messages(batch)
     head = _head(first, probed=first[-1] if probe else None)
     return head, _ascending(Given(sequences, bytes(digests), values))
@@ -96,8 +103,8 @@ def load_at_once(
 
 def _ascending(given: Given) -> Given:
     """Return messages by sequence; most are so, or the other way round."""
-    places = given.identities
-    if all(map(lt, places, islice(places, 1, None))):
+    places = list(given.identities)
+    if places == sorted(places):
         return given
     order = sorted(range(len(places)), key=places.__getitem__)
     digests = split(given.digests)
@@ -111,7 +118,12 @@ def _ascending(given: Given) -> Given:
 @lru_cache(maxsize=32)
 def _statement(vendor: str, *, newest: bool, probe: str | None) -> str:
     columns = ", ".join((*MESSAGE_COLUMNS, "sequence", "digest"))
-    head = f"{_HEAD}, CAST({_LAST if newest else _FIRST} AS bigint) AS sequence"
+    numbers = " || ' ' || ".join(_NUMBERS)
+    if vendor == "postgresql":
+        # A chain of operators costs a fifth of a load that is not prepared.
+        numbers = f"concat_ws(' ', {', '.join(_NUMBERS)})"
+    head = _HEAD.format(numbers=numbers)
+    head += f", CAST({_LAST if newest else _FIRST} AS bigint) AS sequence"
     head += ", conversation_states.messages_digest AS digest"
     if probe:
         head, columns = f"{head}, {probe}", f"{columns}, NULL"
