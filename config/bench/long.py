@@ -15,7 +15,7 @@ from config.bench.results import Results
 from config.bench.runs import Run
 from config.bench.short import Timed
 from config.bench.timing import Series, rotations, settled_heap
-from config.bench.ways import BARE, FLOOR, FRESH, MIGRATED, OLD, Api, Way, ways
+from config.bench.ways import BARE, FLOOR, FRESH, MIGRATED, OLD, PLAIN_FLOOR, Api, Way, ways
 from conversations.storage import append_messages, load_state
 
 SIZES, LONGEST, WINDOW = (100, 2_000), 100_000, 50
@@ -106,7 +106,9 @@ def _compare(results: Results, short: int, long: int, longest: int) -> None:
             bar=None if name == FLOOR else GROWTH_BAR,
         )
     for name in (FRESH, MIGRATED):
-        results.compare(f"load at {long}", name, FLOOR, bar=LOAD_BARS[connection.vendor])
+        for floor in (FLOOR, PLAIN_FLOOR):
+            if any(measure.way == floor for measure in results.measures):
+                results.compare(f"load at {long}", name, floor, bar=LOAD_BARS[connection.vendor])
         for operation in (f"append at {long}", f"save at {long}"):
             results.compare(operation, name, FLOOR)
         beyond = median(f"save at {long}", name) - median(f"append at {long}", name)

@@ -13,7 +13,7 @@ from config.bench.population import populated
 from config.bench.results import Results
 from config.bench.runs import Run
 from config.bench.timing import Series, rotations, settled_heap
-from config.bench.ways import BARE, FLOOR, FRESH, MIGRATED, OLD, Way, ways
+from config.bench.ways import BARE, FLOOR, FRESH, MIGRATED, OLD, PLAIN_FLOOR, Way, ways
 
 BARS: dict[str, dict[str, float]] = {
     "postgresql": {"save": 1.8, "load": 1.4, "append": 1.5},
@@ -47,6 +47,8 @@ def play(run: Run) -> Results:
         for name in (FRESH, MIGRATED):
             bar = BARS[connection.vendor].get(operation)
             results.compare(operation, name, FLOOR, bar=bar)
+            if any(way.name == PLAIN_FLOOR for way in known):
+                results.compare(operation, name, PLAIN_FLOOR, bar=bar)
             results.compare(operation, name, BARE)
         results.compare(operation, FLOOR, BARE)
         results.compare(operation, OLD, FRESH)

@@ -18,6 +18,8 @@ from flags.phases import Phase, switches_for
 from flags.switches import forced_phase
 
 FRESH, MIGRATED, FLOOR, BARE, OLD = "tables", "tables, migrated", "floor", "bare floor", "old code"
+# What a hand-written program could do where it may not prepare statements either.
+PLAIN_FLOOR = "floor, unprepared"
 # A team that starts fresh, and one whose legacy store is asked whether old code wrote to it.
 FRESH_SETTINGS: Mapping[str, Any] = {}
 MIGRATED_SETTINGS: Mapping[str, Any] = {
@@ -124,10 +126,11 @@ class Bottom:
 
     name: str
     floor: Floor = field(repr=False)
+    prepare: bool = True
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        with prepared():
+        with prepared(wanted=self.prepare):
             yield
 
     def plain(self) -> Any:
@@ -153,11 +156,14 @@ class Bottom:
 def ways(*, prepare: bool) -> Iterator[list[Way]]:
     """Give the ways that are measured against each other; `prepare` is for the public API."""
     host = {"PREPARE_STATEMENTS": prepare}
+    # SQLite's module keeps every statement prepared.
+    plain = connection.vendor == "postgresql" and not prepare
     with bare_floor() as bare:
         yield [
             Api(FRESH, {**FRESH_SETTINGS, **host}),
             Api(MIGRATED, {**MIGRATED_SETTINGS, **host}),
             Bottom(FLOOR, floor_here()),
+            *([Bottom(PLAIN_FLOOR, floor_here(), prepare=False)] if plain else []),
             Bottom(BARE, bare),
             OldCode(),
         ]
