@@ -6,12 +6,11 @@ Every key is optional. `conversations.checks` validates them all.
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import cache
 from typing import Any
 
 from django.utils.module_loading import import_string
 
-from flags.conf import conversations_settings, database_alias
+from flags.conf import conversations_settings, database_alias, read_once
 
 __all__ = ["alias", "legacy", "require_owner", "state_class"]
 
@@ -77,38 +76,37 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+@read_once
 def get(name: str) -> Any:
     """Return a setting, or its default."""
     value = conversations_settings().get(name)
     return DEFAULTS[name] if value is None else value
 
 
-def alias() -> str:
-    """Return the alias of the database that holds every table."""
-    return database_alias()
+# The alias of the database that holds every table.
+alias = database_alias
 
 
+@read_once
 def replica() -> str | None:
     """Return the alias of a replica to read from, None without one."""
     return get("REPLICA") or None
 
 
+@read_once
 def legacy() -> Any:
     """Return what to migrate from: None, "memory_chunks" or a mapping."""
     return get("LEGACY") or None
 
 
+@read_once
 def require_owner() -> bool:
     """Return whether every call must name the user."""
     value = get("REQUIRE_OWNER")
     return legacy() is None if value is None else bool(value)
 
 
+@read_once
 def state_class() -> Any:
     """Return the class whose instances `load_state` gives."""
-    return _imported(get("STATE_CLASS"))
-
-
-@cache
-def _imported(path: str) -> Any:
-    return import_string(path)
+    return import_string(get("STATE_CLASS"))

@@ -1,13 +1,20 @@
-"""The settings of `flags`, read lazily from `settings.CONVERSATIONS`."""
+"""The settings of `flags`, read lazily from `settings.CONVERSATIONS`.
+
+They are read once a process, and again whenever `django.test.override_settings` (or whoever else
+sends `setting_changed`) gives others: a load asks for them a dozen times.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import cache
+from typing import Any, ParamSpec, TypeVar, cast
 
 from django.conf import settings
+from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS
+from django.dispatch import receiver
 
 from flags.exceptions import UnknownSwitch
 from flags.phases import Phase, Switch, switches_for
@@ -16,11 +23,32 @@ from flags.phases import Phase, Switch, switches_for
 SNAPSHOT_SECONDS = 0.5
 
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+_read: list[Any] = []
+
+
+def read_once(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Keep what a function makes of the settings until they change; none that raises is kept."""
+    kept: Any = cache(function)
+    _read.append(kept)
+    return cast("Callable[Parameters, Result]", kept)
+
+
+@receiver(setting_changed)
+def _read_again(*, setting: str, **_others: Any) -> None:
+    if setting == "CONVERSATIONS":
+        for kept in _read:
+            kept.cache_clear()
+
+
+@read_once
 def conversations_settings() -> Mapping[str, Any]:
     """Return `settings.CONVERSATIONS`, or an empty mapping when the host sets nothing."""
     return getattr(settings, "CONVERSATIONS", None) or {}
 
 
+@read_once
 def database_alias() -> str:
     """Return `CONVERSATIONS["DATABASE"]`: the one alias of every table, `default` by default."""
     return str(conversations_settings().get("DATABASE") or DEFAULT_DB_ALIAS)
@@ -63,6 +91,7 @@ class Limits:
     critical: float = 0.05
 
 
+@read_once
 def limits() -> Limits:
     """Return the limits that the settings name, and the defaults of the others."""
     chosen = conversations_settings().get("HEALTH") or {}
@@ -70,6 +99,7 @@ def limits() -> Limits:
     return Limits(**{name: chosen[name.upper()] for name in names if name.upper() in chosen})
 
 
+@read_once
 def read_breaker() -> bool:
     """Return `CONVERSATIONS["READ_BREAKER"]`: whether reads may be moved; see flags.breaker."""
     return bool(conversations_settings().get("READ_BREAKER"))

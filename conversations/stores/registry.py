@@ -6,6 +6,7 @@ from conversations import conf
 from conversations.stores.base import LegacyStore
 from conversations.stores.chunks import ChunkStore
 from conversations.stores.jsonfield import JSONFieldStore
+from flags.conf import read_once
 from flags.switches import legacy_is_retired
 
 
@@ -15,6 +16,7 @@ def legacy_store() -> LegacyStore | None:
     return None if store is None or legacy_is_retired() else store
 
 
+@read_once
 def configured_store() -> LegacyStore | None:
     """Return the store that the settings name, retired or not; None where they name none.
 
