@@ -390,22 +390,23 @@ def encode_changed(fields: Mapping[str, Any], changed: Set[str]) -> dict[str, An
     return encoded
 
 
-def _parsed(text: str) -> Any:
-    """Return what a JSON text says; most are one of two, and a call costs more than they."""
-    if text == "null":
-        return None
-    return [] if text == "[]" else json.loads(text)
+# What the three columns of JSON hold of a conversation that has nothing in them.
+_UNSAID = ("{}", "[]", "null")
 
 
 def decode_fields(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that `encode_fields` was given, in their order."""
-    notes = json.loads(columns["extra"]) if columns["extra"] else {}
+    texts = columns["extra"] or "{}", columns["focus_areas"], columns["last_tool_result"]
+    # A call of the parser costs more than most of the texts.
+    notes, focus, result = (
+        ({}, [], None) if texts == _UNSAID else json.loads(f"[{','.join(texts)}]")
+    )
     user_input = columns["user_input"]
     return {
         "user_input": unescape(user_input) if notes.get("escaped") else user_input,
         "history": notes.get("history", []),
         "step_count": notes.get("step_count", columns["step_count"]),
-        "focus": _parsed(columns["focus_areas"]),
-        "last_tool_result": _parsed(columns["last_tool_result"]),
+        "focus": focus,
+        "last_tool_result": result,
         **notes.get("values", {}),
     }

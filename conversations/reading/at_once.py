@@ -5,23 +5,24 @@ Mostly in one statement, which sees one moment; where that is not enough, step b
 
 from __future__ import annotations
 
-from django.db import Error, connections
+from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations import conf
 from conversations.codec import decode_fields
 from conversations.owners import check_owner
 from conversations.reading.loads import Loaded, Raced, Selection, of_tables
-from conversations.reading.steps import Reader, in_order, noted, read_in_steps
+from conversations.reading.steps import Reader, noted, read_in_steps
 from conversations.replicas import chosen_replica, replicated
-from conversations.routing import plan_for, read_order
+from conversations.routing import plan_for
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import Head, NormalizedStore, load_at_once
 from conversations.stores.registry import legacy_store
-from conversations.transactions import attempt, lost, translated
+from conversations.transactions import lost, managed, translated
 from conversations.truth import Numbers, Truth, verdict
 from flags import breaker
 from flags.conf import read_breaker
-from flags.phases import Plan, StoreName
+from flags.phases import StoreName
 
 
 class _Behind(Exception):
@@ -34,65 +35,78 @@ def read(conversation_id: str, selection: Selection, *, owner: str | None) -> Lo
     Raises: ConversationNotFound when it is another owner's, StorageUnavailable when a store
     that may hold it did not answer.
     """
-    reader = Reader(conversation_id, selection, owner, legacy_store(), NormalizedStore())
-    connection = connections[conf.alias()]
+    connection, legacy = connections[conf.alias()], legacy_store()
+    reader = Reader(conversation_id, selection, owner, legacy, NormalizedStore())
+    try:
+        return _at_once(reader, connection, legacy)
+    except Raced:
+        pass
+    except Error:
+        with translated(conversation_id, connection):
+            raise
     with translated(conversation_id, connection):
-        try:
-            return _at_once(reader, connection)
-        except Raced:
-            return read_in_steps(conversation_id, reader)
+        return read_in_steps(conversation_id, reader)
 
 
-def _at_once(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | None:
+def _at_once(
+    reader: Reader, connection: BaseDatabaseWrapper, legacy: LegacyStore | None
+) -> Loaded | None:
     """Read the tables where they are current and preferred: one statement, two with items.
 
-    Raises: Raced where that is not so, or cannot be told: then step by step.
+    Raises: Raced where that is not so, or cannot be told: then step by step. Error where the
+    connection is lost, or the caller's transaction.
     """
-    plan = plan_for(reader.conversation_id, has_legacy=reader.legacy is not None)
+    plan = plan_for(reader.conversation_id, has_legacy=legacy is not None)
     if plan.reads != StoreName.NORMALIZED or (read_breaker() and breaker.reads.opened()):
         raise Raced
-    replica = chosen_replica()
-    if replica is not None:
-        try:
-            return _read_at_once(reader, connection, plan, replica=replica)
-        except _Behind:
-            pass
-    return _read_at_once(reader, connection, plan)
+    replica = None if conf.replica() is None else chosen_replica()
+    try:
+        if replica is not None:
+            try:
+                return _read(reader, connection, legacy, replica=replica)
+            except _Behind:
+                pass
+        if not managed(connection):
+            return _read(reader, connection, legacy)
+        with transaction.atomic(using=connection.alias):
+            return _read(reader, connection, legacy)
+    except Error as error:
+        if lost(connection.alias):
+            raise
+        raise Raced from error
 
 
-def _read_at_once(
-    reader: Reader, connection: BaseDatabaseWrapper, plan: Plan, *, replica: str | None = None
+def _read(
+    reader: Reader,
+    connection: BaseDatabaseWrapper,
+    legacy: LegacyStore | None,
+    *,
+    replica: str | None = None,
 ) -> Loaded | None:
     """Read at once; from a replica, the primary's row alone, and what is behind it from there.
 
-    Raises: Raced, _Behind.
+    Raises: Raced, _Behind, Error.
     """
-    legacy = reader.legacy
-    try:
-        with attempt(connection):
-            found = load_at_once(
-                connection,
-                reader.conversation_id,
-                last=reader.selection.max_messages if replica is None else 0,
-                probe=None if legacy is None else legacy.probe(),
-            )
-            if found is None:
-                return reader.without_row()
-            head, messages = found
-            order = _order(reader, plan, head)
-            check_owner(reader.owner, actual=head.owner)
-            fields = decode_fields(head.columns)
-            if replica is None:
-                loaded = of_tables(
-                    reader.tables, reader.conversation_id, reader.selection, head, fields, messages
-                )
-            else:
-                loaded = _of_replica(reader, replica, head, fields)
-    except Error as error:
-        if lost(conf.alias()):
-            raise
-        raise Raced from error
-    noted(order, StoreName.NORMALIZED)
+    found = load_at_once(
+        connection,
+        reader.conversation_id,
+        last=reader.selection.max_messages if replica is None else 0,
+        probe=None if legacy is None else legacy.probe(),
+    )
+    if found is None:
+        return reader.without_row()
+    head, messages = found
+    both = _both(head, legacy)
+    check_owner(reader.owner, actual=head.owner)
+    fields = decode_fields(head.columns)
+    if replica is None:
+        loaded = of_tables(
+            reader.tables, reader.conversation_id, reader.selection, head, fields, messages
+        )
+    else:
+        loaded = _of_replica(reader, replica, head, fields)
+    if both:
+        noted(tuple(StoreName), StoreName.NORMALIZED)
     return loaded
 
 
@@ -121,15 +135,11 @@ def _of_replica(reader: Reader, replica: str, head: Head, fields: dict[str, obje
     return found
 
 
-def _order(reader: Reader, plan: Plan, head: Head) -> tuple[StoreName, ...]:
-    """Return the stores that may answer. Raises: Raced when it is not the tables' turn."""
-    known, matches = head.legacy_token, True
-    if reader.legacy is not None:
-        matches = reader.legacy.judge(head.probed, known) == known
+def _both(head: Head, legacy: LegacyStore | None) -> bool:
+    """Whether legacy is as current as the tables. Raises: Raced when the tables are not."""
+    known = head.legacy_token
+    matches = legacy is None or legacy.judge(head.probed, known) == known
     truth = verdict(Numbers(head.revision, head.legacy_revision), token_matches=matches)
-    if reader.legacy is None and truth == Truth.BOTH:
-        truth = Truth.NORMALIZED
-    order = in_order(read_order(plan, truth))
-    if truth == Truth.MERGE or order[0] != StoreName.NORMALIZED:
+    if truth not in (Truth.BOTH, Truth.NORMALIZED):
         raise Raced
-    return order
+    return truth == Truth.BOTH and legacy is not None

@@ -42,6 +42,7 @@ from conversations.storage.arguments import (
 )
 from conversations.storage.measuring import measured_read, measured_write
 from conversations.transactions import managed
+from flags import metrics
 from flags.phases import StoreName
 
 _FIELDS = {
@@ -281,14 +282,18 @@ def load_state(
     """
     conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
     selection = Selection(
-        threshold=checked_threshold(context_quality_threshold),
-        max_messages=checked_limit(max_messages, path="max_messages"),
-        max_items=checked_limit(max_context_items, path="max_context_items"),
+        checked_threshold(context_quality_threshold),
+        checked_limit(max_messages, path="max_messages"),
+        checked_limit(max_context_items, path="max_context_items"),
     )
+    measured = metrics.enabled()
     try:
-        found = measured_read(
-            conversation_id, lambda: read(conversation_id, selection, owner=owner)
-        )
+        if measured:
+            found = measured_read(
+                conversation_id, lambda: read(conversation_id, selection, owner=owner)
+            )
+        else:
+            found = read(conversation_id, selection, owner=owner)
     except ConversationNotFound:
         found = None
     made = conf.state_class()
@@ -297,7 +302,8 @@ def load_state(
         state = made.from_dict(AgentState(user_input="").to_dict())
         attach(state, _nothing_of(conversation_id), None)
         return state
-    shadow(conversation_id)
+    if measured:
+        shadow(conversation_id)
     state = made.from_dict(found.document.to_dict())
     attach(state, found.baseline, found.info)
     return state

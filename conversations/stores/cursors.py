@@ -32,37 +32,45 @@ def executed(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any
         cursor: Any = connection.cursor()
         cursor.execute(sql, parameters)
         return cursor
+    return _bound(connection, sql, parameters)
+
+
+def _bound(connection: Any, sql: str, parameters: Sequence[Any]) -> Any:
+    """Do what Django's `connection.cursor().execute` does, in fewer calls."""
     connection.validate_thread_sharing()
-    # As Django does before a cursor: a connection that the server closed meanwhile is replaced.
-    connection.close_if_health_check_failed()
+    if connection.health_check_enabled and not connection.health_check_done:
+        # As Django does before a cursor: a connection that the server closed is replaced.
+        connection.close_if_health_check_failed()
     connection.ensure_connection()
-    cursor = _classes()[bool(conf.get("PREPARE_STATEMENTS"))](connection.connection)
+    cursor = _class(prepares=conf.get("PREPARE_STATEMENTS"))(connection.connection)
+    # As the server has them.
+    cursor.format = _BINARY
     if connection.queries_logged or connection.execute_wrappers:
         make = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
         cursor = make(cursor)
         cursor.execute(sql, parameters)
         return cursor
     # What Django's wrapper does where nobody looks on takes a tenth of a load.
-    connection.validate_no_broken_transaction()
-    with connection.wrap_database_errors:
+    if connection.needs_rollback:
+        connection.validate_no_broken_transaction()
+    try:
         cursor.execute(sql, parameters)
+    except connection.Database.Error:
+        with connection.wrap_database_errors:
+            raise
     return cursor
 
 
+# psycopg.pq.Format.BINARY
+_BINARY = 1
+
+
 @cache
-def _classes() -> tuple[Any, Any]:
-    """Return psycopg's cursor for binary results, and one that prepares: SQLite needs neither."""
+def _class(*, prepares: bool) -> Any:
+    """Return psycopg's cursor, or one that prepares its statements: SQLite needs neither."""
     from psycopg import Cursor
-    from psycopg.pq import Format
 
-    class BinaryCursor(Cursor[Any]):
-        """A cursor that asks for results as the server has them."""
-
-        def __init__(self, connection: Any) -> None:
-            super().__init__(connection)
-            self.format = Format.BINARY
-
-    class PreparingCursor(BinaryCursor):
+    class PreparingCursor(Cursor[Any]):
         """A cursor that prepares its statements, on a connection that prepares no others."""
 
         def execute(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,4 +82,4 @@ def _classes() -> tuple[Any, Any]:
             finally:
                 raw.prepare_threshold = before
 
-    return BinaryCursor, PreparingCursor
+    return PreparingCursor if prepares else Cursor

@@ -85,18 +85,19 @@ def load_at_once(
     vendor = connection.vendor
     sql = _statement(vendor, newest=last is not None, probe=probe)
     cursor = executed(connection, sql, _parameters(vendor, conversation_id, last))
-    first = cursor.fetchone()
-    if first is None:
+    batch = cursor.fetchmany(BATCH)
+    if not batch:
         return None
+    first = batch[0]
     # Arrays and bytes, because objects of their own would weigh as much as short messages.
     sequences, digests, values = array("q"), bytearray(), list[Any]()
-    full = BATCH
-    while full == BATCH:
-        batch = cursor.fetchmany(BATCH)
-        full = len(batch)
+    full, batch = len(batch), batch[1:]
+    while batch:
         sequences.extend(map(_SEQUENCE, batch))
         digests += b"".join(map(_DIGEST, batch))
         values += decode_messages(batch)
+        batch = cursor.fetchmany(BATCH) if full == BATCH else []
+        full = len(batch)
     head = _head(first, probed=first[-1] if probe else None)
     return head, _ascending(Given(sequences, bytes(digests), values))
 
