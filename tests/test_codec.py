@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from conversations.codec import (
-    decode_fields,
     decode_item,
     decode_message,
-    encode_fields,
     encode_item,
     encode_message,
     escape,
@@ -23,6 +21,7 @@ from conversations.codec import (
     unescape,
 )
 from conversations.documents import DEFAULTS, Document
+from conversations.fieldcodec import decode_fields, encode_fields
 from tests.scale import pure_examples
 from tests.strategies import ITEM_KEYS, MESSAGE_KEYS, keys, mappings, states, texts, values
 

@@ -18,9 +18,10 @@ from django.db import connection
 
 from config.bench.rows import Row, row_of
 from config.demo import synthetic
-from conversations.codec import MESSAGE_COLUMNS, encode_fields
+from conversations.codec import MESSAGE_COLUMNS
 from conversations.digests import EMPTY, roll
 from conversations.documents import DEFAULTS, ITEMS, MESSAGES, field_digests, fields_digest
+from conversations.fieldcodec import encode_fields
 from conversations.models import ConversationState
 
 # Different messages; each comes again and again, in another order.

@@ -18,8 +18,9 @@ from conversations.admin.rendering import (
     shown_message,
 )
 from conversations.admin.residence import residence_of
-from conversations.codec import ITEM_COLUMNS, decode_fields, decode_item
+from conversations.codec import ITEM_COLUMNS, decode_item
 from conversations.documents import DEFAULTS, Document
+from conversations.fieldcodec import decode_fields
 from conversations.models import ConversationState
 from conversations.storage import ANY_OWNER, MessagePage, list_messages, load_state
 from conversations.stores.normalized import owner_of

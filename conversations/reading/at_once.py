@@ -9,7 +9,7 @@ from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations import conf
-from conversations.codec import decode_fields
+from conversations.fieldcodec import decode_fields
 from conversations.owners import check_owner
 from conversations.reading.loads import Loaded, Raced, Selection, of_tables
 from conversations.reading.steps import Reader, noted, read_in_steps

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from config.bench.rows import Row, row_of
 from conversations.changes import OWN_KEYS
-from conversations.codec import decode_fields, encode_fields
 from conversations.digests import EMPTY
 from conversations.documents import DEFAULTS, ITEMS, MESSAGES, field_digests, fields_digest
+from conversations.fieldcodec import decode_fields, encode_fields
 from conversations.state import AgentState
 
 FIELDS = ("user_input", "focus_areas", "step_count", "last_tool_result", "extra", "state_digest")

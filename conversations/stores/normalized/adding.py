@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from conversations.codec import SPEAKING, encode_changed, encode_message
+from conversations.codec import encode_message
 from conversations.digests import DIGEST_BYTES
+from conversations.fieldcodec import SPEAKING, encode_changed
 from conversations.merge import Entry
 
 

@@ -13,15 +13,10 @@ from typing import Any
 from django.db import connections
 
 from conversations import conf
-from conversations.codec import (
-    ITEM_COLUMNS,
-    MESSAGE_COLUMNS,
-    encode_fields,
-    encode_item,
-    encode_message,
-)
+from conversations.codec import ITEM_COLUMNS, MESSAGE_COLUMNS, encode_item, encode_message
 from conversations.digests import EMPTY, roll
 from conversations.documents import Document, field_digests, fields_digest
+from conversations.fieldcodec import encode_fields
 from conversations.merge import Entry, entries_of, resequence
 from conversations.models import ConversationState
 from conversations.stores.inserting import insert_all

@@ -12,9 +12,9 @@ from django.db import connections
 from django.db.models import Q, QuerySet
 
 from conversations import conf
-from conversations.codec import encode_fields
 from conversations.digests import EMPTY
 from conversations.documents import Document
+from conversations.fieldcodec import encode_fields
 from conversations.merge import Entry, rebase
 from conversations.models import ConversationState
 from conversations.stores.normalized.loading import Head

@@ -10,10 +10,10 @@ from django.db.models import Q
 from django.utils import timezone
 
 from conversations import conf
-from conversations.codec import decode_fields, encode_fields
 from conversations.digests import DIGEST_BYTES, EMPTY, roll
 from conversations.documents import Document, field_digests, fields_digest
 from conversations.exceptions import ConversationNotFound
+from conversations.fieldcodec import decode_fields, encode_fields
 from conversations.merge import entries_of, resequence
 from conversations.models import (
     ConversationConflict,
