@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from conversations.exceptions import StorageUnavailable
 from conversations.storage import append_messages, load_state, save_state
 from conversations.stores.cursors import executed
-from conversations.stores.normalized import adding_at_once
+from conversations.stores.normalized import adding_at_once, loading
 from conversations.stores.normalized.adding import Shape
 from flags.phases import Phase
 from flags.switches import forced_phase
@@ -125,6 +125,29 @@ def test_the_threshold_is_as_before_also_where_a_statement_fails(fresh: None) ->
         connection.connection.prepare_threshold = 0
         executed(connection, "SELECT 1", [])
         assert connection.connection.prepare_threshold == 0
+
+
+def test_placeholders_are_the_databases_own_and_percent_signs_stay() -> None:
+    sql = "SELECT %s, '%%', '%%s', %s"
+    for watched in (nullcontext(), CaptureQueriesContext(connection)):
+        with watched:
+            assert executed(connection, sql, [1, "x%s"]).fetchall() == [(1, "%", "%s", "x%s")]
+
+
+def test_errors_are_djangos_also_while_rows_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DatabaseError):
+        executed(connection, "SELECT nothing", [])
+    save_state("c", state("a", "b"))
+    whole = loading._statement
+
+    def failing(*given: Any, **named: Any) -> str:
+        # SQLite cannot make the row of the last message; PostgreSQL refuses the whole.
+        column = "abs(-9223372036854775808 + (sequence - 2) * (sequence <> 2)) || content"
+        return whole(*given, **named).replace("role, content,", f"role, {column},")
+
+    monkeypatch.setattr(loading, "_statement", failing)
+    # Step by step, after an error of the database.
+    assert texts(load_state("c")) == ["a", "b"]
 
 
 def test_what_looks_on_sees_the_statements() -> None:

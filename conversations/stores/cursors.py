@@ -1,13 +1,15 @@
-"""Cursors for the statements of every load and save.
+"""Cursors for the statements of every load and save, with fewer calls around each of them.
 
 On PostgreSQL Django's own cursor writes parameters into the text of a statement, and asks for
-its results as text: that costs twice as much as parameters that the server binds.
+its results as text: that costs twice as much as parameters that the server binds. On SQLite it
+looks through the whole text for placeholders, each time.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -25,32 +27,36 @@ def executed(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any
     are logged, through those. It is prepared where the host allows that, by
     `PREPARE_STATEMENTS` or by the connection's own `prepare_threshold`; no other statement is.
 
-    Raises: django.db.Error.
+    Raises: django.db.Error. What fetching raises (SQLite reads a row when it is fetched) may be
+    the driver's: fetch inside `connection.wrap_database_errors`.
     """
-    if connection.vendor != "postgresql" or "cursor" in vars(connection):
-        # A method of its own is how a connection is watched, or kept from being used in a test.
-        cursor: Any = connection.cursor()
-        cursor.execute(sql, parameters)
-        return cursor
-    return _bound(connection, sql, parameters)
+    # A method of its own is how a connection is watched, or kept from being used in a test.
+    if "cursor" not in vars(connection):
+        if connection.vendor == "postgresql":
+            return _executed_by_psycopg(connection, sql, parameters)
+        if connection.vendor == "sqlite" and not _watched(connection):
+            return _executed_by_sqlite(connection, sql, parameters)
+    cursor: Any = connection.cursor()
+    cursor.execute(sql, parameters)
+    return cursor
 
 
-def _bound(connection: Any, sql: str, parameters: Sequence[Any]) -> Any:
-    """Do what Django's `connection.cursor().execute` does, in fewer calls."""
+def _watched(connection: Any) -> bool:
+    return bool(connection.execute_wrappers) or connection.queries_logged
+
+
+def _open(connection: Any) -> Any:
+    """Return the driver's connection, after all that Django does before it gives a cursor."""
     connection.validate_thread_sharing()
     if connection.health_check_enabled and not connection.health_check_done:
-        # As Django does before a cursor: a connection that the server closed is replaced.
+        # One that the server closed is replaced.
         connection.close_if_health_check_failed()
     connection.ensure_connection()
-    cursor = _class(prepares=conf.get("PREPARE_STATEMENTS"))(connection.connection)
-    # As the server has them.
-    cursor.format = _BINARY
-    if connection.queries_logged or connection.execute_wrappers:
-        make = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
-        cursor = make(cursor)
-        cursor.execute(sql, parameters)
-        return cursor
-    # What Django's wrapper does where nobody looks on takes a tenth of a load.
+    return connection.connection
+
+
+def _execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -> None:
+    """Do what Django's cursor does where nobody looks on: that takes a tenth of a load."""
     if connection.needs_rollback:
         connection.validate_no_broken_transaction()
     try:
@@ -58,6 +64,34 @@ def _bound(connection: Any, sql: str, parameters: Sequence[Any]) -> Any:
     except connection.Database.Error:
         with connection.wrap_database_errors:
             raise
+
+
+def _executed_by_sqlite(connection: Any, sql: str, parameters: Sequence[Any]) -> Any:
+    cursor = _open(connection).cursor()
+    _execute(connection, cursor, _placed(sql), parameters)
+    return cursor
+
+
+_PLACEHOLDER = re.compile("%%|%s")
+
+
+@lru_cache(maxsize=256)
+def _placed(sql: str) -> str:
+    """Return a statement with SQLite's placeholders."""
+    return _PLACEHOLDER.sub(lambda found: "?" if found[0] == "%s" else "%", sql)
+
+
+def _executed_by_psycopg(connection: Any, sql: str, parameters: Sequence[Any]) -> Any:
+    raw = _open(connection)
+    cursor = _class(prepares=conf.get("PREPARE_STATEMENTS"))(raw)
+    # As the server has them.
+    cursor.format = _BINARY
+    if _watched(connection):
+        make = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
+        cursor = make(cursor)
+        cursor.execute(sql, parameters)
+    else:
+        _execute(connection, cursor, sql, parameters)
     return cursor
 
 
@@ -67,7 +101,7 @@ _BINARY = 1
 
 @cache
 def _class(*, prepares: bool) -> Any:
-    """Return psycopg's cursor, or one that prepares its statements: SQLite needs neither."""
+    """Return psycopg's cursor, or one that prepares its statements; SQLite needs no psycopg."""
     from psycopg import Cursor
 
     class PreparingCursor(Cursor[Any]):

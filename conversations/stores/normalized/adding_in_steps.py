@@ -41,7 +41,8 @@ def append_in_steps(
         return None
     parts = parts_of(addition, conversation_id, owner=owner, settled=settled, now=now)
     shape = parts.shape
-    found = executed(connection, _found(shape), parts.conditions).fetchone()
+    with connection.wrap_database_errors:
+        found = executed(connection, _found(shape), parts.conditions).fetchone()
     if found is None:
         return None
     pk, revision, next_sequence, count, items, digest, state_digest = found

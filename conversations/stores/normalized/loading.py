@@ -85,19 +85,19 @@ def load_at_once(
     vendor = connection.vendor
     sql = _statement(vendor, newest=last is not None, probe=probe)
     cursor = executed(connection, sql, _parameters(vendor, conversation_id, last))
-    batch = cursor.fetchmany(BATCH)
-    if not batch:
-        return None
-    first = batch[0]
     # Arrays and bytes, because objects of their own would weigh as much as short messages.
     sequences, digests, values = array("q"), bytearray(), list[Any]()
-    full, batch = len(batch), batch[1:]
-    while batch:
-        sequences.extend(map(_SEQUENCE, batch))
-        digests += b"".join(map(_DIGEST, batch))
-        values += decode_messages(batch)
-        batch = cursor.fetchmany(BATCH) if full == BATCH else []
-        full = len(batch)
+    with connection.wrap_database_errors:
+        batch = cursor.fetchmany(BATCH)
+        if not batch:
+            return None
+        first, full, batch = batch[0], len(batch), batch[1:]
+        while batch:
+            sequences.extend(map(_SEQUENCE, batch))
+            digests += b"".join(map(_DIGEST, batch))
+            values += decode_messages(batch)
+            batch = cursor.fetchmany(BATCH) if full == BATCH else []
+            full = len(batch)
     head = _head(first, probed=first[-1] if probe else None)
     return head, _ascending(Given(sequences, bytes(digests), values))
 
@@ -130,14 +130,13 @@ def _statement(vendor: str, *, newest: bool, probe: str | None) -> str:
         head, columns = f"{head}, {probe}", f"{columns}, NULL"
     order = "ORDER BY sequence DESC LIMIT %s" if newest else "ORDER BY sequence"
     messages = f"SELECT {columns} FROM conversation_messages WHERE superseded_in IS NULL"
+    # Either would sort the whole; where it appends, the order is checked.
     if vendor == "sqlite":
-        # It merges the two by its indexes.
         found = "(SELECT id FROM conversation_states WHERE conversation_id = %s)"
         return (
             f"SELECT {head} FROM conversation_states WHERE conversation_id = %s"
-            f" UNION ALL {messages} AND conversation_id = {found} {order}"
+            f" UNION ALL SELECT * FROM ({messages} AND conversation_id = {found} {order})"
         )
-    # PostgreSQL would sort the whole; where it appends, the order is checked.
     return (
         "SELECT found.* FROM conversation_states, LATERAL ("
         f"SELECT {head} UNION ALL"
@@ -148,7 +147,7 @@ def _statement(vendor: str, *, newest: bool, probe: str | None) -> str:
 
 def _parameters(vendor: str, conversation_id: str, last: int | None) -> list[Any]:
     if vendor == "sqlite":
-        return [conversation_id, conversation_id, *([] if last is None else [last + 1])]
+        return [conversation_id, conversation_id, *([] if last is None else [last])]
     return [*([] if last is None else [last]), conversation_id]
 
 
