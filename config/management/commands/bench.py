@@ -17,7 +17,19 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.test import override_settings
 
-from config.bench import chart, concurrent, dual, legacy, long, memory, moving, pages, scale, short
+from config.bench import (
+    chart,
+    concurrent,
+    dual,
+    legacy,
+    long,
+    memory,
+    moving,
+    pages,
+    peers,
+    scale,
+    short,
+)
 from config.bench.databases import VENDORS, NoServer, scratch
 from config.bench.machine import setting
 from config.bench.material import material, new_owner
@@ -33,6 +45,7 @@ from flags.switches import snapshot
 WORKLOADS: dict[str, Callable[[Run], Results]] = {
     "short": short.play,
     "long": long.play,
+    "peers": peers.play,
     "dual": dual.play,
     "legacy": legacy.play,
     "memory": memory.play,
