@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
 
@@ -26,14 +27,13 @@ class Dicts(Peer):
 
     def __init__(self, saver: Any) -> None:
         self._saver = saver
-        self._empty = import_module("langgraph.checkpoint.base").empty_checkpoint
         self._new_id = import_module("langgraph.checkpoint.base.id").uuid6
 
     def plain(self) -> Any:
         return self._saver.conn
 
     def create(self, key: str, owner: Any, messages: Sequence[Any]) -> None:
-        self._put(self._config(key), self._empty(), list(messages), step=0)
+        self._put(self._config(key), None, list(messages), step=0)
 
     def load(self, key: str, owner: Any) -> Any:
         return self._saver.get_tuple(self._config(key))
@@ -44,20 +44,23 @@ class Dicts(Peer):
     def save(self, key: str, owner: Any, change: Any) -> None:
         loaded, messages = change
         step = loaded.metadata["step"] + 1
-        self._put(loaded.config, loaded.checkpoint, messages, step=step)
+        version = loaded.checkpoint["channel_versions"][_CHANNEL]
+        self._put(loaded.config, version, messages, step=step)
 
     def found(self, loaded: Any) -> list[Any]:
         return list(loaded.checkpoint["channel_values"][_CHANNEL])
 
-    def _put(self, config: Any, before: Any, messages: list[Any], *, step: int) -> None:
+    def _put(self, config: Any, version: str | None, messages: list[Any], *, step: int) -> None:
         """Put a checkpoint behind another, as the loop of a graph does after a step."""
-        current = before["channel_versions"].get(_CHANNEL)
-        versions = {_CHANNEL: self._saver.get_next_version(current, None)}
+        versions = {_CHANNEL: self._saver.get_next_version(version, None)}
         checkpoint = {
-            **before,
+            # As graphs write them. With an older one each load asks for what it may have to move.
+            "v": 4,
+            "ts": datetime.now(UTC).isoformat(),
             "id": str(self._new_id()),
             "channel_values": {_CHANNEL: messages},
             "channel_versions": versions,
+            "versions_seen": {},
         }
         metadata = {"source": "loop", "step": step, "parents": {}}
         self._saver.put(config, checkpoint, metadata, versions)
@@ -72,7 +75,7 @@ class Messages(Dicts):
     name = "LangGraph"
     exact = False
     limits = (
-        "PostgresSaver alone, one put a turn: a graph that runs puts several, and writes beside"
+        "PostgresSaver alone, one put a turn: by default a graph puts several, and writes beside"
         " them. Each checkpoint holds all messages and stays until it is pruned. It locks nothing:"
         " of two writers the one whose checkpoint has the later id is loaded, without the other's"
         " messages. Gives LangChain's messages, not what it was given."
