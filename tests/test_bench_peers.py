@@ -5,8 +5,10 @@ None of their packages is needed here: stores in memory stand for them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice, pairwise
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from config.bench.peers.shared import Ours, Peer, said
 from config.bench.peers.workload import judge, measure
 from config.bench.results import Results
 from config.bench.runs import Run
-from config.bench.timing import Series
+from config.bench.timing import Series, balanced
 from config.bench.ways import FLOOR, FRESH, FRESH_SETTINGS, Api, Bottom
 from config.demo.rollout import flip
 from conversations.models import ConversationState
@@ -113,6 +115,18 @@ def test_peers_that_are_not_installed_are_named_and_the_json_row_is_measured(
     ]
     # Its table is not left behind.
     assert not set(connection.introspection.table_names()) & {"bench_json_rows"}
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_each_store_is_first_and_behind_each_other_as_often_as_all(count: int) -> None:
+    length = count * (2 if count % 2 else 1)
+    orders = list(islice(balanced(range(count)), 2 * length))
+    assert orders[:length] == orders[length:]
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    assert set(Counter(order[0] for order in orders[:length]).values()) == {length // count}
+    pairs = Counter(pair for order in orders[:length] for pair in pairwise(order))
+    assert len(pairs) == count * (count - 1)
+    assert set(pairs.values()) <= {length // count}
 
 
 def test_what_is_missing_is_said_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

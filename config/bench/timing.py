@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from statistics import median
 from typing import Any, TypeVar
 
@@ -52,6 +53,24 @@ def rotations(ways: Sequence[Any]) -> Iterator[Sequence[Any]]:
     while True:
         yield [*ways[first:], *ways[:first]]
         first = (first + 1) % len(ways)
+
+
+def balanced(ways: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield the ways for ever, each as often as the others first, and behind each of the others.
+
+    In a rotation each way runs behind the same other one, which leaves the caches full of its
+    code: a load took 0.31 ms always behind a store that shares code with it, and 0.38 ms behind
+    each of them in turn. The orders are squares of E. J. Williams (1949); they repeat after as
+    many as there are ways, or twice as many where that number is odd.
+    """
+    count = len(ways)
+    # 0, 1, n - 1, 2, n - 2, ...: neighbours differ by every step once.
+    zigzag = [(place + 1) // 2 * (1 if place % 2 else -1) for place in range(count)]
+    for first in cycle(range(count)):
+        order = [ways[(first + step) % count] for step in zigzag]
+        yield order
+        if count % 2:
+            yield order[::-1]
 
 
 @contextmanager

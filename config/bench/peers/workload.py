@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from django.db import connection
@@ -23,7 +24,7 @@ from config.bench.population import populated
 from config.bench.results import Results
 from config.bench.runs import Run
 from config.bench.short import Timed
-from config.bench.timing import Series, rotations, settled_heap
+from config.bench.timing import Series, balanced, settled_heap
 from config.bench.ways import FLOOR, FRESH, FRESH_SETTINGS, Api, Bottom
 
 SIZES = (2_000,)
@@ -47,13 +48,23 @@ def play(run: Run, *, sizes: Sequence[int] = SIZES) -> Results:
     return results
 
 
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """Stores that take turns, and where what they lose is noted."""
+
+    results: Results
+    run: Run
+    known: Sequence[Peer]
+    order: Iterator[Sequence[Peer]]
+
+
 def measure(results: Results, run: Run, known: Sequence[Peer], *, sizes: Sequence[int]) -> None:
     """Measure stores in turns: short conversations turn by turn, then long ones."""
     series: Timed = defaultdict(Series)
-    order = rotations(known)
+    stage = _Stage(results, run, known, balanced(known))
     # One conversation that does not count: what is prepared or compiled, is so for all.
     for turns in run.material.played(1):
-        _play(results, run, turns, order, defaultdict(Series), name="bench-peers-warm")
+        _play(stage, turns, defaultdict(Series), name="bench-peers-warm")
     for peer in known:
         for size in sizes:
             run.say(f"  {size:,} messages: {peer.name}")
@@ -63,13 +74,9 @@ def measure(results: Results, run: Run, known: Sequence[Peer], *, sizes: Sequenc
     analyze()
     with settled_heap():
         for number, turns in enumerate(run.material.played(run.rounds)):
-            _play(results, run, turns, order, series, name=f"bench-peers-{number}")
-        _lengthen(run, order, series, sizes)
-    for peer in known:
+            _play(stage, turns, series, name=f"bench-peers-{number}")
         for size in sizes:
-            added = [message for turn in _rounds(run) for message in turn]
-            expected = [*run.material.messages(size), *added]
-            _check(results, peer, _long(peer, size), expected, owner=run.owner)
+            _lengthen(stage, size, series)
     costs = {peer.name: _costs(run, peer) for peer in known}
     for operation in dict.fromkeys(operation for operation, _ in series):
         for peer in known:
@@ -89,26 +96,32 @@ def judge(results: Results, names: Sequence[str], *, sizes: Sequence[int]) -> No
         results.compare(f"load{place}", FRESH, FLOOR)
 
 
-def _play(
-    results: Results,
-    run: Run,
-    turns: Sequence[Any],
-    order: Iterator[Sequence[Peer]],
-    series: Timed,
-    *,
-    name: str,
-) -> None:
+def _play(stage: _Stage, turns: Sequence[Any], series: Timed, *, name: str) -> None:
     """Play a conversation turn by turn in all stores; the first turn creates it."""
-    known = next(order)
-    for peer in known:
+    owner = stage.run.owner
+    for peer in stage.known:
         with peer.taken():
-            peer.create(f"{name}-{peer.name}", run.owner, peer.native(turns[0]))
+            peer.create(f"{name}-{peer.name}", owner, peer.native(turns[0]))
     for turn in turns[1:]:
-        for peer in next(order):
-            _step(series, peer, f"{name}-{peer.name}", turn, owner=run.owner)
+        for peer in next(stage.order):
+            _step(series, peer, f"{name}-{peer.name}", turn, owner=owner)
     messages = [message for turn in turns for message in turn]
-    for peer in known:
-        _check(results, peer, f"{name}-{peer.name}", messages, owner=run.owner)
+    for peer in stage.known:
+        _check(stage, peer, f"{name}-{peer.name}", messages)
+
+
+def _lengthen(stage: _Stage, size: int, series: Timed) -> None:
+    """Add a turn a round to the long conversations, which grow by it in all stores alike."""
+    run = stage.run
+    # As above, the first one does not count.
+    turns = [run.material.turn(number) for number in range(run.rounds + 1)]
+    for number, turn in enumerate(turns):
+        heard = series if number else defaultdict(Series)
+        for peer in next(stage.order):
+            _step(heard, peer, _long(peer, size), turn, owner=run.owner, place=f" at {size}")
+    messages = [*run.material.messages(size), *(message for turn in turns for message in turn)]
+    for peer in stage.known:
+        _check(stage, peer, _long(peer, size), messages)
 
 
 def _step(
@@ -122,35 +135,17 @@ def _step(
         series[f"save{place}", peer.name].timed(peer.save, key, owner, change)
 
 
-def _lengthen(
-    run: Run, order: Iterator[Sequence[Peer]], series: Timed, sizes: Sequence[int]
-) -> None:
-    """Add a turn a round to the long conversations, which grow by it in all stores alike."""
-    unheard: Timed = defaultdict(Series)
-    for number, turn in enumerate(_rounds(run)):
-        for peer in next(order):
-            for size in sizes:
-                heard = series if number else unheard
-                key = _long(peer, size)
-                _step(heard, peer, key, turn, owner=run.owner, place=f" at {size}")
-
-
-def _rounds(run: Run) -> list[Any]:
-    """Return the turns that long conversations get; the first one is not counted."""
-    return [run.material.turn(number) for number in range(run.rounds + 1)]
-
-
 def _long(peer: Peer, size: int) -> str:
     return f"bench-peers-{size}-{peer.name}"
 
 
-def _check(results: Results, peer: Peer, key: str, messages: Sequence[Any], *, owner: Any) -> None:
+def _check(stage: _Stage, peer: Peer, key: str, messages: Sequence[Any]) -> None:
     """Note it as a problem when a conversation does not load as put in, or not with its texts."""
     with peer.taken():
-        found = peer.found(peer.load(key, owner))
-    expected = list(messages) if peer.exact else [said(message) for message in messages]
+        found = peer.found(peer.load(key, stage.run.owner))
+    expected = messages if peer.exact else [said(message) for message in messages]
     if json.dumps(found) != json.dumps(expected):
-        results.problems.append(f"{key} does not load as put in by {peer.name}")
+        stage.results.problems.append(f"{key} does not load as put in by {peer.name}")
 
 
 def _costs(run: Run, peer: Peer) -> dict[str, dict[str, int]]:
