@@ -12,8 +12,11 @@ from django.test import override_settings
 
 from config.bench.floors import Floor, Held, bare_floor, floor_here, prepared
 from config.demo.oldcode import old_load, old_save
+from conversations import conf
 from conversations.state import AgentState
 from conversations.storage import append_messages, load_state, save_state
+from conversations.stores.registry import legacy_store
+from flags.conf import read_breaker
 from flags.phases import Phase, switches_for
 from flags.switches import forced_phase
 
@@ -56,6 +59,15 @@ class Way(Protocol):
         """Add messages."""
 
 
+def _read_settings() -> None:
+    """Read the settings, as a process does once: they have just changed."""
+    for read in (conf.alias, conf.replica, conf.require_owner, conf.state_class, read_breaker):
+        read()
+    for name in ("PREPARE_STATEMENTS", "MAX_DEPTH", "MAX_MESSAGE_BYTES", "MAX_STATE_BYTES"):
+        conf.get(name)
+    legacy_store()
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """`save_state`, `load_state` and `append_messages`; of the switches' phase if none is named."""
@@ -70,6 +82,7 @@ class Api:
             stack.enter_context(override_settings(CONVERSATIONS=dict(self.settings)))
             if self.phase is not None:
                 stack.enter_context(forced_phase(self.phase))
+            _read_settings()
             yield
 
     def plain(self) -> Any:
