@@ -99,9 +99,17 @@ class Document:
         return fields_digest(field_digests(self.fields)) + roll(EMPTY, map(digest_of, self.items))
 
 
+# Most fields say nothing most of the time, each of them in its own way.
+_NOTHING: tuple[Any, ...] = (None, False, 0, 0.0, -0.0, "", [], {})
+_OF_NOTHING = {repr(value): digest_of(value) for value in _NOTHING}
+
+
 def field_digests(fields: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the digest of each of a conversation's fields, in their order."""
-    return {name: digest_of(value) for name, value in fields.items()}
+    return {
+        name: (not value and _OF_NOTHING.get(repr(value))) or digest_of(value)
+        for name, value in fields.items()
+    }
 
 
 def fields_digest(digests: Mapping[str, bytes]) -> bytes:

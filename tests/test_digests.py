@@ -124,3 +124,11 @@ def test_the_digest_of_fields_depends_on_their_order_and_names() -> None:
     assert digest(a=1, b=2) != digest(b=2, a=1)
     assert digest(a=1) != digest(b=1)
     assert digest(a=1) != digest(a=2)
+
+
+def test_a_field_that_says_nothing_has_the_digest_of_its_value() -> None:
+    """What says nothing is told apart all the same: 0 from 0.0, None from an empty text."""
+    values = [None, False, 0, 0.0, -0.0, "", [], {}, ()]
+    digests = field_digests(dict(zip("abcdefghi", values, strict=True)))
+    assert list(digests.values()) == [digest_of(value) for value in values]
+    assert len(set(digests.values())) == len(values)
