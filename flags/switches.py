@@ -88,21 +88,30 @@ class Snapshot:
 
         Where they could not be read, that is tried again only then: a try may take a moment.
         """
-        if time.monotonic() - self._read_at >= SNAPSHOT_SECONDS:
-            self.refresh()
+        if self._is_old():
+            with self._lock:
+                # Whoever waited for another thread's read has its answer.
+                if self._is_old():
+                    self._read()
         return Settings(default_switches(strict=False)) if self._known is None else self._known
 
     def refresh(self) -> bool:
         """Read the settings now. Returns: whether they could be read."""
         with self._lock:
-            started = time.monotonic()
-            found = stored_settings()
-            # After the switches: whoever sees a flip that was made behind a retirement sees
-            # the retirement as well. Where those did not answer, this will not.
-            retired = None if found is None else stored_retirement()
-            self._known = self._known if found is None else found
-            self._retired = self._retired if retired is None else retired
-            self._read_at = started
+            return self._read()
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._read_at >= SNAPSHOT_SECONDS
+
+    def _read(self) -> bool:
+        started = time.monotonic()
+        found = stored_settings()
+        # After the switches: whoever sees a flip that was made behind a retirement sees
+        # the retirement as well. Where those did not answer, this will not.
+        retired = None if found is None else stored_retirement()
+        self._known = self._known if found is None else found
+        self._retired = self._retired if retired is None else retired
+        self._read_at = started
         return found is not None
 
     def retired(self) -> bool:

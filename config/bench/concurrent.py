@@ -21,7 +21,7 @@ from conversations.models import ConversationMessage, ConversationState
 from conversations.state import AgentState
 from conversations.storage import append_messages, save_state
 
-WRITERS, APPENDS = 64, 20
+WRITERS, APPENDS = 64, 100
 # A single process would measure Python's lock; a host has several.
 PROCESSES = 4
 SEVERAL, ONE = "conversations", "one conversation"
@@ -199,5 +199,8 @@ def _tell(
             percentile(seconds, 0.99) / median(seconds),
             bar=PATIENCE_BAR if judged else None,
         )
+    # Many writers on few processors wait for those; the floor tells how long.
+    seconds = done[FLOOR].series.seconds
+    results.say(f"{label}: p99 / median, {FLOOR}", percentile(seconds, 0.99) / median(seconds))
     lost = float(len(results.problems))
     results.say(f"{label}: conversations that lost something", lost, bar=0.0, unit="")
