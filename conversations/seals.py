@@ -6,6 +6,7 @@ A digest of every message of a long conversation, at every save, takes as long a
 from __future__ import annotations
 
 import marshal
+from hashlib import sha256
 from itertools import chain, compress
 from operator import is_
 from typing import Any
@@ -17,19 +18,19 @@ _NESTED = frozenset({list, dict})
 class Seal:
     """Proof that mappings still hold, object for object, what they held when they were sealed.
 
-    What cannot change is compared by identity, so 1 is not taken for 1.0; what is nested by its
-    marshalled bytes. A broken seal proves nothing: then digests have to tell. It stays in the
-    process that made it.
+    What cannot change is compared by identity, so 1 is not taken for 1.0; what is nested by the
+    digest of its marshalled bytes. A broken seal proves nothing: then digests have to tell. It
+    stays in the process that made it.
     """
 
-    __slots__ = ("_keys", "_leaves", "_lengths", "_marshalled", "_nested")
+    __slots__ = ("_digest", "_keys", "_leaves", "_lengths", "_nested")
 
     def __init__(
         self, lengths: list[int], keys: list[str], leaves: list[Any], nested: list[Any]
     ) -> None:
         """Raises: ValueError for what is no JSON value."""
         self._lengths, self._keys, self._leaves, self._nested = lengths, keys, leaves, nested
-        self._marshalled = marshal.dumps(nested, 2)
+        self._digest = _digest(nested)
 
     @classmethod
     def of(cls, values: Any, *, canonical: bool = False) -> Seal | None:
@@ -68,6 +69,18 @@ class Seal:
             return False
         try:
             # They are the very objects that were sealed: what they hold may have changed.
-            return marshal.dumps(self._nested, 2) == self._marshalled
+            return _digest(self._nested) == self._digest
         except ValueError:
             return False
+
+
+# What is marshalled at once: all of it would be as large as the whole conversation.
+_AT_ONCE = 100
+
+
+def _digest(nested: list[Any]) -> bytes:
+    """Return the digest of what is nested. Processors have instructions for SHA-256."""
+    digest = sha256()
+    for start in range(0, len(nested), _AT_ONCE):
+        digest.update(marshal.dumps(nested[start : start + _AT_ONCE], 2))
+    return digest.digest()
