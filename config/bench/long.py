@@ -44,7 +44,7 @@ def play(run: Run, *, sizes: tuple[int, int] = SIZES, longest: int = LONGEST) ->
                 for way in next(order):
                     with way.taken():
                         for size in sizes[::direction]:
-                            _round(way, series, turn, size, between=sizes[0], owner=run.owner)
+                            _round(way, series, turn, size, sizes, owner=run.owner)
                         if isinstance(way, Api):
                             for size in (sizes[0], longest)[::direction]:
                                 key = _key(way, size)
@@ -85,7 +85,7 @@ def analyze() -> None:
 
 
 def _round(
-    way: Way, series: Timed, turn: Sequence[Any], size: int, *, between: int, owner: Any
+    way: Way, series: Timed, turn: Sequence[Any], size: int, sizes: Sequence[int], *, owner: Any
 ) -> None:
     key, name = _key(way, size), way.name
     state, held = series[f"load at {size}", name].timed(way.load, key, owner)
@@ -94,9 +94,10 @@ def _round(
     add(state, turn, state.step_count + 1)
     with undone(key):
         series[f"save at {size}", name].timed(way.save, key, owner, state, turn, held)
-    _, held = way.load(key, owner)
-    # Between two turns a program does much else; here, the same for either size.
-    way.load(_key(way, between), owner)
+    # The same before an append of either size: it reads nothing, but what a load of many left in
+    # the processor's caches would show.
+    loaded = {other: way.load(_key(way, other), owner)[1] for other in sorted(sizes, reverse=True)}
+    held = loaded[size]
     with undone(key):
         series[f"append at {size}", name].timed(way.append, key, owner, turn, held)
 
