@@ -50,6 +50,8 @@ class MemoryChunk(models.Model):
         indexes = [
             # the blobs of a user, and the foreign key's own look-ups
             models.Index(fields=["user"], name="chunk_by_user"),
+            # everybody's conversations in legacy by latest activity, in the admin and in lists
+            models.Index(fields=["created_at"], name="chunk_by_time"),
         ]
 
     def __str__(self) -> str:

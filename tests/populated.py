@@ -232,7 +232,7 @@ def _legacy() -> None:
         users=USERS,
     )
     chunk = "(SELECT min(id) - 1 FROM memory_chunks) + n"
-    name = f"CASE WHEN n %% 2 = 0 THEN 'crowd-' ELSE 'unmoved-' END || n %% {IN_LEGACY}"
+    name = f"CASE WHEN n %% 2 = 0 THEN 'crowd-' ELSE 'unmoved-' END || (n %% {IN_LEGACY})"
     named = {
         "conversation_id": name,
         "type": "'state'",

@@ -332,7 +332,7 @@ def _described(connection: BaseDatabaseWrapper, table: str) -> dict[str, Any]:
 def test_an_index_that_the_host_has_is_not_built_twice(scratch: BaseDatabaseWrapper) -> None:
     _host(scratch, indexed=True)
     migrate()
-    assert _indexes(scratch, "memory_chunks") == {"ix_memory_chunks_user_id"}
+    assert _indexes(scratch, "memory_chunks") == {"ix_memory_chunks_user_id", "chunk_by_time"}
     assert _indexes(scratch, "memory_metadata") == {
         "ix_memory_metadata_chunk_id",
         *(METADATA_INDEXES - {"metadata_by_chunk"}),
@@ -343,7 +343,7 @@ def test_an_index_that_the_host_has_is_not_built_twice(scratch: BaseDatabaseWrap
 
 def test_an_adopted_table_without_indexes_gets_ours(legacy: BaseDatabaseWrapper) -> None:
     migrate()
-    assert _indexes(legacy, "memory_chunks") == {"chunk_by_user"}
+    assert _indexes(legacy, "memory_chunks") == {"chunk_by_user", "chunk_by_time"}
     assert _indexes(legacy, "memory_metadata") == METADATA_INDEXES
 
 

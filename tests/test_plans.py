@@ -23,6 +23,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from conversations import findings, retention, storage
+from conversations.admin.legacy import legacy_page
 from conversations.batches import in_batches, out_of_step
 from conversations.deletion import delete_all_of
 from conversations.gates import traffic
@@ -397,7 +398,8 @@ ROLLOUT = [
     Case(
         "findings",
         lambda: findings.findings(),
-        f"{BLOBS} sync_batch_of_run {GONE}? walk chunk_by_user? walk metadata_conversation_chunk?"
+        f"{BLOBS} sync_batch_of_run {GONE}? walk chunk_by_user? walk chunk_by_time?"
+        " walk metadata_conversation_chunk?"
         " scan conversation_conflicts scan memory_chunks? scan memory_metadata"
         " scan conversation_tombstones?",
     ),
@@ -417,12 +419,42 @@ ROLLOUT = [
         f"{MESSAGES}|message_version item_by_position {BLOBS} mismatch_by_time"
         " measure_minute? scan conversation_conflicts?",
     ),
+    Case("the ids in legacy", lambda: legacy().ids(after="crowd-3", limit=50), BLOBS),
+]
+# Of an owner: of so small a crowd, PostgreSQL may look through all that names a conversation.
+OWNED = f"{BLOBS} chunk_by_user chunk_by_time? walk metadata_conversation_chunk?"
+BOTH = f"{ROW} {GONE}"
+LISTS = [
     Case(
         "list a user's conversations",
         lambda: storage.list_conversations(owner()),
-        f"{ROW} {GONE} {BLOBS} state_by_user state_by_legacy_user"
-        " chunk_by_user|scan memory_chunks walk metadata_conversation_chunk?"
-        " scan memory_metadata?",
+        f"{BOTH} {OWNED} state_by_user state_by_legacy_user",
+    ),
+    Case(
+        "list more of them",
+        lambda: second_page(owner()),
+        f"{BOTH} {OWNED} state_by_user state_by_legacy_user",
+    ),
+    Case(
+        "the latest conversation",
+        lambda: storage.get_conversation_id(owner()),
+        f"{BOTH} {OWNED} state_by_user state_by_legacy_user",
+    ),
+    Case(
+        "list everybody's",
+        lambda: storage.list_conversations(None),
+        f"{BOTH} {BLOBS} chunk_by_time walk state_by_activity",
+    ),
+    Case(
+        "list more of everybody's",
+        lambda: second_page(None),
+        f"{BOTH} {BLOBS} chunk_by_time walk state_by_activity state_by_activity",
+    ),
+    Case("list legacy", lambda: legacy_page(), f"{BOTH} {BLOBS} chunk_by_time"),
+    Case(
+        "list more of legacy",
+        lambda: legacy_page(cursor=legacy_page().next or ""),
+        f"{BOTH} {BLOBS} chunk_by_time",
     ),
 ]
 
@@ -431,7 +463,7 @@ def legacy() -> Any:
     return registry.legacy_store()
 
 
-@pytest.mark.parametrize("case", ROLLOUT, ids=str)
+@pytest.mark.parametrize("case", [*ROLLOUT, *LISTS], ids=str)
 def test_a_rollout_reads_by_indexes_while_writers_wait(case: Case) -> None:
     with override_settings(CONVERSATIONS=CHUNKS), forced_phase(Phase.DUAL_WRITE):
         problems = case.problems(found_by(case.call))
@@ -500,7 +532,7 @@ def test_whoever_deletes_a_row_finds_what_refers_to_it(table: str, column: str) 
 
 def test_every_index_is_meant_for_a_query() -> None:
     """An index that nothing uses costs every write, and is to be dropped."""
-    cases = [*TABLES, *ROLLOUT, *(case for pair in BESIDE_CHUNKS for case in pair)]
+    cases = [*TABLES, *ROLLOUT, *LISTS, *(case for pair in BESIDE_CHUNKS for case in pair)]
     used = {name for case in cases for name in re.findall(r"\w+", case.indexes)}
     declared = {
         found.name

@@ -20,7 +20,7 @@ from django.utils import timezone
 from conversations import conf
 from conversations.documents import Document
 from conversations.exceptions import InvalidState, UnreadableState
-from conversations.stores import chunklooks
+from conversations.stores import chunklists, chunklooks
 from conversations.stores.base import (
     LAST_MOMENT,
     Blobs,
@@ -33,7 +33,6 @@ from conversations.stores.base import (
     grown,
     has_foreign_key,
     key_after,
-    listed_behind,
 )
 from conversations.stores.chunkformat import (
     CONVERSATION_ID,
@@ -171,20 +170,9 @@ class ChunkStore:
         limit: int | None = None,
     ) -> Sequence[Summary]:
         """Return summaries; the owner is that of the newest blob, which a load gives."""
-        rows = self._metadata().filter(self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID)
-        if owner is None:
-            newest = rows.values("value").annotate(at=Max("chunk__created_at"))
-        else:
-            theirs = Q(chunk__user_id=_user_key(owner))
-            named = rows.filter(value__in=rows.filter(theirs).values("value"))
-            newest = named.values("value").annotate(
-                at=Max("chunk__created_at"), theirs_at=Max("chunk__created_at", filter=theirs)
-            )
-            newest = newest.filter(Q(at=F("theirs_at")) | Q(at=None))
-        if before is not None:
-            newest = newest.filter(listed_behind(before, time="at", name="value"))
-        page = newest.order_by(F("at").desc(nulls_last=True), "-value")[:limit]
-        return [Summary(row["value"], row["at"], None, self.name) for row in page if row["value"]]
+        key = None if owner is None else _user_key(owner)
+        page = chunklists.newest(owner=key, before=before, limit=limit)
+        return [Summary(name, moment, None, self.name) for name, moment in page]
 
     def token(self, conversation_id: str, known: str = "") -> str:
         """Return the floor as known, or with a "+" when others have written above it."""
@@ -348,11 +336,7 @@ class ChunkStore:
 
     def ids(self, *, after: str = "", limit: int = 500) -> Sequence[str]:
         """Return the ids of every conversation with a state blob, in ascending order."""
-        rows = self._metadata().filter(
-            self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID, value__gt=after
-        )
-        found = rows.values_list("value", flat=True).distinct().order_by("value")
-        return [str(value) for value in found[:limit]]
+        return chunklists.names(after=after, limit=limit)
 
     def last_key(self) -> Any:
         return self._chunks().aggregate(last=Max("pk"))["last"]

@@ -14,6 +14,9 @@ from conversations.stores.normalized import NormalizedStore
 from conversations.stores.registry import legacy_store
 from flags.phases import StoreName
 
+# Most of what legacy holds may have been moved: to look for what was not, one by one, takes long.
+_FEWEST = 50
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -46,25 +49,38 @@ def summaries(owner: str | None, *, before: Position | None = None, limit: int) 
     if legacy is None:
         return list(in_tables)
     behind = before.within(StoreName.LEGACY) if before else None
-    in_legacy = _only_in_legacy(legacy, owner, behind, limit)
+    # Behind a whole page of the tables nothing of legacy comes onto this one.
+    until = in_tables[-1].updated_at if len(in_tables) == limit else None
+    in_legacy = _only_in_legacy(legacy, owner, behind, limit, until=until)
     by_time = merge(in_tables, in_legacy, key=lambda s: s.updated_at or NEVER, reverse=True)
     return list(islice(by_time, limit))
 
 
 def _only_in_legacy(
-    legacy: LegacyStore, owner: str | None, before: tuple[datetime, str] | None, limit: int
+    legacy: LegacyStore,
+    owner: str | None,
+    before: tuple[datetime, str] | None,
+    limit: int,
+    *,
+    until: datetime | None,
 ) -> list[Summary]:
-    """Return summaries of conversations that the tables neither hold nor have buried."""
+    """Return summaries of conversations that the tables neither hold nor have buried.
+
+    At least the first `limit` of those that were active later than `until` (None: of all).
+    """
     found: list[Summary] = []
+    size = max(limit, _FEWEST)
     while len(found) < limit:
-        page = legacy.list(owner=owner, before=before, limit=limit)
+        page = legacy.list(owner=owner, before=before, limit=size)
         ids = [summary.conversation_id for summary in page]
         known = _known(ids)
         found += [summary for summary in page if summary.conversation_id not in known]
-        if len(page) < limit:
+        if len(page) < size:
             break
         last = page[-1]
         before = (last.updated_at or NEVER, last.conversation_id)
+        if until is not None and before[0] <= until:
+            break
     return found
 
 

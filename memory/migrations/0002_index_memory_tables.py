@@ -1,17 +1,21 @@
 """Index memory_chunks and memory_metadata.
 
-Why: to find the blobs of a conversation and of a user, and to keep one value per key. How long:
-on PostgreSQL minutes for tables of many millions of rows, but concurrently: writers go on (no
-statement_timeout, please). On SQLite seconds, and writers wait. An index that the host has
-already is not built twice, an invalid one that an interrupted run left behind is built anew:
-run it again. Reversible: yes, the reverse drops the indexes named here and no others.
+Why: to find the blobs of a conversation and of a user, and the latest ones, and to keep one value
+per key. How long: on PostgreSQL minutes for tables of many millions of rows, but concurrently:
+writers go on (no statement_timeout, please). On SQLite seconds, and writers wait. An index that
+the host has already is not built twice, an invalid one that an interrupted run left behind is
+built anew: run it again. Reversible: yes, the reverse drops the indexes named here and no others.
 """
 
 from django.db import migrations, models
 from django.db.models import Q
 
 # Plain indexes that any index of the host with the same first column replaces.
-REPLACEABLE = {"chunk_by_user": "user_id", "metadata_by_chunk": "chunk_id"}
+REPLACEABLE = {
+    "chunk_by_user": "user_id",
+    "chunk_by_time": "created_at",
+    "metadata_by_chunk": "chunk_id",
+}
 
 _IS_VALID = """
     SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -102,6 +106,9 @@ class Migration(migrations.Migration):
             state_operations=[
                 migrations.AddIndex(
                     "MemoryChunk", models.Index(fields=["user"], name="chunk_by_user")
+                ),
+                migrations.AddIndex(
+                    "MemoryChunk", models.Index(fields=["created_at"], name="chunk_by_time")
                 ),
                 migrations.AddIndex(
                     "MemoryMetadata",
