@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.contenttypes.models import ContentType
 from django.core.management import CommandError, call_command
 from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.test import override_settings
 from django.utils import timezone
 
 from config.bench import chart, concurrent, dual, legacy, long, memory, moving, pages, scale, short
@@ -274,6 +276,43 @@ def test_a_population_is_what_the_store_would_have_written() -> None:
     save_state("one more", begun(MESSAGES[:2]), made.owner(0))
     assert populate(messages=61, conversations=7, prefix="q-").lengths == made.lengths
     assert ConversationState.objects.count() == 15
+
+
+# These have a row for every step of an operator, or for each process.
+STEPS = {"sync_runs", "rollout_transitions", "rollout_processes"}
+
+
+def sizes() -> dict[str, int]:
+    """Return how many rows each of our tables has."""
+    models = [
+        model
+        for label in ("conversations", "memory", "flags")
+        for model in apps.get_app_config(label).get_models()
+    ]
+    return {model._meta.db_table: model._base_manager.count() for model in models}
+
+
+@override_settings(CONVERSATIONS={"LEGACY": "memory_chunks"})
+def test_every_table_grows_with_a_population() -> None:
+    """What does not grow, or is empty, says nothing of how long its list takes."""
+    made = populate(messages=400, conversations=40, prefix="p-", beside=True)
+    few = sizes()
+    assert min(few.values()) > 0
+    unequal = {found.conversation_id for found in verify() if found.mismatched or found.failed}
+    assert unequal == {f"unmoved-{made.name(number)}" for number in range(1, 40, 4)}
+    flip(Phase.NEW_ONLY)
+    for number in range(40):
+        loaded = load_state(made.name(number), user_id=made.owner(number))
+        assert len(loaded.conversation_history) == made.lengths[number]
+        assert len(loaded.memory_context) == number % 10
+        loaded.conversation_history.append(MESSAGES[0])
+        assert save_state(made.name(number), loaded, made.owner(number))["success"]
+    assert len(load_state("unmoved-p-0000001").conversation_history) == made.lengths[1]
+    before = sizes()
+    populate(messages=4000, conversations=400, prefix="q-", beside=True)
+    grown = {name: count - before[name] for name, count in sizes().items()}
+    for name, count in grown.items():
+        assert (count < 20) if name in STEPS else (8 <= count / few[name] <= 12), name
 
 
 def test_what_is_measured_is_the_same_for_a_seed(tmp_path: Path) -> None:
