@@ -20,41 +20,48 @@ from memory.models import MemoryChunk
 Position = tuple[datetime, str]
 _ALL = 2**62
 
-# CROSS JOIN keeps SQLite from beginning with the names. OFFSET keeps PostgreSQL from turning
-# these into joins that begin with all there is: it cannot know how few blobs it will have to ask.
 _TYPED = """EXISTS (
         SELECT 1 FROM memory_metadata typed
         WHERE typed.chunk_id = {chunk} AND typed."key" = 'type' AND typed.value = 'state'
         LIMIT 1 OFFSET 0
     )"""
+# What has no time is earlier than all that has one.
+_MOMENT = "COALESCE({of}.created_at, NEVER)"
+_NEVER = {
+    "postgresql": "TIMESTAMPTZ '0001-01-01 00:00:00+00'",
+    "sqlite": "'0001-01-01 00:00:00'",
+}
 # By created_at, then by id; of a name given twice to one blob, by the second. Ids mostly rise
 # with time: from the greatest on, the first that is asked mostly is a later one.
 _OVERTAKEN = f"""EXISTS (
         SELECT 1 FROM memory_metadata other CROSS JOIN memory_chunks later
         WHERE later.id = other.chunk_id
-        AND other."key" = '{CONVERSATION_ID}' AND other.value = named.value
-        AND {{later}}
+        AND other."key" = '{CONVERSATION_ID}' AND other.value = found.name
+        AND (
+            {_MOMENT.format(of="later")} > {_MOMENT.format(of="found")}
+            OR {_MOMENT.format(of="later")} = {_MOMENT.format(of="found")}
+            AND (later.id > found.id OR later.id = found.id AND other.id > found.named)
+        )
         AND {_TYPED.format(chunk="other.chunk_id")}
         ORDER BY other.chunk_id DESC LIMIT 1 OFFSET 0
     )"""
-# What has no time is earlier than all that has one.
-_MOMENT = "COALESCE({chunk}.created_at, NEVER)"
-_NEVER = {
-    "postgresql": "TIMESTAMPTZ '0001-01-01 00:00:00+00'",
-    "sqlite": "'0001-01-01 00:00:00'",
-}
-_LATER = (
-    f"({_MOMENT.format(chunk='later')} > {_MOMENT.format(chunk='chunk')}"
-    f" OR {_MOMENT.format(chunk='later')} = {_MOMENT.format(chunk='chunk')}"
-    " AND (later.id > chunk.id OR later.id = chunk.id AND other.id > named.id))"
-)
+# CROSS JOIN keeps SQLite from beginning with the names, and OFFSET keeps PostgreSQL from turning
+# what is asked of each blob into joins that begin with all there is: it cannot know how few blobs
+# it will have to ask.
 _PAGE = f"""
-    SELECT chunk.id, chunk.created_at, named.value AS name
-    FROM memory_chunks chunk CROSS JOIN memory_metadata named
-    WHERE named.chunk_id = chunk.id AND named."key" = '{CONVERSATION_ID}' AND named.value <> ''
-    AND {{where}}
-    AND {_TYPED.format(chunk="chunk.id")} AND NOT {_OVERTAKEN.format(later=_LATER)}
-    ORDER BY {{moment}} DESC, named.value DESC LIMIT %s"""
+    SELECT found.id, found.created_at, found.name FROM (
+        SELECT chunk.id, chunk.created_at, named.value AS name, named.id AS named
+        FROM memory_chunks chunk CROSS JOIN memory_metadata named
+        WHERE named.chunk_id = chunk.id AND named."key" = '{CONVERSATION_ID}'
+        AND named.value <> '' AND {{where}}
+        AND {_TYPED.format(chunk="chunk.id")}
+        {{apart}}
+    ) found
+    WHERE NOT {_OVERTAKEN}
+    ORDER BY {{moment}} DESC, found.name DESC LIMIT %s"""
+# First which blobs they are, then what is asked of each: else PostgreSQL reckons with asking
+# every row that a blob has, and reads all that names a conversation instead.
+_APART = f"LIMIT {_ALL} OFFSET 0"
 
 
 def newest(
@@ -70,28 +77,33 @@ def newest(
         # By their index. That of all times would lead through everybody's.
         field: Any = MemoryChunk._meta.get_field("user")
         key = field.target_field.get_db_prep_value(owner, connections[conf.alias()])
-        return _page(_MOMENT.format(chunk="chunk"), before, limit, "chunk.user_id = %s", key)
+        return _page(_MOMENT, before, limit, "chunk.user_id = %s", key, apart=_APART)
     found: list[tuple[str, datetime | None]] = []
     if before is None or before[0] != NEVER:
-        found = _page("chunk.created_at", before, limit, "chunk.created_at IS NOT NULL")
+        found = _page("{of}.created_at", before, limit, "chunk.created_at IS NOT NULL")
         before = None
     if len(found) < limit:
-        moment = _MOMENT.format(chunk="chunk")
-        found += _page(moment, before, limit - len(found), "chunk.created_at IS NULL")
+        found += _page(_MOMENT, before, limit - len(found), "chunk.created_at IS NULL")
     return found
 
 
 def _page(
-    moment: str, before: Position | None, limit: int, where: str, *parameters: Any
+    moment: str,
+    before: Position | None,
+    limit: int,
+    where: str,
+    *parameters: Any,
+    apart: str = "",
 ) -> list[tuple[str, datetime | None]]:
-    """Return a page by `moment`, an expression, and name."""
+    """Return a page by `moment`, an expression of what it is a column of, and by name."""
     connection, bound = connections[conf.alias()], list[Any]()
     if before is not None:
         # Twice about the time: the first is what an index can be entered with.
-        where += f" AND {moment} <= %s AND ({moment} < %s OR named.value < %s)"
-        time = connection.ops.adapt_datetimefield_value(before[0])
+        time, of = connection.ops.adapt_datetimefield_value(before[0]), moment.format(of="chunk")
+        where += f" AND {of} <= %s AND ({of} < %s OR named.value < %s)"
         bound = [time, time, before[1]]
-    sql = _PAGE.format(where=where, moment=moment).replace("NEVER", _NEVER[connection.vendor])
+    sql = _PAGE.format(where=where, moment=moment.format(of="found"), apart=apart)
+    sql = sql.replace("NEVER", _NEVER[connection.vendor])
     # Through the model: how a time is stored is the host's.
     rows: Any = MemoryChunk.objects.raw(sql, [*parameters, *bound, limit], using=conf.alias())
     return [(row.name, row.created_at) for row in rows]
