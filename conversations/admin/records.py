@@ -20,7 +20,6 @@ from conversations.models import (
 )
 from flags.phases import Phase
 from memory.admin.models import (
-    CONVERSATION_TEXTS,
     ConversationLinkMixin,
     CurrentFilter,
     ExcerptMixin,
@@ -118,7 +117,6 @@ class MessageAdmin(ConversationLinkMixin, ExcerptMixin, ReadOnlyAdmin):
         "timestamp",
     )
     list_filter = (RoleFilter, CurrentFilter, OutcomeFilter, "timestamp")
-    list_select_related = ("conversation",)
     search_fields = ("conversation_id",)
     searched = ("tool_name", "tool_call_id", "key")
     search_help_text = (
@@ -127,7 +125,7 @@ class MessageAdmin(ConversationLinkMixin, ExcerptMixin, ReadOnlyAdmin):
     )
     ordering = ("-id",)
     sortable_by = ("id", "in_conversation")
-    large_columns = ("content", "tool_calls", "extra", *CONVERSATION_TEXTS)
+    large_columns = ("content", "tool_calls", "extra")
     fields = (
         "in_conversation",
         "sequence",
@@ -176,12 +174,11 @@ class ConflictAdmin(ConversationLinkMixin, ReadOnlyAdmin):
 
     list_display = ("id", "in_conversation", "kind", "reason", "revision", "created_at")
     list_filter = ("kind", "created_at")
-    list_select_related = ("conversation",)
     search_fields = ("conversation_id",)
     search_help_text = f"The exact id of a conversation. {FILTERED}"
     sortable_by = ("id", "in_conversation")
     ordering = ("-id",)
-    large_columns = ("detail", *CONVERSATION_TEXTS)
+    large_columns = ("detail",)
     fields = ("in_conversation", "kind", "reason", "revision", "full_detail", "created_at")
     readonly_fields = fields
 
@@ -239,12 +236,11 @@ class RedactionAdmin(ConversationLinkMixin, ReadOnlyAdmin):
 
     list_display = ("id", "in_conversation", "created_at")
     list_filter = ("created_at",)
-    list_select_related = ("conversation",)
     search_fields = ("conversation_id",)
     search_help_text = f"The exact id of a conversation. {FILTERED}"
     sortable_by = ("id", "in_conversation")
     ordering = ("-id",)
-    large_columns = ("replacement", *CONVERSATION_TEXTS)
+    large_columns = ("replacement",)
     fields = ("in_conversation", "shown_replacement", "created_at")
     readonly_fields = fields
 

@@ -20,7 +20,7 @@ from conversations.admin.deletions import DeletesConversations
 from conversations.admin.residence import CONDITIONS, residence_of
 from conversations.admin.views import ConversationViews
 from conversations.models import ConversationState
-from memory.admin.reading import FILTERED, ConditionFilter, ReadOnlyAdmin
+from memory.admin.reading import ConditionFilter, ReadOnlyAdmin
 
 
 class ResidenceFilter(ConditionFilter):
@@ -40,8 +40,11 @@ class ConversationAdmin(ConversationViews, DeletesConversations, ReadOnlyAdmin):
     list_filter = (ResidenceFilter, "updated_at", "created_at")
     list_select_related = ("user",)
     search_fields = ("conversation_id",)
+    # Where a conversation lives stands in no index: 10,000 rows take PostgreSQL 7 ms.
+    most_filtered = 5_000
     search_help_text = (
-        f"The exact id of a conversation, or a user: user name or primary key. {FILTERED}"
+        "The exact id of a conversation, or a user: user name or primary key."
+        f" Filters choose among the latest {most_filtered:,}."
     )
     # state_by_activity, state_conversation_id and state_by_user
     ordering = ("-updated_at", "-conversation_id")
