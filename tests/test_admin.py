@@ -47,8 +47,8 @@ from conversations.sync import runs
 from flags.admin import register
 from flags.phases import HELP_TEXTS, ROUTING, Phase, Switch, switches_for
 from flags.switches import forced_phase
-from memory.admin import reading
-from memory.admin.reading import CappedPaginator
+from memory.admin.models import ChunkAdmin
+from memory.admin.reading import CappedPaginator, ReadOnlyAdmin
 from memory.admin.text import shown, shown_json, visible
 from memory.models import MemoryChunk, MemoryContextItem, MemoryMetadata
 
@@ -1123,7 +1123,7 @@ def found_in(operator: Client, model: Any, **query: Any) -> list[int]:
 def test_filters_and_searches_look_at_the_latest_rows_and_ids_at_all(
     operator: Client, owner: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MOST_COUNTED", 6)
+    monkeypatch.setattr(ReadOnlyAdmin, "most_filtered", 5)
     save("old", turns(4), user=owner)
     save("new", turns(4), user=owner)
     pks = list(ConversationMessage.rows.order_by("pk").values_list("pk", flat=True))
@@ -1142,7 +1142,8 @@ def test_filters_and_searches_look_at_the_latest_rows_and_ids_at_all(
 def test_what_legacy_says_of_a_conversation_is_found_by_its_id(
     operator: Client, owner: User, monkeypatch: pytest.MonkeyPatch, model: Any
 ) -> None:
-    monkeypatch.setattr(reading, "MOST_COUNTED", 3)
+    monkeypatch.setattr(ReadOnlyAdmin, "most_filtered", 2)
+    monkeypatch.setattr(ChunkAdmin, "most_filtered", 2)
     for name in ("old", "new"):
         save(name, turns(1), user=owner, phase=Phase.DUAL_WRITE)
     first = MemoryChunk.objects.order_by("pk")[0]

@@ -35,6 +35,8 @@ from flags.gates import Step
 from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.admin import reading
+from memory.admin.models import ChunkAdmin
+from memory.admin.reading import ReadOnlyAdmin
 from memory.models import MemoryMetadata
 from tests import populated
 from tests.factories import message, messages, state
@@ -488,6 +490,9 @@ def test_no_list_of_the_admin_reads_a_table_whole(
 ) -> None:
     """However it is filtered, sorted or searched: it looks at the latest rows only."""
     monkeypatch.setattr(reading, "MOST_COUNTED", 101)
+    monkeypatch.setattr(reading, "MOST_OFFERED", 100)
+    monkeypatch.setattr(ReadOnlyAdmin, "most_filtered", 100)
+    monkeypatch.setattr(ChunkAdmin, "most_filtered", 100)
     client.force_login(User.objects.create_superuser("root"))
     address = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
     listed = client.get(address).context["cl"]

@@ -26,6 +26,7 @@ from memory.admin.models import (
 )
 from memory.admin.reading import (
     FILTERED,
+    LATEST,
     ConditionFilter,
     ReadOnlyAdmin,
     RecentValuesFilter,
@@ -120,8 +121,8 @@ class MessageAdmin(ConversationLinkMixin, ExcerptMixin, ReadOnlyAdmin):
     search_fields = ("conversation_id",)
     searched = ("tool_name", "tool_call_id", "key")
     search_help_text = (
-        "The exact id of a conversation, or a tool's name, id of a tool call or key among the"
-        f" latest 10,000. {FILTERED}"
+        "The exact id of a conversation, or a tool's name, id of a tool call or key"
+        f" {LATEST}. {FILTERED}"
     )
     ordering = ("-id",)
     sortable_by = ("id", "in_conversation")
@@ -195,7 +196,7 @@ class MismatchAdmin(ReadOnlyAdmin):
     list_display = ("id", "conversation_id", "in_phase", "revision", "seen_at")
     list_filter = ("seen_at",)
     search_fields = ("conversation_id",)
-    search_help_text = f"The exact id of a conversation among the latest 10,000. {FILTERED}"
+    search_help_text = f"The exact id of a conversation {LATEST}. {FILTERED}"
     ordering = ("-id",)
     sortable_by = ("id", "seen_at")
     large_columns = ("places",)

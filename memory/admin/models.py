@@ -12,6 +12,7 @@ from django.utils.html import format_html
 
 from memory.admin.reading import (
     FILTERED,
+    LATEST,
     ConditionFilter,
     ReadOnlyAdmin,
     RecentValuesFilter,
@@ -138,8 +139,7 @@ class ContextItemAdmin(ConversationLinkMixin, ExcerptMixin, ReadOnlyAdmin):
     search_fields = ("conversation_id",)
     searched = ("source", "focus_area")
     search_help_text = (
-        "The exact id of a conversation, or a source or focus area among the latest 10,000."
-        f" {FILTERED}"
+        f"The exact id of a conversation, or a source or focus area {LATEST}. {FILTERED}"
     )
     ordering = ("-id",)
     sortable_by = ("id", "in_conversation")
@@ -189,8 +189,7 @@ class MetadataAdmin(ExcerptMixin, ReadOnlyAdmin):
     list_filter = (TargetFilter,)
     search_fields = ("key",)
     search_help_text = (
-        "The exact id of a conversation in legacy, or a key or value among the latest 10,000."
-        f" {FILTERED}"
+        f"The exact id of a conversation in legacy, or a key or value {LATEST}. {FILTERED}"
     )
     ordering = ("-id",)
     sortable_by = ("id",)
@@ -248,7 +247,7 @@ class ChunkAdmin(ExcerptMixin, ReadOnlyAdmin):
     list_filter = (KindFilter, "created_at")
     list_select_related = ("user",)
     search_fields = ("metadata__value",)
-    # A blob may have megabytes, and its kind stands in another table: 10,000 take 20 ms.
+    # A blob may have megabytes, and its kind stands in another table.
     most_filtered = 2_000
     search_help_text = (
         f"The exact id of a conversation. Filters choose among the latest {most_filtered:,}."
