@@ -39,6 +39,8 @@ SMALL = (10_000, 500)
 # kind: in both stores, with four context items.
 AVERAGE = range(10, 31)
 KIND = 4
+# How often everything is called for each time that all pages are looked at.
+CALLED = 3
 
 
 _CALLS = (
@@ -76,29 +78,78 @@ def play(run: Run, *, small: tuple[int, int] = SMALL) -> Results:
             for place in places:
                 with in_place(place.handle):
                     place.pages.extend(pages_of(place.client))
-            for number in range(run.rounds):
+            for number in range(run.rounds * CALLED):
                 chance = random.random()
                 for place in next(order):
                     with in_place(place.handle):
-                        _round(series, place, run.material.turn(number), chance)
+                        _call(series, place, run.material.turn(number), chance)
+            # Behind the calls: two hundred pages leave the caches cold for what comes next.
+            for _ in range(run.rounds):
+                chance = random.random()
+                for place in next(order):
+                    with in_place(place.handle):
+                        _look(series, place, place.pages, chance)
+            doubted = _again(run, series, places, order, random)
+    if doubted:
+        results.notes.append(f"Asked again, as the machine does other things: {doubted} pages.")
     few, many = (place.name for place in places)
     for group, operations in _groups(places).items():
         # Of what is asked alike, the worst is told.
-        worst = max(operations, key=lambda one: series[one, many].median / series[one, few].median)
+        worst = max(operations, key=lambda one: _worse(series, one, places))
         for size in (few, many):
             results.add(worst, size, series[worst, size], None)
         results.compare(worst, many, few, bar=BAR)
         if len(operations) > 1:
             results.notes.append(f"{group}: the worst of {len(operations)}.")
+    for left_out in sorted({_named(page) for place in places for page in place.pages}):
+        if left_out not in _shared(places):
+            results.notes.append(f"{left_out}: on one of the databases alone, and not compared.")
     return results
+
+
+def _again(
+    run: Run,
+    series: Timed,
+    places: Sequence[Place],
+    order: Iterator[Sequence[Place]],
+    random: Random,
+) -> int:
+    """Ask again for the pages that seem too slow, twice at most; whatever was measured counts.
+
+    Of two hundred medians of a few rounds on a busy machine some are high by chance. Returns: how
+    many pages there were.
+    """
+    shared = _shared(places)
+    asked: set[str] = set()
+    for _ in range(2):
+        slow = {name for name in shared if _worse(series, name, places) > BAR}
+        asked |= slow
+        for _ in range(run.rounds if slow else 0):
+            chance = random.random()
+            for place in next(order):
+                pages = [page for page in place.pages if _named(page) in slow]
+                with in_place(place.handle):
+                    _look(series, place, pages, chance)
+    return len(asked)
+
+
+def _shared(places: Sequence[Place]) -> set[str]:
+    """Return the names of the pages that both places have."""
+    few, many = ({_named(page) for page in place.pages} for place in places)
+    return few & many
+
+
+def _worse(series: Timed, operation: str, places: Sequence[Place]) -> float:
+    few, many = (series[operation, place.name].median for place in places)
+    return many / few
 
 
 def _groups(places: Sequence[Place]) -> dict[str, list[str]]:
     """Return the operations that both places were asked for, by what they are told as."""
     found: dict[str, list[str]] = {operation: [operation] for operation in _CALLS}
-    asked = {_named(page) for page in places[1].pages}
+    shared = _shared(places)
     for page in places[0].pages:
-        if _named(page) in asked:
+        if _named(page) in shared:
             found.setdefault(f"admin: {page.group}", []).append(_named(page))
     return found
 
@@ -140,7 +191,7 @@ def _administrator() -> Client:
     return client
 
 
-def _round(series: Timed, place: Place, turn: Sequence[Any], chance: float) -> None:
+def _call(series: Timed, place: Place, turn: Sequence[Any], chance: float) -> None:
     """Call everything once, about a conversation that `chance` (0..1) picks."""
     number = place.chosen[int(chance * len(place.chosen))]
     key, owner = place.population.name(number), place.population.owner(number)
@@ -165,13 +216,19 @@ def _round(series: Timed, place: Place, turn: Sequence[Any], chance: float) -> N
     timed("get_conversation_id", get_conversation_id, owner)
     page = timed("list_messages", list_messages, key, user_id=owner, limit=10)
     timed("list_messages, before", list_messages, key, user_id=owner, limit=10, before=page.first)
+
+
+def _look(series: Timed, place: Place, pages: Sequence[Page], chance: float) -> None:
+    """Ask the admin for these pages once, about a conversation that `chance` (0..1) picks."""
+    number = place.chosen[int(chance * len(place.chosen))]
     names = {
-        "name": key,
+        "name": place.population.name(number),
         "unmoved": f"unmoved-{place.population.name(number - number % 4 + 1)}",
         "user": f"{place.population.prefix}user-{number % len(place.population.owners)}",
         "pk": str(place.population.first + number),
     }
-    for asked in place.pages:
-        answer = timed(_named(asked), place.client.get, asked.at(**names))
+    for asked in pages:
+        address = asked.at(**names)
+        answer = series[_named(asked), place.name].timed(place.client.get, address)
         if answer.status_code != 200:
-            raise RuntimeError(f"{answer.status_code} for {asked.at(**names)}")
+            raise RuntimeError(f"the admin answered {answer.status_code} for {address}")
