@@ -290,16 +290,18 @@ class _Shapes(dict[str, _Shape | None]):
     of a load.
     """
 
-    BEGIN, LONGEST, MOST = '{"keys": ["', 200, 256
+    # What says more ends otherwise. It is not kept: hosts put an id into each of their messages.
+    BEGIN, END, LONGEST, MOST = '{"keys": ["', '"]}', 200, 256
 
     def __missing__(self, extra: str) -> _Shape | None:
-        if len(extra) > self.LONGEST or not extra.startswith(self.BEGIN):
+        framed = extra.startswith(self.BEGIN) and extra.endswith(self.END)
+        if len(extra) > self.LONGEST or not framed:
             return None
         notes = json.loads(extra)
         keys = tuple(notes["keys"])
-        shape: _Shape | None = None
-        if len(notes) == 1 < len(keys) and _MESSAGE_PLACES.keys() >= set(keys):
-            shape = keys, itemgetter(*(_MESSAGE_PLACES[key] for key in keys))
+        if len(notes) > 1 or len(keys) < 2 or not _MESSAGE_PLACES.keys() >= set(keys):
+            return None
+        shape = keys, itemgetter(*(_MESSAGE_PLACES[key] for key in keys))
         if len(self) < self.MOST:
             self[extra] = shape
         return shape

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from conversations import codec
 from conversations.codec import (
     decode_item,
     decode_message,
@@ -150,6 +151,20 @@ def test_tool_calls_are_a_column_with_the_arguments_as_they_were() -> None:
     decoded = decode_message(columns)
     assert decoded == {"role": "assistant", "content": None, "tool_calls": calls}
     assert decoded["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+def test_odd_messages_leave_the_orders_of_keys_their_room() -> None:
+    """A text is looked up and parsed a second time for each message, once there is no room."""
+    shapes = codec._Shapes()
+    for number in range(300):
+        odd = encode_message({"role": "user", "id": str(number), "content": "x"}, now=NOW)
+        assert odd["extra"].startswith(shapes.BEGIN)
+        assert shapes[odd["extra"]] is None
+    tool = {"tool_name": "f", "role": "tool", "content": "x"}
+    shape = shapes[encode_message(tool, now=NOW)["extra"]]
+    assert shape is not None
+    assert shape[0] == tuple(tool)
+    assert len(shapes) == 1
 
 
 def test_null_and_absent_are_told_apart() -> None:
