@@ -111,7 +111,8 @@ class Snapshot:
         retired = None if found is None else stored_retirement()
         self._known = self._known if found is None else found
         self._retired = self._retired if retired is None else retired
-        self._read_at = started
+        # Whoever waited for a read that failed does not try again: each try may take a minute.
+        self._read_at = started if found is not None else time.monotonic()
         return found is not None
 
     def retired(self) -> bool:
