@@ -120,10 +120,10 @@ def test_a_column_of_another_type_stops_no_prepared_addition(fresh: None) -> Non
 def test_the_threshold_is_as_before_also_where_a_statement_fails(fresh: None) -> None:
     with settings(prepare=True):
         with pytest.raises(ProgrammingError):
-            executed(connection, "SELECT nothing", [])
+            executed(connections["default"], "SELECT nothing", [])
         assert connection.connection.prepare_threshold is None
         connection.connection.prepare_threshold = 0
-        executed(connection, "SELECT 1", [])
+        executed(connections["default"], "SELECT 1", [])
         assert connection.connection.prepare_threshold == 0
 
 
@@ -131,12 +131,14 @@ def test_placeholders_are_the_databases_own_and_percent_signs_stay() -> None:
     sql = "SELECT %s, '%%', '%%s', %s"
     for watched in (nullcontext(), CaptureQueriesContext(connection)):
         with watched:
-            assert executed(connection, sql, [1, "x%s"]).fetchall() == [(1, "%", "%s", "x%s")]
+            assert executed(connections["default"], sql, [1, "x%s"]).fetchall() == [
+                (1, "%", "%s", "x%s")
+            ]
 
 
 def test_errors_are_djangos_also_while_rows_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DatabaseError):
-        executed(connection, "SELECT nothing", [])
+        executed(connections["default"], "SELECT nothing", [])
     save_state("c", state("a", "b"))
     whole = loading._statement
 
@@ -180,7 +182,7 @@ def test_a_broken_transaction_of_the_caller_is_no_place_to_read() -> None:
     save_state("c", state("a"))
     with pytest.raises(transaction.TransactionManagementError), transaction.atomic():
         transaction.set_rollback(True)
-        executed(connection, "SELECT 1", [])
+        executed(connections["default"], "SELECT 1", [])
 
 
 def test_another_thread_has_no_part_in_a_connection() -> None:
@@ -246,6 +248,39 @@ def test_a_connection_whose_cursors_somebody_else_gives_is_used_through_them(
     loaded.conversation_history += [message("b"), {"role": "tool", "tool_success": True}]
     save_state("c", loaded)
     append_messages("c", messages("c"), keys=["k"])
+    found = load_state("c").conversation_history
+    assert found == [*loaded.conversation_history, message("c")]
+
+
+def test_a_connection_that_somebody_closed_fails_with_djangos_error() -> None:
+    """Also where the driver's own refuses to give a cursor: then nothing is executed."""
+    save_state("c", state("a"))
+    connection.connection.close()
+    try:
+        with pytest.raises(StorageUnavailable):
+            load_state("c")
+    finally:
+        connection.close()
+
+
+def test_a_backend_with_cursors_of_its_own_gives_ours_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that chooses the tenant's schema before each cursor would show another tenant's rows."""
+    save_state("c", state("a"))
+    ours, chosen = connections["default"], []
+
+    class Choosing(type(ours)):  # type: ignore[misc]
+        def _cursor(self, name: str | None = None) -> Any:
+            chosen.append("tenant")
+            return super()._cursor(name)
+
+    monkeypatch.setattr(ours, "__class__", Choosing)
+    loaded = load_state("c")
+    assert chosen == ["tenant"]
+    loaded.conversation_history += [message("b"), {"role": "tool", "tool_success": True}]
+    save_state("c", loaded)
+    append_messages("c", messages("c"))
     found = load_state("c").conversation_history
     assert found == [*loaded.conversation_history, message("c")]
 

@@ -31,7 +31,8 @@ def executed(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any
     the driver's: fetch inside `connection.wrap_database_errors`.
     """
     # A method of its own is how a connection is watched, or kept from being used in a test.
-    if "cursor" not in vars(connection):
+    kind: Any = type(connection)
+    if "cursor" not in vars(connection) and _gives_djangos(kind):
         if connection.vendor == "postgresql":
             return _executed_by_psycopg(connection, sql, parameters)
         if connection.vendor == "sqlite" and not _watched(connection):
@@ -39,6 +40,15 @@ def executed(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any
     cursor: Any = connection.cursor()
     cursor.execute(sql, parameters)
     return cursor
+
+
+_GIVING = ("cursor", "_cursor", "create_cursor", "make_cursor", "_prepare_cursor")
+
+
+@cache
+def _gives_djangos(kind: Any) -> bool:
+    """Whether a backend's cursors are Django's: another's may first choose the tenant's schema."""
+    return all(getattr(kind, name).__module__.startswith("django.") for name in _GIVING)
 
 
 def _watched(connection: Any) -> bool:
@@ -55,21 +65,23 @@ def _open(connection: Any) -> Any:
     return connection.connection
 
 
-def _execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -> None:
-    """Do what Django's cursor does where nobody looks on: that takes a tenth of a load."""
+def _execute(connection: Any, driver: Any, sql: str, parameters: Sequence[Any]) -> Any:
+    """Do what Django's cursor does where nobody looks on: that takes a tenth of a load.
+
+    `driver` is the driver's cursor, or what makes one to execute a statement. Returns: the cursor.
+    """
     if connection.needs_rollback:
         connection.validate_no_broken_transaction()
     try:
-        cursor.execute(sql, parameters)
+        return driver.execute(sql, parameters)
     except connection.Database.Error:
         with connection.wrap_database_errors:
             raise
 
 
 def _executed_by_sqlite(connection: Any, sql: str, parameters: Sequence[Any]) -> Any:
-    cursor = _open(connection).cursor()
-    _execute(connection, cursor, _placed(sql), parameters)
-    return cursor
+    # Its connection makes the cursor, or refuses where somebody has closed it.
+    return _execute(connection, _open(connection), _placed(sql), parameters)
 
 
 _PLACEHOLDER = re.compile("%%|%s")
