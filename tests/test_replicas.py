@@ -22,6 +22,7 @@ from conversations.storage import (
     load_state,
     save_state,
 )
+from conversations.stores.normalized import loading
 from flags import breaker, metrics, monitor
 from flags.breaker import REST_SECONDS, Breaker
 from flags.health import report
@@ -291,3 +292,26 @@ def test_a_replica_that_says_nothing_is_waited_for_no_longer_than_seconds(
         monkeypatch.setattr(connections[REPLICA], "settings_dict", elsewhere)
         assert texts(load_state("c")) == ["a"]
     assert breaker.replicas.opened() == ["replica"]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite's savepoints commit there")
+def test_a_statement_that_fails_costs_nothing_of_a_transaction_without_autocommit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_state("c", state("a"))
+    whole = loading._statement
+
+    def failing(vendor: str, **named: Any) -> str:
+        return f"{whole(vendor, **named)} AND 1 / (revision - revision) > 0"
+
+    monkeypatch.setattr(loading, "_statement", failing)
+    transaction.set_autocommit(False)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE conversation_states SET user_input = 'mine'")
+        # From the primary, where they see what they wrote.
+        assert asked(lambda: load_state("c"))[1] == 0
+        assert load_state("c").user_input == "mine"
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)

@@ -14,7 +14,6 @@ from conversations.owners import check_owner
 from conversations.reading.loads import Loaded, Raced, Selection, of_tables
 from conversations.reading.steps import Reader, noted, read_in_steps
 from conversations.replicas import chosen_replica, replicated
-from conversations.routing import plan_for
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import Head, NormalizedStore, load_at_once
 from conversations.stores.registry import legacy_store
@@ -23,6 +22,7 @@ from conversations.truth import Numbers, Truth, verdict
 from flags import breaker
 from flags.conf import read_breaker
 from flags.phases import StoreName
+from flags.switches import current_plan
 
 
 class _Behind(Exception):
@@ -56,20 +56,24 @@ def _at_once(
     Raises: Raced where that is not so, or cannot be told: then step by step. Error where the
     connection is lost, or the caller's transaction.
     """
-    plan = plan_for(reader.conversation_id, has_legacy=legacy is not None)
-    if plan.reads != StoreName.NORMALIZED or (read_breaker() and breaker.reads.opened()):
+    # Where there is no legacy, the switches still say whether to measure, and to be patient.
+    plan = current_plan(reader.conversation_id)
+    if plan.emergency or (legacy is not None and plan.reads != StoreName.NORMALIZED):
         raise Raced
-    replica = None if conf.replica() is None else chosen_replica()
+    if read_breaker() and breaker.reads.opened():
+        raise Raced
     try:
+        if managed(connection):
+            # Callers see there what they wrote, and no error costs them any of it.
+            with transaction.atomic(using=connection.alias):
+                return _read(reader, connection, legacy)
+        replica = None if conf.replica() is None else chosen_replica()
         if replica is not None:
             try:
                 return _read(reader, connection, legacy, replica=replica)
             except _Behind:
                 pass
-        if not managed(connection):
-            return _read(reader, connection, legacy)
-        with transaction.atomic(using=connection.alias):
-            return _read(reader, connection, legacy)
+        return _read(reader, connection, legacy)
     except Error as error:
         if lost(connection.alias):
             raise
