@@ -87,18 +87,26 @@ class Snapshot:
         """Return the settings, at most `SNAPSHOT_SECONDS` old.
 
         Where they could not be read, that is tried again only then: a try may take a moment.
+        Where another thread's try takes longer than that, the last known ones hold.
         """
-        if self._is_old():
-            with self._lock:
+        # A thread that waits for a connection may wait for the one that this thread holds.
+        if self._is_old() and self._lock.acquire(timeout=self._patience()):
+            try:
                 # Whoever waited for another thread's read has its answer.
                 if self._is_old():
                     self._read()
+            finally:
+                self._lock.release()
         return Settings(default_switches(strict=False)) if self._known is None else self._known
 
     def refresh(self) -> bool:
         """Read the settings now. Returns: whether they could be read."""
         with self._lock:
             return self._read()
+
+    def _patience(self) -> float:
+        """Return for how many seconds to wait for another thread's read; -1 for any time."""
+        return -1 if self._known is None else SNAPSHOT_SECONDS
 
     def _is_old(self) -> bool:
         return time.monotonic() - self._read_at >= SNAPSHOT_SECONDS

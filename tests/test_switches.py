@@ -148,6 +148,32 @@ def test_threads_that_wait_for_the_switches_share_one_read(
     assert len(reads) == 1
 
 
+def test_a_read_that_waits_holds_nobody_up_who_may_be_waited_for(
+    clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a connection of a pool, whose last one is held by whoever asks here."""
+    set_rows(Phase.DUAL_WRITE)
+    snapshot.forget()
+    assert current_plan().phase == Phase.DUAL_WRITE
+    clock.now += 1
+    reading, given_back = threading.Event(), threading.Event()
+
+    def waiting() -> Any:
+        reading.set()
+        assert given_back.wait(10)
+        return Settings(switches_for(Phase.NEW_READS))
+
+    monkeypatch.setattr(switches, "stored_settings", waiting)
+    monkeypatch.setattr(switches, "stored_retirement", lambda: False)
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(current_plan)
+        assert reading.wait(10)
+        assert current_plan().phase == Phase.DUAL_WRITE
+        given_back.set()
+        assert other.result().phase == Phase.NEW_READS
+    assert current_plan().phase == Phase.NEW_READS
+
+
 def test_a_snapshot_is_as_old_as_the_moment_before_it_was_read(
     clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
