@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from conversations import codec
 from conversations.codec import (
@@ -82,6 +82,21 @@ def test_a_message_comes_back_from_its_columns(message: Any) -> None:
     columns = encode_message(canonical(message), now=NOW)
     assert_databases_hold(columns)
     assert json.dumps(decode_message(columns)) == json.dumps(canonical(message))
+
+
+@pytest.mark.long
+@example(given=[{"content": "x", "role": "tool", "tool_success": good} for good in (True, False)])
+@given(given=st.lists(mappings(MESSAGE_KEYS) | values, max_size=10))
+@settings(max_examples=pure_examples(500))
+def test_messages_of_one_batch_come_back_each_from_its_own_columns(given: list[Any]) -> None:
+    """Their JSON texts are parsed together, and SQLite gives 0 and 1 for what is true or not."""
+    expected = canonical(given)
+    encoded = [encode_message(message, now=NOW) for message in expected]
+    for columns in encoded:
+        if columns["tool_success"] is not None:
+            columns["tool_success"] = int(columns["tool_success"])
+    rows = [(*(columns[name] for name in codec.MESSAGE_COLUMNS), 1, b"") for columns in encoded]
+    assert json.dumps(codec.decode_messages(rows)) == json.dumps(expected)
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations_with_replacement
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from conversations.exceptions import ConversationNotFound, InvalidState, Unreada
 from conversations.models import ConversationMessage, ConversationState
 from conversations.state import AgentState
 from conversations.storage import append_messages, load_state, save_state
+from conversations.stores.chunkformat import FOREIGN_BLOB
 from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk, MemoryMetadata
@@ -222,3 +224,33 @@ def test_a_hosts_function_that_fails_leaves_legacy_behind_and_fails_no_save() ->
         assert save_state("c", AgentState())["stores"] == ["normalized"]
     with forced_phase(Phase.LEGACY), pytest.raises(InvalidState, match="from_state"):
         save_state("d", AgentState())
+
+
+SAID = [
+    ("type", "state"),
+    ("type", "summary"),
+    ("type", None),
+    ("store.revision", None),
+    ("store.quarantined", "why"),
+    ("last_updated", "state"),
+]
+
+
+@pytest.mark.parametrize("floor", ["", "0", "its own"])
+def test_a_blob_is_old_codes_if_it_says_state_above_the_floor_without_a_mark(floor: str) -> None:
+    """Whatever else it says, and however often."""
+    with forced_phase(Phase.NEW_ONLY):
+        save_state("c", state("a"))
+    blob = MemoryChunk.objects.create(content="{}")
+    ConversationState.rows.update(legacy_token=str(blob.pk) if floor == "its own" else floor)
+    rows = MemoryMetadata.objects.filter(chunk=blob)
+    for count in range(4):
+        for said in combinations_with_replacement(SAID, count):
+            rows.delete()
+            for key, value in (("conversation_id", "c"), *said):
+                MemoryMetadata.objects.create(chunk=blob, key=key, value=value)
+            marked = any(key.startswith("store.") for key, _ in said)
+            expected = floor != "its own" and ("type", "state") in said and not marked
+            with connection.cursor() as cursor:
+                cursor.execute(f"SELECT {FOREIGN_BLOB} FROM conversation_states")
+                assert [bool(found) for (found,) in cursor.fetchall()] == [expected], said

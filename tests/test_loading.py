@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from hypothesis import given, settings, strategies as st
 
 from conversations.merge import Given
 from conversations.state import AgentState, LoadInfo
 from conversations.storage import append_messages, load_state, save_state
-from conversations.stores.normalized.loading import _ascending
+from conversations.stores.normalized.loading import BATCH, _ascending, load_at_once
 from flags.phases import Phase
 from flags.switches import forced_phase
 from tests.factories import message, messages, state, texts
@@ -311,3 +311,45 @@ def test_rows_in_any_order_are_put_into_theirs() -> None:
     assert (list(found.identities), found.values) == ([1, 2, 3], ["a", "b", "c"])
     assert found.digests == b"a" * 16 + b"b" * 16 + b"c" * 16
     assert _ascending(found) is found
+
+
+def read_at_once(conversation_id: str, *, last: int | None = None) -> list[Any]:
+    """Return the texts that the one statement gives: a load that misses some asks in steps."""
+    found = load_at_once(connections["default"], conversation_id, last=last)
+    assert found is not None
+    head, given = found
+    assert head.columns["user_input"] == f"said in {conversation_id}"
+    return contents(given.values)
+
+
+@pytest.mark.parametrize(
+    "count", [0, 1, *(at * BATCH + by for at in (1, 2) for by in (-2, -1, 0, 1))]
+)
+def test_no_message_is_lost_between_two_batches(count: int, new_only: None) -> None:
+    """The row of the conversation stands before the first message, and counts in its batch."""
+    save_state("other", state("x"))
+    save_state("c", state(*range(count), user_input="said in c"))
+    assert read_at_once("c") == list(range(count))
+    for last in (1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH):
+        assert read_at_once("c", last=last) == list(range(count))[-last:]
+
+
+PLANNER = ("parallel_setup_cost", "parallel_tuple_cost", "min_parallel_table_scan_size")
+
+
+@pytest.mark.parametrize("off", ["indexscan", "bitmapscan", "seqscan", "nestloop"])
+def test_the_row_stands_first_whatever_the_plan(off: str, new_only: None) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite appends, and plans nothing in parallel")
+    for name in "abcd":
+        save_state(name, state(*range(BATCH), user_input=f"said in {name}"))
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET enable_{off} = off")
+        for setting in PLANNER:
+            cursor.execute(f"SET {setting} = 0")
+        cursor.execute("ANALYZE conversation_states, conversation_messages")
+    try:
+        assert read_at_once("c") == list(range(BATCH))
+        assert read_at_once("c", last=5) == list(range(BATCH))[-5:]
+    finally:
+        connection.close()
