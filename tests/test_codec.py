@@ -182,6 +182,18 @@ def test_odd_messages_leave_the_orders_of_keys_their_room() -> None:
     assert len(shapes) == 1
 
 
+def test_more_orders_of_keys_than_there_is_room_for_are_told_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(codec._Shapes, "MOST", 1)
+    shapes = codec._Shapes()
+    for tool in ({"tool_name": "f", "role": "tool"}, {"content": "x", "role": "user"}) * 2:
+        shape = shapes[encode_message(tool, now=NOW)["extra"]]
+        assert shape is not None
+        assert shape[0] == tuple(tool)
+    assert len(shapes) == 1
+
+
 def test_null_and_absent_are_told_apart() -> None:
     for message in ({"role": None}, {}, {"content": None}, {"tool_calls": None}, {"a": None}):
         assert decode_message(encode_message(message, now=NOW)) == message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from conversations.stores.chunks import ChunkStore
 from conversations.stores.jsonfield import JSONFieldStore
 from conversations.stores.normalized import NormalizedStore, found_row
 from memory.models import MemoryChunk
-from tests.blobs.models import AssistantSession, TextSession
+from tests.blobs.models import AssistantSession, TextSession, VersionedSession
 from tests.factories import UserFactory, messages
 from tests.legacy_schema import old_save
 from tests.scale import examples
@@ -180,6 +181,22 @@ def test_conversations_are_listed_of_an_owner_and_by_pages(store: StateStore) ->
         paged.append(page[0].conversation_id)
         before = (page[0].updated_at or NEVER, page[0].conversation_id)
     assert paged == ["c", "b", "a"]
+
+
+def test_a_hosts_conversations_without_a_time_are_listed_last_and_by_pages() -> None:
+    store = JSONFieldStore(VERSIONED)
+    times = {"a": 2, "b": None, "c": 1, "d": None, "e": 2}
+    now = timezone.now()
+    for name, hours in times.items():
+        store.save(name, document("x"))
+        moment = None if hours is None else now + timedelta(hours=hours)
+        VersionedSession.objects.filter(session_key=name).update(changed_at=moment)
+    paged: list[str] = []
+    before = None
+    while page := store.list(before=before, limit=1):
+        paged.append(page[0].conversation_id)
+        before = (page[0].updated_at or NEVER, page[0].conversation_id)
+    assert paged == ["e", "a", "c", "d", "b"]
 
 
 def test_equal_versions_mean_equal_content(store: StateStore) -> None:
