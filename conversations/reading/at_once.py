@@ -5,7 +5,7 @@ Mostly in one statement, which sees one moment; where that is not enough, step b
 
 from __future__ import annotations
 
-from django.db import Error, connections, transaction
+from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations import conf
@@ -17,7 +17,7 @@ from conversations.replicas import chosen_replica, replicated
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import Head, NormalizedStore, load_at_once
 from conversations.stores.registry import legacy_store
-from conversations.transactions import lost, managed, translated
+from conversations.transactions import attempt, lost, managed, translated
 from conversations.truth import Numbers, Truth, verdict
 from flags import breaker
 from flags.conf import read_breaker
@@ -65,7 +65,7 @@ def _at_once(
     try:
         if managed(connection):
             # Callers see there what they wrote, and no error costs them any of it.
-            with transaction.atomic(using=connection.alias):
+            with attempt(connection):
                 return _read(reader, connection, legacy)
         replica = None if conf.replica() is None else chosen_replica()
         if replica is not None:
