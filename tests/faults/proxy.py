@@ -16,6 +16,9 @@ from django.db import connection
 # The simple query by which psycopg ends a transaction, and a statement that outside of one is
 # committed by itself.
 _COMMIT, _ALONE = b"COMMIT\0", b"WITH bumped AS "
+# What the server answers to such a statement where a condition failed: it commits nothing, and
+# the write goes the long way.
+_NOTHING_DONE = b"SELECT 0\0"
 _BUFFER = 65536
 
 
@@ -84,7 +87,10 @@ class Proxy:
                 server.sendall(sent)
                 if losing:
                     # What answers has committed.
-                    server.recv(_BUFFER)
+                    answered = server.recv(_BUFFER)
+                    if _NOTHING_DONE in answered:
+                        client.sendall(answered)
+                        continue
                     self.lose = Lose.NOTHING
                     return
             if server in ready:
