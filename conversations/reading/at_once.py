@@ -35,10 +35,10 @@ def read(conversation_id: str, selection: Selection, *, owner: str | None) -> Lo
     Raises: ConversationNotFound when it is another owner's, StorageUnavailable when a store
     that may hold it did not answer.
     """
-    connection, legacy = connections[conf.alias()], legacy_store()
-    reader = Reader(conversation_id, selection, owner, legacy, NormalizedStore())
+    connection = connections[conf.alias()]
+    reader = Reader(conversation_id, selection, owner, legacy_store(), NormalizedStore())
     try:
-        return _at_once(reader, connection, legacy)
+        return _at_once(reader, connection)
     except Raced:
         pass
     except Error:
@@ -48,9 +48,7 @@ def read(conversation_id: str, selection: Selection, *, owner: str | None) -> Lo
         return read_in_steps(conversation_id, reader)
 
 
-def _at_once(
-    reader: Reader, connection: BaseDatabaseWrapper, legacy: LegacyStore | None
-) -> Loaded | None:
+def _at_once(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | None:
     """Read the tables where they are current and preferred: one statement, two with items.
 
     Raises: Raced where that is not so, or cannot be told: then step by step. Error where the
@@ -58,7 +56,7 @@ def _at_once(
     """
     # Where there is no legacy, the switches still say whether to measure, and to be patient.
     plan = current_plan(reader.conversation_id)
-    if plan.emergency or (legacy is not None and plan.reads != StoreName.NORMALIZED):
+    if plan.emergency or (reader.legacy is not None and plan.reads != StoreName.NORMALIZED):
         raise Raced
     if read_breaker() and breaker.reads.opened():
         raise Raced
@@ -66,14 +64,14 @@ def _at_once(
         if managed(connection):
             # Callers see there what they wrote, and no error costs them any of it.
             with attempt(connection):
-                return _read(reader, connection, legacy)
+                return _read(reader, connection)
         replica = None if conf.replica() is None else chosen_replica()
         if replica is not None:
             try:
-                return _read(reader, connection, legacy, replica=replica)
+                return _read(reader, connection, replica=replica)
             except _Behind:
                 pass
-        return _read(reader, connection, legacy)
+        return _read(reader, connection)
     except Error as error:
         if lost(connection.alias):
             raise
@@ -81,16 +79,13 @@ def _at_once(
 
 
 def _read(
-    reader: Reader,
-    connection: BaseDatabaseWrapper,
-    legacy: LegacyStore | None,
-    *,
-    replica: str | None = None,
+    reader: Reader, connection: BaseDatabaseWrapper, *, replica: str | None = None
 ) -> Loaded | None:
     """Read at once; from a replica, the primary's row alone, and what is behind it from there.
 
     Raises: Raced, _Behind, Error.
     """
+    legacy = reader.legacy
     found = load_at_once(
         connection,
         reader.conversation_id,
