@@ -56,7 +56,7 @@ def play(run: Run) -> Results:
     """Play the same turns in all five phases, with either legacy store."""
     results = Results("dual")
     series: Timed = defaultdict(Series)
-    populated()
+    populated(beside=True)
     with _blobs():
         ways = [
             Api(f"{store}: {phase.label}", _settings(run, legacy), phase)

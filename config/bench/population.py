@@ -178,10 +178,13 @@ def populate(
     return made
 
 
-def populated() -> None:
-    """Fill empty tables with 10,000 messages: plans made for empty ones are not those of a host."""
+def populated(*, beside: bool = False) -> None:
+    """Fill empty tables with 10,000 messages: plans made for empty ones are not those of a host.
+
+    `beside`: legacy as well, for ways that look there; see `populate`.
+    """
     if not ConversationState.rows.exists():
-        populate(messages=10_000, conversations=500)
+        populate(messages=10_000, conversations=500, beside=beside)
 
 
 def _users(prefix: str, count: int) -> tuple[Any, ...]:

@@ -27,7 +27,7 @@ def play(run: Run) -> Results:
     """Play a conversation a round in all ways, turn by turn; the first turn creates it."""
     results = Results("short")
     series: Timed = defaultdict(Series)
-    populated()
+    populated(beside=True)
     with ways(prepare=run.prepare) as known:
         order = rotations(known)
         with settled_heap():

@@ -9,13 +9,27 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations import conf
+from conversations.exceptions import UnreadableState
 from conversations.fieldcodec import decode_fields
+from conversations.merge import NOTHING
 from conversations.owners import check_owner
-from conversations.reading.loads import Loaded, Raced, Selection, of_tables
+from conversations.reading.loads import (
+    Loaded,
+    Raced,
+    Selection,
+    of_both,
+    of_legacy,
+    of_tables,
+)
 from conversations.reading.steps import Reader, noted, read_in_steps
 from conversations.replicas import chosen_replica, replicated
 from conversations.stores.base import LegacyStore
-from conversations.stores.normalized import Head, NormalizedStore, load_at_once
+from conversations.stores.normalized import (
+    Head,
+    NormalizedStore,
+    load_at_once,
+    load_row_at_once,
+)
 from conversations.stores.registry import legacy_store
 from conversations.transactions import attempt, lost, managed, translated
 from conversations.truth import Numbers, Truth, verdict
@@ -49,64 +63,92 @@ def read(conversation_id: str, selection: Selection, *, owner: str | None) -> Lo
 
 
 def _at_once(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | None:
-    """Read the tables where they are current and preferred: one statement, two with items.
+    """Read the preferred store where it is current: one statement, two with items of the tables.
 
-    Raises: Raced where that is not so, or cannot be told: then step by step. Error where the
+    Raises: Raced where it is not, or that cannot be told: then step by step. Error where the
     connection is lost, or the caller's transaction.
     """
     # Where there is no legacy, the switches still say whether to measure, and to be patient.
     plan = current_plan(reader.conversation_id)
-    if plan.emergency or (reader.legacy is not None and plan.reads != StoreName.NORMALIZED):
+    if plan.emergency:
         raise Raced
     if read_breaker() and breaker.reads.opened():
         raise Raced
+    from_legacy = reader.legacy is not None and plan.reads == StoreName.LEGACY
+    preferred = _read_legacy if from_legacy else _read_tables
     try:
         if managed(connection):
             # Callers see there what they wrote, and no error costs them any of it.
             with attempt(connection):
-                return _read(reader, connection)
-        replica = None if conf.replica() is None else chosen_replica()
+                return preferred(reader, connection)
+        replica = None if from_legacy or conf.replica() is None else chosen_replica()
         if replica is not None:
             try:
-                return _read(reader, connection, replica=replica)
+                return _read_replica(reader, connection, replica)
             except _Behind:
                 pass
-        return _read(reader, connection)
+        return preferred(reader, connection)
     except Error as error:
         if lost(connection.alias):
             raise
         raise Raced from error
 
 
-def _read(
-    reader: Reader, connection: BaseDatabaseWrapper, *, replica: str | None = None
-) -> Loaded | None:
-    """Read at once; from a replica, the primary's row alone, and what is behind it from there.
-
-    Raises: Raced, _Behind, Error.
-    """
-    legacy = reader.legacy
+def _read_tables(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | None:
     found = load_at_once(
         connection,
         reader.conversation_id,
-        last=reader.selection.max_messages if replica is None else 0,
-        probe=None if legacy is None else legacy.probe(),
+        last=reader.selection.max_messages,
+        beside=_probe(reader.legacy),
     )
     if found is None:
         return reader.without_row()
     head, messages = found
-    both = _both(head, legacy)
-    check_owner(reader.owner, actual=head.owner)
+    truth = _truth(reader, head, but=Truth.LEGACY)
     fields = decode_fields(head.columns)
-    if replica is None:
-        loaded = of_tables(
-            reader.tables, reader.conversation_id, reader.selection, head, fields, messages
-        )
+    loaded = of_tables(
+        reader.tables, reader.conversation_id, reader.selection, head, fields, messages
+    )
+    return _noted(loaded, reader, truth)
+
+
+def _read_replica(reader: Reader, connection: BaseDatabaseWrapper, replica: str) -> Loaded | None:
+    """Read the primary's row alone, and what is behind it from a replica. Raises: _Behind, too."""
+    head = load_row_at_once(connection, reader.conversation_id, beside=_probe(reader.legacy))
+    if head is None:
+        return reader.without_row()
+    truth = _truth(reader, head, but=Truth.LEGACY)
+    loaded = _of_replica(reader, replica, head, decode_fields(head.columns))
+    return _noted(loaded, reader, truth)
+
+
+def _read_legacy(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | None:
+    legacy, chosen = reader.legacy, reader.selection
+    beside = None if legacy is None else legacy.held_columns()
+    # What a JSON column changed is put back by all that the tables hold.
+    if legacy is None or beside is None or not (legacy.exact or chosen == Selection()):
+        raise Raced
+    if legacy.exact:
+        found = load_row_at_once(connection, reader.conversation_id, beside=beside), NOTHING
     else:
-        loaded = _of_replica(reader, replica, head, fields)
-    if both:
-        noted(tuple(StoreName), StoreName.NORMALIZED)
-    return loaded
+        found = load_at_once(connection, reader.conversation_id, beside=beside) or (None, NOTHING)
+    head, messages = found
+    if head is None:
+        return reader.without_row()
+    truth = _truth(reader, head, but=Truth.NORMALIZED)
+    try:
+        stored = legacy.held_from(head.beside[-1], known=head.legacy_token)
+    except UnreadableState as error:
+        raise Raced from error
+    if stored is None:
+        raise Raced
+    if legacy.exact:
+        loaded = of_legacy(reader.conversation_id, chosen, stored, revision=head.legacy_revision)
+    elif truth == Truth.BOTH:
+        loaded = of_both(reader.tables, reader.conversation_id, head, messages, stored)
+    else:
+        raise Raced
+    return _noted(loaded, reader, truth)
 
 
 def _of_replica(reader: Reader, replica: str, head: Head, fields: dict[str, object]) -> Loaded:
@@ -134,11 +176,26 @@ def _of_replica(reader: Reader, replica: str, head: Head, fields: dict[str, obje
     return found
 
 
-def _both(head: Head, legacy: LegacyStore | None) -> bool:
-    """Whether legacy is as current as the tables. Raises: Raced when the tables are not."""
-    known = head.legacy_token
-    matches = legacy is None or legacy.judge(head.probed, known) == known
+def _probe(legacy: LegacyStore | None) -> tuple[str, ...]:
+    return () if legacy is None else (legacy.probe(),)
+
+
+def _truth(reader: Reader, head: Head, *, but: Truth) -> Truth:
+    """Return where the truth is. Raises: Raced where it is in one of the stores, or in neither.
+
+    `but` is the one that is not asked. Raises: ConversationNotFound, too.
+    """
+    legacy, known = reader.legacy, head.legacy_token
+    matches = legacy is None or legacy.judge(head.beside[0], known) == known
     truth = verdict(Numbers(head.revision, head.legacy_revision), token_matches=matches)
-    if truth not in (Truth.BOTH, Truth.NORMALIZED):
+    if truth in (but, Truth.MERGE):
         raise Raced
-    return truth == Truth.BOTH and legacy is not None
+    check_owner(reader.owner, actual=head.owner)
+    return truth
+
+
+def _noted(loaded: Loaded, reader: Reader, truth: Truth) -> Loaded:
+    """Tell the breaker, where there was a choice."""
+    if truth == Truth.BOTH and reader.legacy is not None:
+        noted(tuple(StoreName), StoreName(loaded.info.store))
+    return loaded

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from conversations.digests import digest_of
 from conversations.documents import HISTORY, Document, field_digests
+from conversations.fieldcodec import decode_fields
 from conversations.merge import NOTHING, Given, entries_of
 from conversations.models import ConversationState
 from conversations.seals import Seal
@@ -59,20 +63,7 @@ def of_tables(
         expected = min(expected, chosen.max_messages)
     if len(messages.values) != expected:
         raise Raced
-    items = NOTHING
-    if row.context_item_count:
-        entries, changed = tables.items(
-            row, threshold=chosen.threshold, last=chosen.max_items, using=using
-        )
-        # Of a replica, nothing may mean that it moved on.
-        if using is not None and not entries:
-            raise Raced
-        everything = chosen.threshold is None and chosen.max_items is None
-        if changed != row.context_items_revision or (
-            everything and len(entries) != row.context_item_count
-        ):
-            raise Raced
-        items = Given.of(entries)
+    items = _items(tables, chosen, row, using=using)
     return _loaded(
         conversation_id,
         fields=fields,
@@ -86,7 +77,32 @@ def of_tables(
             row.context_item_count - len(items.values),
         ),
         stale=stale,
+        canonical=True,
     )
+
+
+def _items(
+    tables: NormalizedStore,
+    chosen: Selection,
+    row: ConversationState | Head,
+    *,
+    using: str | None = None,
+) -> Given:
+    """Return the context items of a row. Raises: Raced."""
+    if not row.context_item_count:
+        return NOTHING
+    entries, changed = tables.items(
+        row, threshold=chosen.threshold, last=chosen.max_items, using=using
+    )
+    # Of a replica, nothing may mean that it moved on.
+    if using is not None and not entries:
+        raise Raced
+    everything = chosen.threshold is None and chosen.max_items is None
+    if changed != row.context_items_revision or (
+        everything and len(entries) != row.context_item_count
+    ):
+        raise Raced
+    return Given.of(entries)
 
 
 def of_legacy(
@@ -99,24 +115,84 @@ def of_legacy(
 ) -> Loaded:
     """Return what a load gives of what legacy holds."""
     document = stored.document
-    messages = entries_of(document.messages, numbered=True)
-    items = entries_of(document.items, numbered=True)
-    given = messages
+    left_out = 0
     if chosen.max_messages is not None:
-        given = messages[len(messages) - min(chosen.max_messages, len(messages)) :]
+        left_out = max(len(document.messages) - chosen.max_messages, 0)
+    messages = document.messages[left_out:]
+    digests = b"".join(map(digest_of, messages))
+    items = entries_of(document.items, numbered=True)
     kept = [item for item in items if selected(item.value, threshold=chosen.threshold)]
     kept = limited_items(kept, chosen.max_items)
     return _loaded(
         conversation_id,
         fields=document.fields,
-        messages=Given.of(given),
+        messages=Given(_places(messages, behind=left_out), digests, messages),
         items=Given.of(kept),
         store=StoreName.LEGACY,
         revision=revision,
         version=stored.version,
-        hidden=(len(messages) - len(given), len(items) - len(kept)),
+        hidden=(left_out, len(items) - len(kept)),
         stale=stale,
+        # What a host's function makes of its own JSON may be anything.
+        canonical=False,
     )
+
+
+def of_both(
+    tables: NormalizedStore, conversation_id: str, head: Head, messages: Given, stored: Stored
+) -> Loaded:
+    """Return what a load gives of all that legacy holds, with the tables' order of keys.
+
+    Raises: Raced where they hold not the same, or a JSON column may have changed a number.
+    """
+    items = _items(tables, Selection(), head)
+    fields, theirs = decode_fields(head.columns), stored.document
+    for ours, held in (
+        (messages.values, theirs.messages),
+        (items.values, theirs.items),
+        (fields, theirs.fields),
+    ):
+        if not _equal(ours, held):
+            raise Raced
+    return _loaded(
+        conversation_id,
+        fields=fields,
+        messages=replace(messages, identities=_places(messages.values)),
+        items=replace(items, identities=_places(items.values)),
+        store=StoreName.LEGACY,
+        revision=head.legacy_revision,
+        version=stored.version,
+        hidden=(0, 0),
+        canonical=True,
+    )
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    """Whether two JSON values are the same but for the order of keys; 1 is not True, nor 1.0."""
+    try:
+        return ours == theirs and _same_types(ours, theirs)
+    except RecursionError:
+        return False
+
+
+def _same_types(ours: Any, theirs: Any) -> bool:
+    """Whether values that are equal are so type by type."""
+    kind = type(ours)
+    if kind is dict:
+        # Nothing but a text equals a text.
+        return all(
+            _same_types(value, theirs[name])
+            for name, value in ours.items()
+            if type(value) is not str
+        )
+    if kind is list:
+        return all(map(_same_types, ours, theirs))
+    return kind is type(theirs)
+
+
+def _places(values: Sequence[Any], *, behind: int = 0) -> range:
+    """Return the identities of what legacy holds: it has none but the places, from 1."""
+    return range(behind + 1, behind + len(values) + 1)
 
 
 def _loaded(
@@ -129,14 +205,13 @@ def _loaded(
     revision: int,
     version: str,
     hidden: tuple[int, int],
+    canonical: bool,
     stale: bool = False,
 ) -> Loaded:
-    """Return the content that was selected, with its baseline."""
+    """Return the content that was selected, with its baseline; see `Seal.of`."""
     history = fields.get(HISTORY)
     length = len(history) if isinstance(history, list) else 0
     digests = field_digests(fields)
-    # What a host's function makes of its own JSON may be anything.
-    own = store == StoreName.NORMALIZED
     baseline = Baseline(
         conversation_id=conversation_id,
         store=str(store),
@@ -154,8 +229,8 @@ def _loaded(
         messages_before=hidden[0],
         hidden_items=hidden[1],
         # The caller's state is made of these very objects.
-        message_seal=Seal.of(messages.values, canonical=own),
-        item_seal=Seal.of(items.values, canonical=own),
+        message_seal=Seal.of(messages.values, canonical=canonical),
+        item_seal=Seal.of(items.values, canonical=canonical),
     )
     document = Document(dict(fields), messages.values, items.values)
     return Loaded(document, baseline, LoadInfo(str(store), revision, stale, *hidden))

@@ -251,6 +251,19 @@ class LegacyStore(StateStore, Protocol):
         None where the database alone cannot tell, and "" is no condition.
         """
 
+    def held_columns(self) -> tuple[str, ...] | None:
+        """Return SQL of scalar expressions over conversation_states, to read at once.
+
+        The first is for `judge`; the last, for `held_from`, is what `held` reads. They may be
+        one and the same. None where only the model knows how to read a state.
+        """
+
+    def held_from(self, text: str | None, *, known: str) -> Stored | None:
+        """Return what `held` gives where the token still is `known`, or None; not its owner.
+
+        Raises: UnreadableState.
+        """
+
     def survey(self, conversation_id: str, known: str) -> str:
         """Return a note of what others have written since `known`, for `foreign` and `settle`.
 

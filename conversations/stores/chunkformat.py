@@ -74,6 +74,28 @@ NEWEST_OF_REVISION = _newest(
 OWNER_OF_NEWEST = _newest("chunk.id, chunk.user_id")
 
 
+# What `held` reads, by the row's own number: the id, a space, the content. All marks are looked at
+# together, as above.
+HELD_BLOB = f"""(
+    SELECT CAST(chunk.id AS text) || ' ' || chunk.content
+    FROM memory_metadata named JOIN memory_chunks chunk ON chunk.id = named.chunk_id
+    WHERE named."key" = '{CONVERSATION_ID}'
+    AND named.value = conversation_states.conversation_id
+    AND (
+        SELECT count(*) FILTER (WHERE said."key" = 'type' AND said.value = 'state') > 0
+            AND count(*) FILTER (
+                WHERE said."key" = '{REVISION_MARK}'
+                AND said.value = CAST(conversation_states.legacy_revision AS text)
+            ) > 0
+            AND count(*) FILTER (WHERE said."key" = '{QUARANTINE_MARK}') = 0
+        FROM memory_metadata said
+        WHERE said.chunk_id = named.chunk_id
+        AND said."key" IN ('type', '{REVISION_MARK}', '{QUARANTINE_MARK}')
+    )
+    ORDER BY chunk.created_at DESC NULLS LAST, chunk.id DESC LIMIT 1
+)"""
+
+
 def _looked_at(count: int) -> str:
     """Return the SQL of every state blob of so many conversations, and of the newest of each."""
     places = ", ".join(["%s"] * count)

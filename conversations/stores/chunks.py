@@ -37,6 +37,7 @@ from conversations.stores.base import (
 from conversations.stores.chunkformat import (
     CONVERSATION_ID,
     FOREIGN_BLOB,
+    HELD_BLOB,
     MARKS,
     NEWEST,
     NEWEST_OF_REVISION,
@@ -103,7 +104,7 @@ class ChunkStore:
         try:
             return self._stored(chunk)
         except InvalidState as error:
-            raise UnreadableState(f"legacy chunk {chunk.pk} holds no state: {error}") from error
+            raise _unreadable(chunk.pk, error) from error
 
     def load(self, conversation_id: str) -> Stored | None:
         """Read as old code does: the newest blob by created_at, then by id."""
@@ -227,6 +228,18 @@ class ChunkStore:
         chunk = self._first(NEWEST_OF_REVISION, conversation_id, str(revision))
         return self._readable(chunk)
 
+    def held_columns(self) -> tuple[str, ...]:
+        return (FOREIGN_BLOB, HELD_BLOB)
+
+    def held_from(self, text: str | None, *, known: str) -> Stored | None:
+        if text is None:
+            return None
+        pk, _, content = text.partition(" ")
+        try:
+            return Stored(parsed(content), owner=None, version=pk, updated_at=None, reference=pk)
+        except InvalidState as error:
+            raise _unreadable(pk, error) from error
+
     def correct(self, conversation_id: str, reference: str, document: Document, seen: str) -> str:
         """An embedding of the old text goes with it."""
         chunk = self._chunks().filter(pk=reference)
@@ -320,7 +333,7 @@ class ChunkStore:
         try:
             document = change(parsed(chunk.content))
         except InvalidState as error:
-            raise UnreadableState(f"legacy chunk {chunk.pk} holds no state: {error}") from error
+            raise _unreadable(chunk.pk, error) from error
         if document is not None:
             self.correct(conversation_id, str(chunk.pk), document, seen="")
 
@@ -365,6 +378,10 @@ class ChunkStore:
         )
         # Not distinct() in SQL: SQLite would go through all values in their order.
         return [str(value) for value in dict.fromkeys(rows.values_list("value", flat=True))]
+
+
+def _unreadable(pk: Any, error: InvalidState) -> UnreadableState:
+    return UnreadableState(f"legacy chunk {pk} holds no state: {error}")
 
 
 def _floor(token: str) -> int:

@@ -14,28 +14,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from django.apps import apps
 from django.db import connections
 from django.db.models import (
-    CharField,
     DateTimeField,
     F,
-    Field,
     Func,
     IntegerField,
-    JSONField,
-    Model,
-    QuerySet,
     TextField,
     UUIDField,
 )
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Cast
 from django.utils import timezone
-from django.utils.module_loading import import_string
 
 from conversations import conf
-from conversations.digests import digest_of
 from conversations.documents import Document
 from conversations.exceptions import InvalidState, UnreadableState
 from conversations.models import in_pages
@@ -55,74 +47,29 @@ from conversations.stores.base import (
     listed_behind,
     single_row,
 )
-from conversations.stores.hostformat import HostFormat
+from conversations.stores.hosttable import ABSENT, HostTable
 from flags.phases import StoreName
 
-ABSENT = "-"
-# Types of a version whose text is the same in PostgreSQL and in Python.
-_SAME_TEXT = (IntegerField, CharField, TextField, UUIDField)
 LONGEST_STEP = 1000
 
 
-class JSONFieldStore:
+class JSONFieldStore(HostTable):
     """One upserted row per conversation in a host's table."""
 
     name = StoreName.LEGACY.value
 
-    def __init__(self, mapping: Mapping[str, str]) -> None:
-        self.model: type[Model] = apps.get_model(mapping["model"])
-        self.id_name = mapping["conversation_id"]
-        self.owner_name = self.model._meta.get_field(mapping["owner"]).attname
-        self.state_name = mapping["state"]
-        self.version_name = mapping.get("version")
-        self.token_name: str = mapping.get("version") or mapping["state"]
-        self.updated_name = mapping.get("updated_at")
-        json_column = isinstance(self.model._meta.get_field(self.state_name), JSONField)
-        self.format = HostFormat(
-            to_state=self._function(mapping.get("to_state")),
-            from_state=self._function(mapping.get("from_state")),
-            as_json=json_column,
-            as_jsonb=json_column and self._vendor == "postgresql",
-        )
-
-    @staticmethod
-    def _function(path: str | None) -> Callable[[Any], Any]:
-        return (lambda value: value) if path is None else import_string(path)
-
-    @property
-    def exact(self) -> bool:
-        """Whether JSON comes back exactly: text does, jsonb does not."""
-        return not self.format.as_jsonb
-
-    @property
-    def _vendor(self) -> str:
-        return str(connections[conf.alias()].vendor)
-
-    def _column(self, name: str) -> str:
-        field: Any = self.model._meta.get_field(name)
-        return str(field.column)
-
-    def _rows(self) -> QuerySet[Any]:
-        return self.model._base_manager.using(conf.alias())
-
-    def _tokened(self) -> QuerySet[Any]:
-        """Return the rows, with what their tokens are made of as the database gives it."""
-        # A Func with a bare Field converts nothing, like the probe.
-        raw = Func(F(self.token_name), template=self._seen("%(expressions)s"), output_field=Field())
-        rows: QuerySet[Any] = self._rows().annotate(store_token=raw)
-        return rows
-
-    def _row(self, conversation_id: Any) -> QuerySet[Any]:
-        return self._tokened().filter(**{self.id_name: conversation_id})
-
-    def _seen(self, column: str) -> str:
-        """Return the SQL of what a token is made of: the version, else the stored value.
-
-        PostgreSQL digests the value itself, and does not have to send it.
-        """
-        if self.version_name or self._vendor != "postgresql":
-            return column
-        return f"sha256(convert_to(CAST({column} AS text), 'UTF8'))"
+    def held_from(self, text: str | None, *, known: str) -> Stored | None:
+        # A null where there is a row: what comes of that is for `held` to say.
+        if text is None:
+            return None
+        value: Any = text
+        if self.format.as_json:
+            value = self.state_field.from_db_value(text, None, connections[conf.alias()])
+        try:
+            document = self.format.document_of(value)
+        except InvalidState as error:
+            raise UnreadableState(f"legacy holds no state: {error}") from error
+        return Stored(document, owner=None, version=known, updated_at=None)
 
     def _stored(self, row: Any) -> Stored:
         owner = getattr(row, self.owner_name)
@@ -246,36 +193,6 @@ class JSONFieldStore:
             f" ON gone.conversation_id = host.{quote(self._column(self.id_name))}"
         )
         return Leftovers(of_deleted=late)
-
-    def probe(self) -> str:
-        quoted = connections[conf.alias()].ops.quote_name
-        token, name = quoted(self._column(self.token_name)), quoted(self._column(self.id_name))
-        return (
-            f"(SELECT {self._seen(f'host.{token}')} FROM {quoted(self.model._meta.db_table)} host"
-            f" WHERE host.{name} = conversation_states.conversation_id)"
-        )
-
-    def judge(self, probed: Any, known: str) -> str:
-        """Return the version, or the digest of the stored value; "-" where there is no row."""
-        if probed is None:
-            return ABSENT
-        if self.version_name:
-            return f"v:{probed}"
-        ours = self._vendor != "postgresql"
-        return f"d:{digest_of(probed).hex()}" if ours else f"s:{bytes(probed).hex()}"
-
-    def settled(self) -> str | None:
-        """SQLite cannot digest, and PostgreSQL does not write every version as Python does."""
-        if self.version_name:
-            column = self.model._meta.get_field(self.version_name)
-            if self._vendor == "postgresql" and not isinstance(column, _SAME_TEXT):
-                return None
-            token = f"'v:' || CAST({self.probe()} AS text)"
-        elif self._vendor == "postgresql":
-            token = f"'s:' || encode({self.probe()}, 'hex')"
-        else:
-            return None
-        return f"COALESCE({token}, '{ABSENT}') = conversation_states.legacy_token"
 
     def survey(self, conversation_id: str, known: str) -> str:
         return self.token(conversation_id)

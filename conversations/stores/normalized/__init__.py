@@ -9,7 +9,7 @@ from conversations.stores.normalized.adding_at_once import append_at_once
 from conversations.stores.normalized.adding_in_steps import append_in_steps
 from conversations.stores.normalized.creating import FIRST_REVISION, Creation, create_all
 from conversations.stores.normalized.items import ItemRows, limited_items
-from conversations.stores.normalized.loading import Head, load_at_once
+from conversations.stores.normalized.loading import Head, load_at_once, load_row_at_once
 from conversations.stores.normalized.messages import MessageRows
 from conversations.stores.normalized.rows import (
     Change,
@@ -41,6 +41,7 @@ __all__ = [
     "found_row",
     "limited_items",
     "load_at_once",
+    "load_row_at_once",
     "new_row",
     "owned",
     "owner_of",

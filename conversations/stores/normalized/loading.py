@@ -65,8 +65,8 @@ class Head:
     context_items_revision: int
     messages_digest: bytes
     columns: dict[str, Any]
-    # The value of the probe; see LegacyStore.
-    probed: Any = None
+    # The values of what the statement read beside the row.
+    beside: Sequence[Any] = ()
 
     def holds_as_much_as(self, other: Head) -> bool:
         """Whether the messages and items behind two rows, of one database, are the same."""
@@ -79,11 +79,14 @@ def load_at_once(
     conversation_id: str,
     *,
     last: int | None = None,
-    probe: str | None = None,
+    beside: tuple[str, ...] = (),
 ) -> tuple[Head, Given] | None:
-    """Return a conversation's row and its current messages in order (the `last`), or None."""
+    """Return a conversation's row and its current messages in order (the `last`), or None.
+
+    `beside` are SQL expressions over the row, see `LegacyStore.probe`.
+    """
     vendor = connection.vendor
-    sql = _statement(vendor, newest=last is not None, probe=probe)
+    sql = _statement(vendor, newest=last is not None, beside=beside)
     cursor = executed(connection, sql, _parameters(vendor, conversation_id, last))
     # Arrays and bytes, because objects of their own would weigh as much as short messages.
     sequences, digests, values = array("q"), bytearray(), list[Any]()
@@ -98,8 +101,18 @@ def load_at_once(
             values += decode_messages(batch)
             batch = cursor.fetchmany(BATCH) if full == BATCH else []
             full = len(batch)
-    head = _head(first, probed=first[-1] if probe else None)
-    return head, _ascending(Given(sequences, bytes(digests), values))
+    return _head(first), _ascending(Given(sequences, bytes(digests), values))
+
+
+def load_row_at_once(
+    connection: BaseDatabaseWrapper, conversation_id: str, *, beside: tuple[str, ...] = ()
+) -> Head | None:
+    """Return a conversation's row alone, or None; see `load_at_once`."""
+    sql = _row_statement(connection.vendor, beside=beside)
+    cursor = executed(connection, sql, [conversation_id])
+    with connection.wrap_database_errors:
+        row = cursor.fetchone()
+    return None if row is None else _head(row)
 
 
 def _ascending(given: Given) -> Given:
@@ -116,18 +129,28 @@ def _ascending(given: Given) -> Given:
     )
 
 
-@lru_cache(maxsize=32)
-def _statement(vendor: str, *, newest: bool, probe: str | None) -> str:
-    columns = ", ".join((*MESSAGE_COLUMNS, "sequence", "digest"))
+def _head_of(vendor: str, *, sequence: int, beside: tuple[str, ...]) -> str:
+    """Return the SQL of the first row: the conversation's."""
     numbers = " || ' ' || ".join(_NUMBERS)
     if vendor == "postgresql":
         # A chain of operators costs a fifth of a load that is not prepared.
         numbers = f"concat_ws(' ', {', '.join(_NUMBERS)})"
     head = _HEAD.format(numbers=numbers)
-    head += f", CAST({_LAST if newest else _FIRST} AS bigint) AS sequence"
+    head += f", CAST({sequence} AS bigint) AS sequence"
     head += ", conversation_states.messages_digest AS digest"
-    if probe:
-        head, columns = f"{head}, {probe}", f"{columns}, NULL"
+    return ", ".join((head, *beside))
+
+
+@lru_cache(maxsize=32)
+def _row_statement(vendor: str, *, beside: tuple[str, ...]) -> str:
+    head = _head_of(vendor, sequence=_FIRST, beside=beside)
+    return f"SELECT {head} FROM conversation_states WHERE conversation_id = %s"
+
+
+@lru_cache(maxsize=32)
+def _statement(vendor: str, *, newest: bool, beside: tuple[str, ...]) -> str:
+    head = _head_of(vendor, sequence=_LAST if newest else _FIRST, beside=beside)
+    columns = ", ".join((*MESSAGE_COLUMNS, "sequence", "digest", *["NULL"] * len(beside)))
     order = "ORDER BY sequence DESC LIMIT %s" if newest else "ORDER BY sequence"
     messages = f"SELECT {columns} FROM conversation_messages WHERE superseded_in IS NULL"
     # Either would sort the whole; where it appends, the order is checked.
@@ -151,8 +174,8 @@ def _parameters(vendor: str, conversation_id: str, last: int | None) -> list[Any
     return [*([] if last is None else [last]), conversation_id]
 
 
-def _head(row: Sequence[Any], *, probed: Any) -> Head:
-    owner, user_input, token, focus_areas, is_user, numbers, result, extra, _, digest = row[:10]
+def _head(row: Sequence[Any]) -> Head:
+    owner, user_input, token, focus_areas, is_user, numbers, result, extra, _, digest, *beside = row
     pk, revision, legacy_revision, messages, items, items_revision, step_count = map(
         int, numbers.split(" ")
     )
@@ -175,7 +198,7 @@ def _head(row: Sequence[Any], *, probed: Any) -> Head:
             "last_tool_result": result,
             "extra": extra,
         },
-        probed=probed,
+        beside=beside,
     )
 
 
