@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from django.db import connection, models, transaction
 from django.test import override_settings
+from django.utils import timezone
 from hypothesis import given, settings
 
 from conversations import reading
+from conversations.codec import encode_message
 from conversations.documents import Document
 from conversations.exceptions import InvalidState
 from conversations.models import ConversationMessage
@@ -19,7 +21,7 @@ from conversations.reading.loads import Loaded
 from conversations.reading.steps import Reader, read_in_steps
 from conversations.state import AgentState
 from conversations.storage import append_messages, load_state, save_state
-from conversations.stores.chunkformat import REVISION_MARK
+from conversations.stores.chunkformat import QUARANTINE_MARK, REVISION_MARK
 from conversations.stores.hosttable import HostTable
 from conversations.stores.normalized import NormalizedStore
 from conversations.stores.registry import legacy_store
@@ -129,10 +131,15 @@ def test_a_part_of_it_is_what_it_is_step_by_step(chosen: Selection) -> None:
 @pytest.mark.parametrize(("ours", "theirs"), [(True, 1), (1, True), (2, 1.0), ("a", "b")])
 def test_what_the_tables_hold_otherwise_is_given_as_legacy_has_it(ours: Any, theirs: Any) -> None:
     """The tables prove nothing yet in this phase: legacy's own values are what callers get."""
-    held = {"role": "user", "content": "x", "n": theirs, "in": [{"deep": theirs}]}
+    held, changed = (
+        {"role": "user", "content": "x", "n": n, "in": [{"deep": n}]} for n in (theirs, ours)
+    )
     save_state("c", AgentState(conversation_history=[held]))
-    changed = json.dumps({"n": ours, "in": [{"deep": ours}]})
-    assert ConversationMessage.rows.update(extra=changed) == 1
+    columns = encode_message(changed, now=timezone.now())
+    assert ConversationMessage.rows.update(**columns) == 1
+    tables = NormalizedStore().load("c")
+    assert tables is not None
+    assert json.dumps(tables.document.messages) == json.dumps([changed])
     given = load_state("c").conversation_history
     assert json.dumps(given, sort_keys=True) == json.dumps([held], sort_keys=True)
 
@@ -172,14 +179,15 @@ def test_of_two_blobs_of_one_revision_the_later_one_is_read(legacy: str) -> None
         pytest.skip("a host's table has one row for each conversation")
     save_state("c", state("a"))
     early = MemoryChunk.objects.get()
-    # A greater id, an earlier time: old code reads by time first.
-    other = MemoryChunk.objects.create(
-        content=json.dumps(state("not this").to_dict()),
-        created_at=early.created_at.replace(year=2001),
-    )
-    rows = {"conversation_id": "c", "type": "state", REVISION_MARK: "1"}
-    for key, value in rows.items():
-        MemoryMetadata.objects.create(chunk=other, key=key, value=value)
+    # A greater id, an earlier time (old code reads by time first); and one that was set aside.
+    for year, further in ((2001, {}), (2100, {QUARANTINE_MARK: "1"})):
+        other = MemoryChunk.objects.create(
+            content=json.dumps(state("not this").to_dict()),
+            created_at=early.created_at.replace(year=year),
+        )
+        rows = {"conversation_id": "c", "type": "state", REVISION_MARK: "1", **further}
+        for key, value in rows.items():
+            MemoryMetadata.objects.create(chunk=other, key=key, value=value)
     assert told(at_once("c")) == told(in_steps("c"))
     assert [each["content"] for each in load_state("c").conversation_history] == ["a"]
 
