@@ -25,6 +25,7 @@ from conversations.stores.chunkformat import QUARANTINE_MARK, REVISION_MARK
 from conversations.stores.hosttable import HostTable
 from conversations.stores.normalized import NormalizedStore
 from conversations.stores.registry import legacy_store
+from flags import metrics
 from flags.phases import Phase, StoreName
 from flags.switches import forced_phase
 from memory.models import MemoryChunk, MemoryMetadata
@@ -104,6 +105,22 @@ def test_what_legacy_alone_holds_takes_one_as_well() -> None:
         save_state("c", held)
         assert counted("c") == 1 or loses()
         assert load_state("c").conversation_history == held.conversation_history
+
+
+def test_what_the_tables_alone_hold_takes_another_and_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_state("c", state("a"))
+    with forced_phase(Phase.NEW_ONLY):
+        append_messages("c", [message("b")])
+    observed: list[Any] = []
+    monkeypatch.setattr(
+        metrics, "observe", lambda *said, **counted: observed.append((*said, counted))
+    )
+    sent = statements(lambda: load_state("c"))
+    assert len(sent) == 2
+    assert load_state("c").load_info.store == StoreName.NORMALIZED
+    assert observed == [("load", StoreName.LEGACY, None, {"fallback": True})] * 2
 
 
 @pytest.mark.long

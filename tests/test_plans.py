@@ -47,6 +47,8 @@ pytestmark = pytest.mark.django_db
 # These have a row for each step or run that an operator made: they stay small.
 SMALL = {"rollout_transitions", "rollout_processes", "sync_runs"}
 NAME = "subject"
+# Stands in both stores; the other one in the tables alone.
+TWICE = "subject twice"
 FRESH = {"REQUIRE_OWNER": False}
 CHUNKS = {"LEGACY": "memory_chunks"}
 
@@ -60,6 +62,9 @@ def _crowd(
         populated.populate()
         with override_settings(CONVERSATIONS=FRESH), forced_phase(Phase.NEW_ONLY):
             save_subject()
+        with override_settings(CONVERSATIONS=CHUNKS), forced_phase(Phase.DUAL_WRITE):
+            for count in (1, 2, 3):
+                storage.save_state(TWICE, state(*range(count)), owner())
         yield
 
 
@@ -310,6 +315,10 @@ BESIDE_CHUNKS = [
             lambda: storage.load_state(NAME),
             f"{ROW} {MESSAGES}|message_version {ITEMS} {BLOBS} message_superseded?",
         ),
+    ),
+    (
+        Case("load either", lambda: storage.load_state(TWICE), f"{ROW} {MESSAGES} {BLOBS}"),
+        Case("load either", lambda: storage.load_state(TWICE), f"{ROW} {BLOBS}"),
     ),
     (
         Case(

@@ -33,7 +33,7 @@ from conversations.stores.normalized import (
 from conversations.stores.registry import legacy_store
 from conversations.transactions import attempt, lost, managed, translated
 from conversations.truth import Numbers, Truth, verdict
-from flags import breaker
+from flags import breaker, metrics
 from flags.conf import read_breaker
 from flags.phases import StoreName
 from flags.switches import current_plan
@@ -104,7 +104,7 @@ def _read_tables(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | No
     if found is None:
         return reader.without_row()
     head, messages = found
-    truth = _truth(reader, head, but=Truth.LEGACY)
+    truth = _truth_of_tables(reader, head)
     fields = decode_fields(head.columns)
     loaded = of_tables(
         reader.tables, reader.conversation_id, reader.selection, head, fields, messages
@@ -117,7 +117,7 @@ def _read_replica(reader: Reader, connection: BaseDatabaseWrapper, replica: str)
     head = load_row_at_once(connection, reader.conversation_id, beside=_probe(reader.legacy))
     if head is None:
         return reader.without_row()
-    truth = _truth(reader, head, but=Truth.LEGACY)
+    truth = _truth_of_tables(reader, head)
     loaded = _of_replica(reader, replica, head, decode_fields(head.columns))
     return _noted(loaded, reader, truth)
 
@@ -135,7 +135,11 @@ def _read_legacy(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | No
     head, messages = found
     if head is None:
         return reader.without_row()
-    truth = _truth(reader, head, but=Truth.NORMALIZED)
+    truth = _truth(reader, head)
+    if truth == Truth.NORMALIZED:
+        loaded = _read_tables(reader, connection)
+        metrics.observe("load", StoreName.LEGACY, None, fallback=True)
+        return loaded
     try:
         stored = legacy.held_from(head.beside[-1], known=head.legacy_token)
     except UnreadableState as error:
@@ -180,17 +184,25 @@ def _probe(legacy: LegacyStore | None) -> tuple[str, ...]:
     return () if legacy is None else (legacy.probe(),)
 
 
-def _truth(reader: Reader, head: Head, *, but: Truth) -> Truth:
-    """Return where the truth is. Raises: Raced where it is in one of the stores, or in neither.
+def _truth(reader: Reader, head: Head) -> Truth:
+    """Return where the truth is.
 
-    `but` is the one that is not asked. Raises: ConversationNotFound, too.
+    Raises: Raced where old code has written meanwhile, ConversationNotFound.
     """
     legacy, known = reader.legacy, head.legacy_token
     matches = legacy is None or legacy.judge(head.beside[0], known) == known
     truth = verdict(Numbers(head.revision, head.legacy_revision), token_matches=matches)
-    if truth in (but, Truth.MERGE):
+    if truth == Truth.MERGE:
         raise Raced
     check_owner(reader.owner, actual=head.owner)
+    return truth
+
+
+def _truth_of_tables(reader: Reader, head: Head) -> Truth:
+    """Return the same. Raises: Raced, too, where it is in legacy alone."""
+    truth = _truth(reader, head)
+    if truth == Truth.LEGACY:
+        raise Raced
     return truth
 
 
