@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from django.db import connections
-from django.utils import timezone
 
 from conversations import conf
 from conversations.exceptions import InvalidState
 from conversations.stores.base import Look, Stored, byte_length
 from conversations.stores.chunkformat import REVISION_MARK, looks_sql, sizes_sql
+from conversations.stores.floors import raised, settled_before
 from memory.models import MemoryChunk, MemoryMetadata
 
 # How a database joins texts.
@@ -41,8 +41,7 @@ def looks(ids: Sequence[str], stored_of: Callable[[MemoryChunk], Stored]) -> Seq
     connection = connections[conf.alias()]
     if not ids:
         return ()
-    settled = timezone.now() - conf.get("LEGACY_SETTLES_WITHIN")
-    cutoff = connection.ops.adapt_datetimefield_value(settled)
+    cutoff = connection.ops.adapt_datetimefield_value(settled_before())
     sql = looks_sql(len(ids), joined=_JOINED[connection.vendor])
     # Through the model, for the columns are the host's: an owner may be a UUID.
     found: Iterable[Any] = MemoryChunk.objects.raw(sql, [*ids, cutoff, cutoff], using=conf.alias())
@@ -52,9 +51,7 @@ def looks(ids: Sequence[str], stored_of: Callable[[MemoryChunk], Stored]) -> Seq
 
 def _look(blob: Any, stored_of: Callable[[MemoryChunk], Stored]) -> Look:
     """Return the look that one row gives; the floor is raised as `settle` raises it."""
-    floor = blob.settled or 0
-    if blob.in_flight is not None:
-        floor = max(0, min(floor, blob.in_flight - 1))
+    floor = raised(0, blob.settled, blob.in_flight)
     stored = None
     if blob.pk is not None:
         try:

@@ -48,6 +48,7 @@ from conversations.stores.chunkformat import (
     parsed,
 )
 from conversations.stores.counting import counted_blobs, counted_leftovers
+from conversations.stores.floors import floor_of, in_flight, raised
 from flags.phases import StoreName
 from memory.models import MemoryChunk, MemoryMetadata
 
@@ -119,10 +120,21 @@ class ChunkStore:
         revision: int = 0,
         known: str = "",
     ) -> str:
-        """Insert a blob, stamped later than the newest so that old code reads this one."""
-        # Old code also reads what we have set aside.
-        stamps = self._blobs(conversation_id).aggregate(newest=Max("chunk__created_at"))
-        newest = stamps["newest"]
+        """Insert a blob, stamped later than the newest so that old code reads this one.
+
+        The floor rises to what was settled long ago: a load looks at all blobs above it. Nothing
+        is passed that others wrote, also where `known` was all that legacy could be asked.
+        """
+        floor, unsettled = floor_of(known), in_flight()
+        above = Q(chunk_id__gt=floor)
+        not_ours = Q(~self._marked(OuterRef("chunk_id")))
+        # Old code also reads what we have set aside: the newest is that of all.
+        found = self._blobs(conversation_id).aggregate(
+            newest=Max("chunk__created_at"),
+            settled=Max("chunk_id", filter=above & ~unsettled),
+            open=Min("chunk_id", filter=above & (unsettled | not_ours)),
+        )
+        newest = found["newest"]
         now = timezone.now()
         if newest is not None:
             # A clock that ran to the end of time leaves no later moment; the id decides then.
@@ -138,7 +150,7 @@ class ChunkStore:
         self._metadata().bulk_create(
             [MemoryMetadata(chunk=chunk, key=key, value=value) for key, value in rows.items()]
         )
-        return known or "0"
+        return str(raised(floor, found["settled"], found["open"]))
 
     def append(
         self,
@@ -177,7 +189,7 @@ class ChunkStore:
 
     def token(self, conversation_id: str, known: str = "") -> str:
         """Return the floor as known, or with a "+" when others have written above it."""
-        floor = _floor(known)
+        floor = floor_of(known)
         return self.judge(self._unmarked(conversation_id, floor).exists(), known)
 
     @property
@@ -203,7 +215,7 @@ class ChunkStore:
 
     def survey(self, conversation_id: str, known: str) -> str:
         """Return the ids of the unmarked blobs above the floor."""
-        ids = self._unmarked(conversation_id, _floor(known)).values_list("chunk_id", flat=True)
+        ids = self._unmarked(conversation_id, floor_of(known)).values_list("chunk_id", flat=True)
         return ",".join(map(str, ids))
 
     def foreign(self, conversation_id: str, known: str, seen: str) -> Sequence[Foreign]:
@@ -256,20 +268,15 @@ class ChunkStore:
         quarantined: Sequence[str] = (),
     ) -> str:
         """Mark what was seen, and raise the floor to what no write in flight can pass."""
-        settled = timezone.now() - conf.get("LEGACY_SETTLES_WITHIN")
-        floor = _floor(known)
-        blobs = self._blobs(conversation_id)
-        above = blobs.filter(chunk_id__gt=floor)
-        in_flight = Q(chunk__created_at__gte=settled) | Q(chunk__created_at=None)
+        floor, unsettled = floor_of(known), in_flight()
+        above = self._blobs(conversation_id).filter(chunk_id__gt=floor)
         bounds = above.aggregate(
-            settled=Max("chunk_id", filter=~in_flight), open=Min("chunk_id", filter=in_flight)
+            settled=Max("chunk_id", filter=~unsettled), open=Min("chunk_id", filter=unsettled)
         )
-        raised = max(floor, bounds["settled"] or 0)
-        if bounds["open"] is not None:
-            raised = max(floor, min(raised, bounds["open"] - 1))
+        higher = raised(floor, bounds["settled"], bounds["open"])
         newest = self._first(OWNER_OF_NEWEST, conversation_id)
         # What old code would read is marked in any case: it may have to be found again.
-        needed = {chunk_id for chunk_id in _ids(seen) if chunk_id > raised}
+        needed = {chunk_id for chunk_id in _ids(seen) if chunk_id > higher}
         if newest is not None and newest.pk in _ids(seen):
             needed.add(newest.pk)
         unmarked = sorted(needed | {int(chunk_id) for chunk_id in quarantined})
@@ -283,7 +290,7 @@ class ChunkStore:
                 for chunk_id in unmarked
             ]
         )
-        return str(raised)
+        return str(higher)
 
     def sizes(self, ids: Sequence[str]) -> Mapping[str, int]:
         return chunklooks.sizes(ids)
@@ -382,10 +389,6 @@ class ChunkStore:
 
 def _unreadable(pk: Any, error: InvalidState) -> UnreadableState:
     return UnreadableState(f"legacy chunk {pk} holds no state: {error}")
-
-
-def _floor(token: str) -> int:
-    return int(token.removesuffix("+") or 0)
 
 
 def _ids(seen: str) -> list[int]:

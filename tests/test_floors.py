@@ -1,0 +1,112 @@
+"""What a load and a save look through in legacy does not grow with what was saved before."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from conversations.models import ConversationState
+from conversations.storage import load_state, save_state
+from conversations.stores.chunkformat import CONVERSATION_ID
+from conversations.stores.chunks import ChunkStore
+from flags.phases import Phase
+from flags.switches import forced_phase
+from memory.models import MemoryChunk, MemoryMetadata
+from tests.factories import message, state
+from tests.legacy_schema import old_save
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def _dual(settings: Any) -> Any:
+    settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
+    with forced_phase(Phase.DUAL_WRITE):
+        yield
+
+
+def saved(*texts: str) -> None:
+    for text in texts:
+        held = load_state("c")
+        held.conversation_history.append(message(text))
+        save_state("c", held)
+
+
+def floor() -> int:
+    return int(ConversationState.rows.get(conversation_id="c").legacy_token)
+
+
+def ids() -> list[int]:
+    return list(MemoryChunk.objects.order_by("pk").values_list("pk", flat=True))
+
+
+def written_at(pk: int, moment: datetime) -> None:
+    MemoryChunk.objects.filter(pk=pk).update(created_at=moment)
+
+
+def texts() -> list[str]:
+    return [each["content"] for each in load_state("c").conversation_history]
+
+
+def test_what_was_saved_an_hour_ago_is_looked_through_no_more() -> None:
+    saved("a", "b", "c")
+    assert floor() == 0
+    for pk in ids():
+        written_at(pk, timezone.now() - 2 * HOUR)
+    saved("d")
+    assert floor() == ids()[2]
+    assert texts() == ["a", "b", "c", "d"]
+
+
+def test_nothing_is_passed_that_may_still_be_in_flight() -> None:
+    saved("a", "b", "c")
+    first, second, third = ids()
+    for pk in (first, third):
+        written_at(pk, timezone.now() - 2 * HOUR)
+    saved("d")
+    assert floor() == second - 1
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_old_code_wrote_is_never_passed_unseen(
+    seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it was found when the save began, or became visible behind that look."""
+    saved("a")
+    old_save(connection, "c", None, state("a", "theirs").to_dict())
+    for pk in ids():
+        written_at(pk, timezone.now() - 2 * HOUR)
+    if seen:
+        saved("b")
+        assert floor() >= ids()[1]
+    else:
+        with monkeypatch.context() as blind:
+            blind.setattr(ChunkStore, "token", lambda self, cid, known="": known)
+            blind.setattr(ChunkStore, "probe", lambda self: "NULL")
+            blind.setattr(ChunkStore, "held_columns", lambda self: None)
+            saved("b")
+        assert floor() == ids()[0]
+    assert sorted(texts()) == ["a", "b", "theirs"]
+
+
+def test_a_blob_without_a_time_is_in_flight_for_ever() -> None:
+    saved("a", "b")
+    first, second = ids()
+    MemoryChunk.objects.filter(pk=first).update(created_at=None)
+    written_at(second, timezone.now() - 2 * HOUR)
+    saved("c")
+    assert floor() == first - 1 or floor() == 0
+
+
+def test_another_conversations_blobs_raise_nothing() -> None:
+    saved("a")
+    written_at(ids()[0], timezone.now() - 2 * HOUR)
+    save_state("d", state("x"))
+    assert MemoryMetadata.objects.filter(key=CONVERSATION_ID, value="d").exists()
+    assert floor() == 0
