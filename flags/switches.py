@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -42,10 +42,14 @@ _forced: ContextVar[Plan | None] = ContextVar("flags_forced_plan", default=None)
 
 @dataclass(frozen=True)
 class Settings:
-    """What the database says: every switch, and for how many percent the phase is in force."""
+    """What the database says: every switch, and for how many percent the phase is in force.
+
+    `age` is for how many seconds it may have said something else by the time it was asked.
+    """
 
     switches: Mapping[str, bool]
     canary: float = EVERYTHING
+    age: float = field(default=0.0, compare=False)
 
     @cached_property
     def plan(self) -> Plan:
@@ -117,11 +121,14 @@ class Snapshot:
         # After the switches: whoever sees a flip that was made behind a retirement sees
         # the retirement as well. Where those did not answer, this will not.
         retired = None if found is None else stored_retirement()
-        self._known = self._known if found is None else found
-        self._retired = self._retired if retired is None else retired
-        # Whoever waited for a read that failed does not try again: each try may take a minute.
-        self._read_at = started if found is not None else time.monotonic()
-        return found is not None
+        if found is None:
+            # Whoever waited for a read that failed does not try again: each may take a minute.
+            self._read_at = time.monotonic()
+            return False
+        if self._known is None or started - found.age >= self._read_at:
+            self._known, self._read_at = found, started - found.age
+            self._retired = self._retired if retired is None else retired
+        return True
 
     def retired(self) -> bool:
         """Return whether legacy is retired, as old as the switches.
@@ -147,13 +154,13 @@ def stored_settings() -> Settings | None:
     try:
         # A failed read inside a transaction would break it: give it a savepoint of its own.
         with transaction.atomic(using=alias) if inside else nullcontext():
-            rows = _rows(connections[alias])
+            rows, age = _rows(connections[alias])
     except (Error, ImproperlyConfigured, LookupError, SynchronousOnlyOperation) as error:
         logger.warning("switches could not be read: %s", type(error).__name__)
         return None
     canary = next((float(percent) for _, _, percent in rows if percent is not None), EVERYTHING)
     switches = {name: bool(active) for name, active, percent in rows if percent is None}
-    return Settings({**default_switches(strict=False), **switches}, canary)
+    return Settings({**default_switches(strict=False), **switches}, canary, age)
 
 
 def stored_retirement() -> bool | None:
@@ -180,8 +187,17 @@ _RETIREMENT = (
 )
 
 
-def _rows(connection: BaseDatabaseWrapper) -> list[tuple[str, bool | None, float | None]]:
-    """Read switches and canary."""
+# A transaction may see everything as it was when it began, however long ago that is.
+_AGE = (
+    "CASE WHEN current_setting('transaction_isolation') = 'read committed' THEN 0"
+    " ELSE extract(epoch FROM clock_timestamp() - transaction_timestamp()) END"
+)
+
+
+def _rows(
+    connection: BaseDatabaseWrapper,
+) -> tuple[list[tuple[str, bool | None, float | None]], float]:
+    """Read switches and canary, and how old what is seen may be, in seconds."""
     switches, samples = (
         connection.ops.quote_name(model._meta.db_table)
         for model in (get_waffle_switch_model(), get_waffle_sample_model())
@@ -191,7 +207,12 @@ def _rows(connection: BaseDatabaseWrapper) -> list[tuple[str, bool | None, float
         f"SELECT name, active, NULL FROM {switches} WHERE name IN ({names})"
         f" UNION ALL SELECT name, NULL, percent FROM {samples} WHERE name = '{CANARY}'"
     )
-    return _hurried(connection, select)
+    if connection.vendor != "postgresql":
+        # On SQLite, transactions that see an old state are warned of by a check (IMMEDIATE).
+        return _hurried(connection, select), 0.0
+    rows = _hurried(connection, f"{select} UNION ALL SELECT NULL, NULL, {_AGE}")
+    age = next(float(seconds) for name, _, seconds in rows if name is None)
+    return [row for row in rows if row[0] is not None], age
 
 
 def _hurried(connection: BaseDatabaseWrapper, select: str) -> list[Any]:

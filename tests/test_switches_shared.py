@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from flags import switches
+from flags.conf import SNAPSHOT_SECONDS
 from flags.phases import Phase, switches_for
 from flags.switches import Settings, current_plan, snapshot
 from tests.test_switches import set_rows
@@ -67,3 +70,59 @@ def test_a_read_that_waits_holds_nobody_up_who_may_be_waited_for(
         given_back.set()
         assert other.result().phase == Phase.NEW_READS
     assert current_plan().phase == Phase.NEW_READS
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_transaction_with_an_old_view_gives_it_to_nobody(isolation: str) -> None:
+    """A report that runs for minutes sees the switches as they were when it began."""
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite's transactions are asked to begin IMMEDIATE by a check")
+    set_rows(Phase.DUAL_WRITE)
+    with ThreadPoolExecutor(1) as threads, transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+        snapshot.forget()
+        assert current_plan().phase == Phase.DUAL_WRITE
+        time.sleep(SNAPSHOT_SECONDS)
+        assert threads.submit(flipped, Phase.NEW_READS).result() == Phase.NEW_READS
+        # Not even when all is read anew: others know better by now, and so does this one.
+        for _ in range(2):
+            time.sleep(SNAPSHOT_SECONDS)
+            assert current_plan().phase == Phase.NEW_READS
+        snapshot.clear()
+        assert current_plan().phase == Phase.DUAL_WRITE
+        assert threads.submit(seen).result() == Phase.NEW_READS
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_long_transaction_at_read_committed_sees_a_flip_as_everybody_does() -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    set_rows(Phase.DUAL_WRITE)
+    with ThreadPoolExecutor(1) as threads, transaction.atomic():
+        snapshot.forget()
+        assert current_plan().phase == Phase.DUAL_WRITE
+        threads.submit(flipped, Phase.NEW_READS).result()
+        snapshot.clear()
+        with CaptureQueriesContext(connection) as queries:
+            for _ in range(3):
+                assert current_plan().phase == Phase.NEW_READS
+        assert len([each for each in queries if "waffle_switch" in each["sql"]]) == 1
+
+
+def flipped(phase: Phase) -> Phase:
+    """Set the switches from this thread, and close its connection. Returns: what it then sees."""
+    try:
+        set_rows(phase)
+        return current_plan().phase
+    finally:
+        connection.close()
+
+
+def seen() -> Phase:
+    """Return what a thread of its own sees, and close its connection."""
+    try:
+        return current_plan().phase
+    finally:
+        connection.close()
