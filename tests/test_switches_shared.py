@@ -104,7 +104,7 @@ def test_a_long_transaction_at_read_committed_sees_a_flip_as_everybody_does() ->
         snapshot.forget()
         assert current_plan().phase == Phase.DUAL_WRITE
         threads.submit(flipped, Phase.NEW_READS).result()
-        snapshot.clear()
+        time.sleep(SNAPSHOT_SECONDS)
         with CaptureQueriesContext(connection) as queries:
             for _ in range(3):
                 assert current_plan().phase == Phase.NEW_READS
