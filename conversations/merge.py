@@ -13,14 +13,11 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from conversations.digests import digest_of
-from conversations.documents import HISTORY
 
 # The value of an entry whose content was not read.
 UNREAD: Any = object()
 
 Opcode = tuple[str, int, int, int, int]
-# A length and the digest of that many entries.
-Span = tuple[int, bytes]
 
 
 @dataclass(slots=True, eq=False)
@@ -324,73 +321,6 @@ def merge_foreign(
             added += 1
     omitted = sum(1 for entry in current if id(entry) not in matched)
     return Merged(edits.entries(), added, omitted)
-
-
-def merge_fields(
-    *,
-    base: Mapping[str, bytes],
-    history: tuple[Span, Span],
-    current: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the fields after a save: what the caller changed is the caller's, the rest stays.
-
-    `base` holds the digest of each field that the caller was given. Of the step log `history`
-    two tails are both kept, ours last; `history` says how long the log was that the caller has,
-    and the one that was stored then, with what others had added.
-    """
-    merged: dict[str, Any] = {}
-    for name, value in wanted.items():
-        digest = digest_of(value)
-        if base.get(name) == digest:
-            if name in current:
-                merged[name] = current[name]
-        elif name == HISTORY and name in current:
-            merged[name] = _merged_history(*history, current[name], value)
-        else:
-            merged[name] = value
-    for name, value in current.items():
-        if name not in wanted and base.get(name) != digest_of(value):
-            merged[name] = value
-    return merged
-
-
-def _merged_history(given: Span, stored: Span, current: list[Any], wanted: list[Any]) -> list[Any]:
-    theirs, ours = _behind(stored, current), _behind(given, wanted)
-    if theirs is not None and ours is not None:
-        return [*current, *ours[_repeated(theirs, ours) :]]
-    if theirs is not None:
-        # The caller rewrote what it was given, as it may; what others added stays.
-        return [*wanted, *theirs]
-    if _begins(current, wanted):
-        return current
-    # Somebody else rewrote it: what the caller only added goes behind.
-    return wanted if ours is None or _begins(wanted, current) else [*current, *ours]
-
-
-def _behind(start: Span, entries: list[Any]) -> list[Any] | None:
-    """Return what stands behind a start, None when the entries begin otherwise."""
-    length, digest = start
-    return entries[length:] if digest_of(entries[:length]) == digest else None
-
-
-def _repeated(theirs: list[Any], ours: list[Any]) -> int:
-    """Return how many of our entries stand among theirs already, from the first on, in one piece.
-
-    That is a save that is repeated, or goes on after an unknown outcome.
-    """
-    there, here = list(map(digest_of, theirs)), list(map(digest_of, ours))
-    longest = 0
-    for place in range(len(there)):
-        length = 0
-        while there[place + length : place + length + 1] == here[length : length + 1] != []:
-            length += 1
-        longest = max(longest, length)
-    return longest
-
-
-def _begins(longer: list[Any], shorter: list[Any]) -> bool:
-    return digest_of(longer[: len(shorter)]) == digest_of(shorter)
 
 
 def resequence(entries: Sequence[Entry], *, next_sequence: int) -> int:

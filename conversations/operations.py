@@ -298,7 +298,7 @@ class _Write:
             return False
         try:
             with attempt():
-                self._check_owner_for_legacy(row)
+                _check_owner_for_legacy(row, self.legacy)
                 token = self.legacy.save(
                     self.conversation_id,
                     changed_document(view, change),
@@ -322,14 +322,6 @@ class _Write:
         metrics.observe("leg", StoreName.LEGACY, perf_counter() - started)
         change.columns |= {"legacy_revision": revision, "legacy_token": token}
         return True
-
-    def _check_owner_for_legacy(self, row: ConversationState) -> None:
-        """Raise IntegrityError now where a deferred foreign key would at the end."""
-        assert self.legacy is not None
-        owner = row.legacy_user_id
-        if owner is None or user_exists(owner) or self.legacy.takes_any_owner():
-            return
-        raise IntegrityError("the owner that legacy names is no user")
 
     # Writing legacy alone
 
@@ -402,3 +394,10 @@ class _Write:
 
 
 EMPTY = Stored(Document.from_dict({}), owner=None, version="", updated_at=None)
+
+
+def _check_owner_for_legacy(row: ConversationState, legacy: LegacyStore) -> None:
+    """Raise IntegrityError now where a deferred foreign key would at the end."""
+    owner = row.legacy_user_id
+    if owner is not None and not user_exists(owner) and not legacy.takes_any_owner():
+        raise IntegrityError("the owner that legacy names is no user")

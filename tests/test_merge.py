@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from conversations.digests import digest_of
+from conversations.fieldmerge import merge_fields
 from conversations.merge import (
     Entry,
     Rebased,
     entries_of,
     located_by_content,
-    merge_fields,
     merge_foreign,
     opcodes,
     rebase,

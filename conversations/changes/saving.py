@@ -10,7 +10,8 @@ from conversations.changes.locating import located_items, located_messages
 from conversations.changes.protocols import OWN_KEYS, View, differ, new_token
 from conversations.digests import DIGEST_BYTES, digest_of, roll, split
 from conversations.documents import HISTORY, Checked, Document, field_digests, fields_digest
-from conversations.merge import Entry, Rebased, located_by_content, merge_fields, rebase
+from conversations.fieldmerge import merge_fields
+from conversations.merge import Entry, Rebased, located_by_content, rebase
 from conversations.redactions import Redactions, applied_to
 from conversations.state import Baseline
 from conversations.stores.normalized import Addition, At, Change
