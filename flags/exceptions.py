@@ -38,6 +38,10 @@ class TransitionRefused(FlagsError):
         self.results = results
 
 
+class NoSuchStep(TransitionRefused):
+    """There is no such step, whatever the gates say: name a phase and a share that can be."""
+
+
 class UnknownGate(FlagsError):
     """Only a gate of this step can be waived: `rollout check` names them."""
 

@@ -15,7 +15,13 @@ from django.utils import timezone
 
 from flags import fence, records
 from flags.conf import conversations_settings, database_alias
-from flags.exceptions import FenceBusy, SwitchesUnreadable, TransitionRefused, UnknownGate
+from flags.exceptions import (
+    FenceBusy,
+    NoSuchStep,
+    SwitchesUnreadable,
+    TransitionRefused,
+    UnknownGate,
+)
 from flags.gates import GateResult, Step, guarding, looked, looked_again
 from flags.models import Transition
 from flags.phases import EVERYTHING, Phase, Switch, switches_for
@@ -60,7 +66,8 @@ def check(to: Phase | None = None, *, waive: Mapping[str, str] | None = None) ->
     """Return what the gates of a step say, the next one forwards unless `to` names another.
 
     Nothing is changed. `waive` maps names of gates to why somebody answers for them.
-    Raises: TransitionRefused when there is no such step.
+    Raises: NoSuchStep when the phase is not next to the present one, TransitionRefused when the
+    rollout cannot make any step now.
     """
     step = _step(status(), to, waive)
     _check_waivers([step])
@@ -77,7 +84,8 @@ def advance(
     """Make the next step towards new_only, if every gate of it holds.
 
     With `percent` (0..100) it is made for that share of the conversations; see `canary`.
-    Raises: TransitionRefused (`results` says which gate, and what to do), FenceBusy.
+    Raises: TransitionRefused (`results` says which gate, and what to do), NoSuchStep for a share
+    that is none, FenceBusy.
     """
     not_in_a_transaction()
     share = _percent(percent)
@@ -94,7 +102,7 @@ def canary(percent: float, *, reason: str = "", actor: str = "") -> Record:
     conversation holds in every phase.
 
     Raises: TransitionRefused for less than everything in phase legacy, which has no lower one,
-    and for mixed switches; and once legacy is retired.
+    and for mixed switches; and once legacy is retired. NoSuchStep for a share that is none.
     """
     not_in_a_transaction()
     share = _percent(percent)
@@ -116,7 +124,7 @@ def canary(percent: float, *, reason: str = "", actor: str = "") -> Record:
 def _percent(percent: float) -> float:
     share = round(float(percent), 1)
     if not 0 <= share <= EVERYTHING:
-        raise TransitionRefused(f"a canary is 0 to 100 percent of the conversations: {percent}.")
+        raise NoSuchStep(f"a canary is 0 to 100 percent of the conversations: {percent}.")
     return share
 
 
@@ -132,13 +140,14 @@ def rollback(
     Each step is made and recorded by itself; a refusal leaves the rollout at the last one made.
     A waiver holds for every step that has the gate.
 
-    Raises: TransitionRefused, FenceBusy.
+    Raises: TransitionRefused, NoSuchStep when `to` is not before the present phase, FenceBusy.
     """
     not_in_a_transaction()
     now = status()
     goal = Phase(max(now.phase - 1, 0)) if to is None else to
     if goal >= now.phase:
-        raise TransitionRefused(f"{goal.label} is not before {now.phase.label}.")
+        wrong = TransitionRefused if to is None else NoSuchStep
+        raise wrong(f"{goal.label} is not before {now.phase.label}.")
     targets = [Phase(target) for target in range(now.phase - 1, goal - 1, -1)]
     sources = [now.phase, *targets]
     _check_waivers(
@@ -220,13 +229,14 @@ def rehearse(
     One of them plays the way back with a conversation of its own, which is rolled back. What
     was found is recorded; the step into new_reads needs it.
 
-    Raises: TransitionRefused when one of them refuses, which is not recorded.
+    Raises: TransitionRefused when one of them refuses, which is not recorded; NoSuchStep when
+    there is none back to that phase.
     """
     not_in_a_transaction()
     now = status()
     ahead = Phase(min(now.phase + 1, max(Phase)))
     if to >= ahead:
-        raise TransitionRefused(f"{to.label} is not before {ahead.label}.")
+        raise NoSuchStep(f"{to.label} is not before {ahead.label}.")
     began = timezone.now()
     steps = [
         Step(Phase(phase), Phase(phase - 1), began, now.since, rehearsed=True, waivers=waive or {})
@@ -313,7 +323,7 @@ def _step(now: Status, to: Phase | None, waive: Mapping[str, str] | None) -> Ste
     if target > max(Phase):
         raise TransitionRefused(f"{now.phase.label} is the last phase.")
     if abs(target - now.phase) != 1:
-        raise TransitionRefused(
+        raise NoSuchStep(
             f"{now.phase.label} and {Phase(target).label} are not adjacent: go step by step."
         )
     return Step(now.phase, Phase(target), timezone.now(), now.since, waivers=waive or {})

@@ -145,7 +145,31 @@ def test_a_canary_shows_its_share() -> None:
     code, out, _ = run("canary", "12.5")
     assert code == 0
     assert f"  canary  dual_write to dual_write for 12.5 % by {getpass.getuser()}\n" in out
-    assert run("canary", "200")[0] == 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("canary", "200"),
+        ("canary", "nan"),
+        ("advance", "--canary", "100.1"),
+        ("check", "--to", "new_only"),
+        ("check", "--to", "dual_write"),
+        ("rollback", "--to", "new_reads"),
+        ("rollback", "--rehearse", "--to", "new_only"),
+    ],
+)
+def test_what_can_never_be_a_step_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+    before = history()
+    assert run(*arguments)[0] == 2
+    assert history() == before
+
+
+def test_a_step_that_waits_for_the_rollout_is_refused() -> None:
+    set_rows(Phase.LEGACY)
+    assert run("rollback")[::2] == (5, "legacy is not before legacy.")
+    set_rows(Phase.NEW_ONLY)
+    assert run("advance")[::2] == (5, "new_only is the last phase.")
 
 
 def test_a_number_of_records_is_a_number() -> None:

@@ -14,7 +14,13 @@ from django.db import Error
 from django.utils import timezone
 
 from flags import processes, transitions
-from flags.exceptions import FenceBusy, FlagsError, TransitionRefused, UnknownGate
+from flags.exceptions import (
+    FenceBusy,
+    FlagsError,
+    NoSuchStep,
+    TransitionRefused,
+    UnknownGate,
+)
 from flags.gates import GateResult
 from flags.health import Health, Level, Operation, report
 from flags.phases import EVERYTHING, Phase, switches_for
@@ -46,7 +52,8 @@ class Command(BaseCommand):
         except TransitionRefused as error:
             if options["as_json"]:
                 self._json({"refused": str(error), "gates": _gates(error.results)})
-            raise CommandError(str(error), returncode=REFUSED) from error
+            wrong = isinstance(error, NoSuchStep)
+            raise CommandError(str(error), returncode=USAGE if wrong else REFUSED) from error
         except FenceBusy as error:
             raise CommandError(str(error), returncode=REFUSED) from error
         except UnknownGate as error:
