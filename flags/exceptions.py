@@ -46,6 +46,10 @@ class UnknownGate(FlagsError):
     """Only a gate of this step can be waived: `rollout check` names them."""
 
 
+class UnreadableWaiver(UnknownGate):
+    """--waive needs a reason: GATE=REASON."""
+
+
 class HistoryIsFixed(FlagsError):
     """Transitions are records: they are never changed or deleted. Use `rollout history`."""
 

@@ -18,6 +18,7 @@ from conversations.storage import save_state
 from flags import processes, transitions
 from flags.exceptions import FenceBusy
 from flags.health import report
+from flags.management.commands.rollout import waivers_of
 from flags.models import MeasuredMinute, ReportingProcess
 from flags.phases import Phase, switches_for
 from flags.switches import forced_phase, snapshot
@@ -184,6 +185,38 @@ def test_a_waiver_needs_a_reason() -> None:
             2,
             "--waive needs a reason: GATE=REASON.",
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "waived"),
+    [
+        ("verified=a=b", {"verified": "a=b"}),
+        ("verified:a=b=c", {"verified:a": "b=c"}),
+        ('verified:"a"=b', {'verified:"a"': "b"}),
+        ("verified:a==b", {"verified:a": "=b"}),
+        ('"verified:a=b"=c', {"verified:a=b": "c"}),
+        ('"verified:a=b"==c', {"verified:a=b": "=c"}),
+        ('"verified:\\"\\\\=\\u00e9"="c"', {'verified:"\\=é': '"c"'}),
+    ],
+)
+def test_a_waiver_is_read_in_one_way(text: str, waived: dict[str, str]) -> None:
+    assert waivers_of([text]) == waived
+
+
+@pytest.mark.parametrize("name", ["a=b", "a=", "==", 'a"=', "a\\=b", 'a"="b', "verified:a=b", "é="])
+def test_whatever_its_id_a_conversation_can_be_waived(name: str) -> None:
+    with forced_phase(Phase.LEGACY):
+        save_state(name, state("a"))
+    quoted = json.dumps(f"verified:{name}")
+    assert run("check", "--waive", f"{quoted}=known")[0] == 0
+    assert run("advance", "--waive", f"{quoted}=known")[0] == 0
+    (gate,) = (each for each in history()[0].gates if each["gate"] == "verified")
+    assert gate["evidence"]["waived"] == {name: "known"}
+
+
+@pytest.mark.parametrize("text", ['"verified', '"verified"', '"verified"=', '"verified"x=y'])
+def test_quotes_that_do_not_end_before_a_reason_are_a_usage_error(text: str) -> None:
+    assert run("advance", "--waive", text)[0] == 2
 
 
 def test_a_gate_that_nobody_knows_cannot_be_waived() -> None:

@@ -20,6 +20,7 @@ from flags.exceptions import (
     NoSuchStep,
     TransitionRefused,
     UnknownGate,
+    UnreadableWaiver,
 )
 from flags.gates import GateResult
 from flags.health import Health, Level, Operation, report
@@ -246,11 +247,28 @@ def operator_name() -> str:
 
 
 def waivers_of(chosen: Sequence[str]) -> dict[str, str]:
-    """Return why somebody answers for which gate, of texts such as "soak=rehearsed on a copy"."""
-    waived = dict(text.partition("=")[::2] for text in chosen)
+    """Return why somebody answers for which gate, of texts such as "soak=rehearsed on a copy".
+
+    The name ends at the first "=", or, in double quotes, where these end: no gate's own name
+    begins with one. So an id that holds a "=" can be named: '"verified:a=b"=why'.
+
+    Raises: UnreadableWaiver.
+    """
+    waived = dict(_waiver(text) for text in chosen)
     if not all(waived.values()):
-        raise CommandError("--waive needs a reason: GATE=REASON.", returncode=USAGE)
+        raise UnreadableWaiver
     return waived
+
+
+def _waiver(text: str) -> tuple[str, str]:
+    if not text.startswith('"'):
+        name, _, reason = text.partition("=")
+        return name, reason
+    try:
+        name, end = json.JSONDecoder().raw_decode(text)
+    except ValueError as error:
+        raise UnreadableWaiver("--waive: the quotes have to be those of JSON.") from error
+    return name, text[end + 1 :] if text[end:].startswith("=") else ""
 
 
 def _to(parser: ArgumentParser) -> None:
@@ -267,7 +285,8 @@ def _waive(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="GATE=REASON",
-        help="Answer for a gate that refuses.",
+        help="Answer for a gate that refuses, GATE:ID for one conversation of it. A name that holds"
+        """ a "=" stands in double quotes, as in JSON: --waive '"verified:a=b"=REASON'.""",
     )
 
 
