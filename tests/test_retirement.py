@@ -28,7 +28,7 @@ from conversations.stores.registry import configured_store, legacy_store
 from conversations.sync import Action, sync
 from conversations.verification import Kind, verify
 from flags import transitions
-from flags.exceptions import TransitionRefused, UnknownGate
+from flags.exceptions import FenceBusy, TransitionRefused, UnknownGate
 from flags.phases import PLANS, Phase
 from flags.switches import current_plan, forced_phase, snapshot
 from memory.models import MemoryChunk, MemoryMetadata
@@ -874,6 +874,11 @@ def test_the_command_refuses_with_five_and_pauses_with_four(settings: Any) -> No
     assert run("retire-legacy", "--yes")[0] == 5
     assert run("retire-legacy", "--yes", "--waive", "soak")[0] == 2
     assert run("retire-legacy", "--yes", "--waive", "verified=x")[0] == 2
+    code, out = run("retire-legacy", "--yes", "--json")
+    assert code == 5
+    said = json.loads(out.splitlines()[-1])
+    assert said["refused"].startswith("refused by soak: ")
+    assert [gate["gate"] for gate in said["gates"] if not gate["passed"]] == ["soak"]
     waived = ("--waive", "soak=a rehearsal")
     assert run("retire-legacy", "--yes", *waived, "--max-seconds", "0")[0] == 4
     assert run("retire-legacy", "--yes", *waived)[0] == 0
@@ -881,6 +886,19 @@ def test_the_command_refuses_with_five_and_pauses_with_four(settings: Any) -> No
     code, out = run("retire-legacy", "--yes")
     assert code == 1
     assert "late: stays: only legacy holds it" in out
+
+
+def test_with_json_a_busy_fence_is_a_line_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(**options: Any) -> None:
+        raise FenceBusy
+
+    written("c")
+    monkeypatch.setattr(transitions.fence, "close", busy)
+    code, out = run("retire-legacy", "--yes", "--json")
+    assert (code, json.loads(out.splitlines()[-1])) == (
+        5,
+        {"refused": str(FenceBusy()), "gates": []},
+    )
 
 
 # Under load

@@ -10,13 +10,21 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import OperationalError
 from django.utils import timezone
 from waffle import get_waffle_switch_model
 
 from conversations.models import ConversationConflict, ConversationState
 from conversations.storage import save_state
 from flags import processes, transitions
-from flags.exceptions import FenceBusy
+from flags.exceptions import (
+    FenceBusy,
+    NoSuchStep,
+    OutOfPatience,
+    SwitchesUnreadable,
+    TransitionRefused,
+    UnknownGate,
+)
 from flags.health import report
 from flags.management.commands.rollout import waivers_of
 from flags.models import MeasuredMinute, ReportingProcess
@@ -234,6 +242,56 @@ def test_what_fails_says_so_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(transitions.fence, "close", busy)
     assert run("advance")[0] == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (FenceBusy(), 5, "refused"),
+        (TransitionRefused(), 5, "refused"),
+        (NoSuchStep(), 2, "error"),
+        (UnknownGate(), 2, "error"),
+        (SwitchesUnreadable(), 1, "error"),
+        (OutOfPatience(), 1, "error"),
+        (OperationalError("a row of a user"), 1, "error"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status",),
+        ("check",),
+        ("advance",),
+        ("rollback",),
+        ("canary", "5"),
+        ("emergency",),
+        ("resume",),
+        ("history",),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_with_json_whatever_goes_wrong_is_one_object(
+    arguments: tuple[str, ...],
+    error: Exception,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def raising(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(transitions, arguments[0], raising)
+    found, out, text = run(*arguments, "--json")
+    assert found == code
+    gates = {"gates": []} if said == "refused" else {}
+    assert json.loads(out) == {said: text, **gates}
+    assert "a row" not in out
+
+
+def test_with_json_a_waiver_that_cannot_be_read_is_one_object() -> None:
+    code, out, error = run("advance", "--waive", "verified", "--json")
+    assert (code, json.loads(out)) == (2, {"error": error})
 
 
 def test_an_emergency_that_cannot_be_recorded_says_so_in_json_too() -> None:

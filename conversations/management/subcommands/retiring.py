@@ -24,9 +24,9 @@ from conversations.management.subcommands.base import (
 )
 from conversations.retirement import Removed, Restored, Result
 from flags import transitions
-from flags.exceptions import FenceBusy, FlagsError, TransitionRefused, UnknownGate
+from flags.exceptions import FlagsError
 from flags.gates import GateResult
-from flags.management.commands.rollout import operator_name, waivers_of
+from flags.management.commands.rollout import exit_code_of, operator_name, said_by, waivers_of
 
 
 def _retire(
@@ -41,7 +41,7 @@ def _retire(
 ) -> None:
     if not dry_run and not yes:
         raise CommandError("say --dry-run to see what goes, or --yes.", returncode=USAGE)
-    with _refusals():
+    with _refusals(output):
         held = retirement.holdings()
         _say_what(output, held, dry_run=dry_run)
         if dry_run:
@@ -64,7 +64,7 @@ def _retire(
 
 def _restore(output: Output, *, path: str | None, reason: str) -> None:
     failed: CommandError | None = None
-    with _refusals():
+    with _refusals(output):
         if path is not None:
             try:
                 output.report(map(_restored, retirement.restore_archive(Path(path))))
@@ -78,16 +78,14 @@ def _restore(output: Output, *, path: str | None, reason: str) -> None:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """Leave with the exit code of what `flags` says."""
+def _refusals(output: Output) -> Iterator[None]:
+    """Leave with the exit code of what `flags` says; with --json, that is a line of data."""
     try:
         yield
-    except UnknownGate as error:
-        raise CommandError(str(error), returncode=USAGE) from error
-    except (TransitionRefused, FenceBusy) as error:
-        raise CommandError(str(error), returncode=REFUSED) from error
     except FlagsError as error:
-        raise CommandError(str(error), returncode=FAILED) from error
+        if output.as_json:
+            output.line(str(error), said_by(error))
+        raise CommandError(str(error), returncode=exit_code_of(error)) from error
 
 
 def _say_what(output: Output, held: retirement.Holdings, *, dry_run: bool) -> None:

@@ -50,23 +50,18 @@ class Command(BaseCommand):
         run: Callable[..., None] = getattr(self, f"_{command}")
         try:
             run(**options)
-        except TransitionRefused as error:
-            if options["as_json"]:
-                self._json({"refused": str(error), "gates": _gates(error.results)})
-            wrong = isinstance(error, NoSuchStep)
-            raise CommandError(str(error), returncode=USAGE if wrong else REFUSED) from error
-        except FenceBusy as error:
-            raise CommandError(str(error), returncode=REFUSED) from error
-        except UnknownGate as error:
-            raise CommandError(str(error), returncode=USAGE) from error
         except FlagsError as error:
-            raise CommandError(str(error), returncode=FAILED) from error
+            if options["as_json"]:
+                self._json(said_by(error))
+            raise CommandError(str(error), returncode=exit_code_of(error)) from error
         except Error as error:
-            raise CommandError(
+            text = (
                 f"the database did not answer ({type(error).__name__}): see `rollout status`"
-                " for what was done.",
-                returncode=FAILED,
-            ) from error
+                " for what was done."
+            )
+            if options["as_json"]:
+                self._json({"error": text})
+            raise CommandError(text, returncode=FAILED) from error
 
     def _status(self, *, as_json: bool, **options: Any) -> None:
         found = transitions.status()
@@ -235,6 +230,20 @@ def _gates(results: Sequence[GateResult]) -> list[dict[str, Any]]:
 
 def _phase(label: str | None) -> Phase | None:
     return None if label is None else Phase[label.upper()]
+
+
+def exit_code_of(error: FlagsError) -> int:
+    """Return how a command ends that raised this."""
+    if isinstance(error, (NoSuchStep, UnknownGate)):
+        return USAGE
+    return REFUSED if isinstance(error, (TransitionRefused, FenceBusy)) else FAILED
+
+
+def said_by(error: FlagsError) -> dict[str, Any]:
+    """Return what `--json` prints of it: "refused" and what the gates said, or "error"."""
+    if exit_code_of(error) != REFUSED:
+        return {"error": str(error)}
+    return {"refused": str(error), "gates": _gates(getattr(error, "results", ()))}
 
 
 def operator_name() -> str:
