@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from conversations.models import ConversationMismatch
+from conversations.models import ConversationMismatch, ConversationTombstone
 from flags import processes, transitions
 from flags.models import MeasuredMinute, ReportingProcess, Transition
 from flags.phases import Phase, Switch
@@ -23,6 +24,7 @@ from tests.test_switches import Rows, set_rows
 
 pytestmark = pytest.mark.django_db
 HEALTH = "/admin/flags/transition/health/"
+TRANSITIONS = "/admin/flags/transition/"
 PROCESSES = "/admin/flags/reportingprocess/"
 MISMATCHES = "/admin/conversations/conversationmismatch/"
 HOSTILE = '<script>alert("host")</script>'
@@ -131,6 +133,47 @@ def test_the_list_of_transitions_leads_to_health(client: Client) -> None:
     assert client.post(HEALTH).status_code == 405
 
 
+@pytest.mark.django_db(transaction=True)
+def test_the_list_of_transitions_shows_a_long_reason_in_part_and_its_page_all_of_it(
+    client: Client,
+) -> None:
+    reason = "because " * 40 + "of the weekend"
+    made = transitions.canary(12.5, reason=reason, actor="someone")
+    reader = staff(client, "view_transition")
+    page = reader.get(TRANSITIONS)
+    assert f"dual_write to dual_write for 12.5 % someone {'because ' * 15}…" in text_of(page)
+    assert "of the weekend" not in text_of(page)
+    row = reverse("admin:flags_transition_change", args=[made.epoch])
+    assert reason in text_of(reader.get(row))
+    transitions.canary(100, reason="short", actor="someone")
+    assert "dual_write to dual_write someone short" in text_of(reader.get(TRANSITIONS))
+
+
+@pytest.mark.parametrize(
+    ("address", "sheet", "cell"),
+    [
+        (TRANSITIONS, "flags/transitions.css", "field-why"),
+        ("/admin/conversations/conversationtombstone/", "memory/reading.css", "field-reason"),
+    ],
+)
+def test_a_reason_wraps_in_a_list_instead_of_going_on_behind_the_filters(
+    address: str, sheet: str, cell: str, client: Client
+) -> None:
+    ConversationTombstone.rows.create(
+        conversation_id="c", reason="a reason", deleted_at=timezone.now()
+    )
+    client.force_login(User.objects.create_superuser("root"))
+    page = client.get(address).content.decode()
+    assert f'<td class="{cell}">' in page
+    assert f'href="/static/{sheet}"' in page
+    found = finders.find(sheet)
+    assert isinstance(found, str)
+    rules = re.findall(r"([^{}]*)\{([^}]*)\}", Path(found).read_text())
+    (rule,) = [body for selector, body in rules if selector.strip().endswith(f".{cell}")]
+    assert "overflow-wrap: anywhere;" in rule
+    assert "max-width:" in rule
+
+
 def test_processes_are_listed_with_what_they_act_on(client: Client) -> None:
     epoch = transitions.status().last.epoch
     process("web1", epoch=epoch)
@@ -187,11 +230,11 @@ def test_pages_run_nothing_and_have_no_inline_style(client: Client) -> None:
     mismatch()
     minute(count=100, errors=2)
     client.force_login(User.objects.create_superuser("root"))
-    for address in (HEALTH, PROCESSES, MISMATCHES):
+    for address in (HEALTH, PROCESSES, MISMATCHES, TRANSITIONS):
         page = client.get(address).content.decode()
         assert re.search(r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\ssrc=)", page) is None
         assert HOSTILE not in page
-        assert ("alert" in page) == (address != MISMATCHES)
+        assert ("alert" in page) == (address in (HEALTH, PROCESSES))
     assert "flags/health.css" in client.get(HEALTH).content.decode()
     assert finders.find("flags/health.css")
 

@@ -17,7 +17,10 @@ from django.views.decorators.http import require_safe
 from flags import health
 from flags.health import Operation
 from flags.models import ReportingProcess, Transition
-from flags.phases import Phase
+from flags.phases import EVERYTHING, Phase
+
+# How much of a reason a list shows: a few lines.
+EXCERPT = 120
 
 
 class ReadingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -41,14 +44,14 @@ class TransitionAdmin(ReadingAdmin):
     """The history of the rollout, and how the stores are doing."""
 
     change_list_template = "admin/flags/transition_list.html"
-    list_display = ("id", "at", "kind", "source", "target", "canary", "actor", "reason")
+    list_display = ("id", "at", "kind", "step", "actor", "why")
     list_filter = ("kind", "at")
     ordering = ("-id",)
     fields = ("at", "kind", "source", "target", "canary", "actor", "reason", "switches", "gates")
     readonly_fields = fields
 
     class Media:
-        css = {"all": ("flags/health.css",)}
+        css = {"all": ("flags/health.css", "flags/transitions.css")}
 
     def get_urls(self) -> list[URLPattern]:
         """Put our page before Django's, whose last pattern takes everything."""
@@ -74,6 +77,17 @@ class TransitionAdmin(ReadingAdmin):
             "operations": [(each, _milliseconds(each)) for each in found.operations],
         }
         return TemplateResponse(request, "admin/flags/health.html", context)
+
+    @admin.display(description="step", ordering="to_phase")
+    def step(self, row: Transition) -> str:
+        """Return the phases, and for how many percent of the conversations, in one column."""
+        share = "" if row.canary >= EVERYTHING else f" for {row.canary:g} %"
+        return f"{self.source(row)} to {self.target(row)}{share}"
+
+    @admin.display(description="reason", ordering="reason", empty_value="-")
+    def why(self, row: Transition) -> str:
+        """Return the beginning of the reason; the row's own page has all of it."""
+        return row.reason[:EXCERPT] + ("…" if len(row.reason) > EXCERPT else "")
 
     @admin.display(description="from", ordering="from_phase")
     def source(self, row: Transition) -> str:
