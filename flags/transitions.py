@@ -13,7 +13,7 @@ from dataclasses import replace
 from django.db import Error, connections, transaction
 from django.utils import timezone
 
-from flags import fence, records
+from flags import fence, metrics, records
 from flags.conf import conversations_settings, database_alias
 from flags.exceptions import (
     FenceBusy,
@@ -379,7 +379,8 @@ def _check_waivers(steps: Sequence[Step]) -> None:
 
 
 def _looked(steps: Iterable[Step]) -> list[GateResult]:
-    return [_waived(looked(gate, step), step) for step in steps for gate in guarding(step)]
+    with metrics.read_once():
+        return [_waived(looked(gate, step), step) for step in steps for gate in guarding(step)]
 
 
 def _waived(result: GateResult, step: Step) -> GateResult:

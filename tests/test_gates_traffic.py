@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.db.models import QuerySet
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from conversations.models import ConversationState
@@ -243,6 +244,15 @@ def test_a_rehearsal_says_what_a_sync_has_to_bring_back() -> None:
     assert behind == ["legacy is behind in 1 conversations."] * 2
     with pytest.raises(TransitionRefused, match="is not before new_only"):
         rehearse(Phase.NEW_ONLY)
+
+
+def test_the_gates_of_one_report_read_what_was_measured_once() -> None:
+    enter(Phase.DUAL_WRITE)
+    for _ in range(2):
+        with CaptureQueriesContext(connection) as captured:
+            found = check()
+        assert {"shadow_reads", "errors", "latency"} <= {result.gate for result in found}
+        assert len([q for q in captured if 'FROM "rollout_measures"' in q["sql"]]) == 1
 
 
 # Behind new_reads

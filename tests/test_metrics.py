@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
 import threading
+import tracemalloc
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -22,7 +26,7 @@ from conversations.storage import (
     update_state_partial,
 )
 from flags import metrics, monitor
-from flags.measures import Measure
+from flags.measures import BOUNDS, Measure
 from flags.models import MeasuredMinute
 from flags.phases import Phase
 from flags.switches import forced_phase, snapshot
@@ -229,3 +233,82 @@ def test_minutes_are_kept_for_thirty_days() -> None:
     assert metrics.totals(now - timedelta(minutes=5))["save", "legacy"].count == 1
     early = metrics.totals(now - timedelta(days=40), now - timedelta(days=1))
     assert early["save", "legacy"].count == 1
+
+
+COUNTS = ("count", "errors", "fallbacks", "stale", "mismatches")
+CELLS = len(BOUNDS) + 1
+SERIES = [(name, store) for name in ("save", "load", "list") for store in ("legacy", "normalized")]
+
+
+def minutes(number: int, now: datetime) -> list[MeasuredMinute]:
+    """Write what was measured in so many minutes; here and there no time was."""
+    chance = random.Random(number)
+    rows = [
+        MeasuredMinute(
+            began_at=now - timedelta(minutes=age),
+            operation=operation,
+            store=store,
+            seconds=chance.random(),
+            cells="" if chance.random() < 0.1 else json.dumps(chance.choices(range(99), k=CELLS)),
+            **{name: chance.randrange(2**40) for name in COUNTS},
+        )
+        for age in range(number)
+        for operation, store in SERIES
+        if chance.random() < 0.95
+    ]
+    return MeasuredMinute.objects.bulk_create(rows, batch_size=1000)
+
+
+def test_what_the_database_adds_up_is_what_the_minutes_hold() -> None:
+    now = timezone.now().replace(second=0, microsecond=0)
+    rows = minutes(90, now)
+    MeasuredMinute.objects.create(began_at=now, operation="edit", store="legacy", count=1, cells="")
+    for oldest, newest in ((90, 0), (60, 0), (60, 30), (200, 100), (30, 30)):
+        since, until = now - timedelta(minutes=oldest), now - timedelta(minutes=newest)
+        wanted: dict[tuple[str, str], Measure] = {}
+        for row in rows:
+            if since <= row.began_at <= until:
+                one = Measure(**{name: getattr(row, name) for name in (*COUNTS, "seconds")})
+                one.cells = json.loads(row.cells) if row.cells else one.cells
+                wanted.setdefault((row.operation, row.store), Measure()).add(one)
+        found = dict(metrics.totals(since, until))
+        assert found.pop(("edit", "legacy"), None) == (None if newest else Measure(count=1))
+        assert {key: replace(each, seconds=0) for key, each in found.items()} == {
+            key: replace(each, seconds=0) for key, each in wanted.items()
+        }
+        seconds = {key: each.seconds for key, each in wanted.items()}
+        assert {key: each.seconds for key, each in found.items()} == pytest.approx(seconds)
+
+
+def test_weeks_of_minutes_take_one_statement_and_no_more_memory_than_one() -> None:
+    now = timezone.now().replace(second=0, microsecond=0)
+
+    def peak() -> int:
+        tracemalloc.start()
+        try:
+            with CaptureQueriesContext(connection) as captured:
+                found = metrics.totals(now - timedelta(days=29))
+            assert len(captured) == 1
+            assert len(found) == len(SERIES)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    minutes(30, now)
+    peak()
+    few = peak()
+    MeasuredMinute.objects.all().delete()
+    minutes(1_500, now)
+    assert peak() < few + 64 * 1024
+
+
+def test_what_is_read_once_is_read_anew_afterwards_and_in_another_stretch() -> None:
+    now = timezone.now().replace(second=0, microsecond=0)
+    minutes(3, now)
+    with metrics.read_once():
+        before = dict(metrics.totals(now))
+        MeasuredMinute.objects.filter(began_at=now).delete()
+        assert metrics.totals(now) == before
+        assert metrics.totals(now - timedelta(minutes=1)).keys() == before.keys()
+        assert metrics.totals(now, now) == {}
+    assert metrics.totals(now) == {}
