@@ -109,14 +109,43 @@ def test_writes_that_never_end_are_told(tmp_path: Path, monkeypatch: pytest.Monk
     assert current_plan() == PLANS[Phase.NEW_READS]
 
 
-def waiting() -> int:
-    """Return how many sessions wait for the fence."""
+def waiting(mode: str = "ShareLock") -> int:
+    """Return how many sessions wait for an advisory lock: with ShareLock, for the fence."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            " AND mode = 'ShareLock'"
+            " AND mode = %s"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            [mode],
         )
         return int(cursor.fetchone()[0])
+
+
+def test_a_flip_that_two_notice_at_once_is_recorded_once() -> None:
+    """Who looks second waits for the record of who looked first, instead of writing another."""
+    transitions.status()
+    set_rows(Phase.NEW_PRIMARY)
+    before = transitions.history()
+    began, ended = threading.Event(), threading.Event()
+
+    def look() -> int:
+        began.set()
+        try:
+            return transitions.status().last.epoch
+        finally:
+            ended.set()
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as threads:
+        with transaction.atomic():
+            first = transitions.status().last.epoch
+            second = threads.submit(look)
+            assert began.wait(30)
+            if connection.vendor == "postgresql":
+                until_true(lambda: ended.is_set() or waiting("ExclusiveLock") == 1)
+        assert second.result(60) == first
+    (made,) = transitions.history()[: -len(before)]
+    assert (made.epoch, made.kind, made.target) == (first, "noticed", Phase.NEW_PRIMARY)
 
 
 def test_a_write_waits_for_a_flip(tmp_path: Path) -> None:

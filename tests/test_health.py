@@ -26,7 +26,7 @@ from flags.exceptions import OutOfPatience
 from flags.health import Health, Level, Reason, report
 from flags.measures import Measure
 from flags.models import MeasuredMinute, ReportingProcess, Transition
-from flags.patience import Patience
+from flags.patience import LOCKED, Patience
 from flags.phases import Phase, Switch
 from flags.switches import forced_phase, snapshot
 from tests.blobs.models import TextSession
@@ -388,6 +388,27 @@ def test_a_callers_transaction_is_left_as_it_was() -> None:
             cursor.execute("SHOW statement_timeout")
             assert cursor.fetchone() == ("0",)
     assert load_state("c").conversation_history == state("a").conversation_history
+
+
+@committed
+@pytest.mark.parametrize(
+    ("span", "most"), [(timedelta(minutes=1), LOCKED), (LOCKED / 4, LOCKED / 4)]
+)
+def test_a_lock_is_waited_for_a_moment_only_and_never_past_the_end(
+    span: timedelta, most: timedelta
+) -> None:
+    """However much time is left: one locked table must leave the others theirs."""
+    setting = "SHOW lock_timeout" if connection.vendor == "postgresql" else "PRAGMA busy_timeout"
+
+    def bound() -> timedelta:
+        with connection.cursor() as cursor:
+            cursor.execute(setting)
+            (found,) = cursor.fetchone()
+        return timedelta(milliseconds=int(str(found).removesuffix("ms")))
+
+    found = Patience(span).read(bound)
+    assert timedelta(0) < found <= most
+    assert span < LOCKED or found == LOCKED
 
 
 def test_nothing_is_asked_once_the_time_is_up() -> None:

@@ -6,13 +6,14 @@ import json
 import random
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -33,6 +34,7 @@ from flags.switches import forced_phase, snapshot
 from tests.factories import message, messages, state
 from tests.faults.injection import failing, touches_legacy, touches_messages
 from tests.processes import Job, together
+from tests.test_fence import until_true
 from tests.test_switches import Rows, set_rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -200,6 +202,42 @@ def test_processes_add_to_the_same_minutes() -> None:
     assert (measure.count, sum(measure.cells)) == (90, 90)
     assert measure.seconds == pytest.approx(0.9)
     assert MeasuredMinute.objects.count() <= 2
+
+
+def waiting_for_rows() -> int:
+    """Return how many sessions wait for another one's row."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
+            # Such a lock is no database's; what else its session holds is.
+            " AND pid IN (SELECT pid FROM pg_locks WHERE database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database()))"
+        )
+        return int(cursor.fetchone()[0])
+
+
+def test_processes_that_measured_in_different_orders_never_wait_for_each_other() -> None:
+    """Two hold what the other one needs, while a third one holds the row between them."""
+    at = timezone.now().replace(second=0, microsecond=0)
+    names = ("append", "edit", "load")
+
+    def write(order: Sequence[str]) -> None:
+        try:
+            metrics._write({(at, name, "legacy"): Measure(count=1) for name in order})
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(2) as threads:
+        with transaction.atomic():
+            MeasuredMinute.objects.create(began_at=at, operation="edit", store="legacy")
+            writers = []
+            for number, order in enumerate((names, names[::-1]), start=1):
+                writers.append(threads.submit(write, order))
+                if connection.vendor == "postgresql":
+                    until_true(lambda: waiting_for_rows() == number)  # noqa: B023
+        for writer in writers:
+            writer.result(60)
+    assert counts() == dict.fromkeys(((name, "legacy") for name in names), 2)
 
 
 def test_threads_lose_nothing() -> None:
