@@ -1165,6 +1165,24 @@ def test_a_mismatch_is_found_by_its_conversation(operator: Client) -> None:
     assert len(found_in(operator, ConversationMismatch)) == 2
 
 
+def test_a_deleted_conversation_is_found_by_its_whole_id(operator: Client) -> None:
+    rows = {
+        name: ConversationTombstone.rows.create(
+            conversation_id=name, reason="a reason", deleted_at=timezone.now()
+        )
+        for name in ("a b", "a", '"a b"')
+    }
+    for name, row in rows.items():
+        assert found_in(operator, ConversationTombstone, q=f" {name} ") == [row.pk]
+    assert found_in(operator, ConversationTombstone, q="b") == []
+    assert len(found_in(operator, ConversationTombstone, q=" ")) == 3
+
+
+def test_a_list_without_a_search_shows_all_whatever_is_asked_for(operator: Client) -> None:
+    run = SyncRun.rows.create(target="tables", batch_size=1, started_at=timezone.now())
+    assert found_in(operator, SyncRun, q="nothing") == [run.pk]
+
+
 def test_a_list_is_sorted_by_what_has_an_index_alone(operator: Client, owner: User) -> None:
     save("c", turns(3), user=owner)
     pks = list(ConversationMessage.rows.order_by("-pk").values_list("pk", flat=True))

@@ -211,14 +211,9 @@ class MismatchAdmin(ReadOnlyAdmin):
     )
     readonly_fields = fields
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
+    def found(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
         """Find by the id of a conversation, which has no index here."""
-        term = search_term.strip()
-        if not term:
-            return queryset, False
-        return self.latest(request, queryset).filter(conversation_id=term), False
+        return self.latest(request, rows).filter(conversation_id=term)
 
     @admin.display(description="phase", ordering="phase")
     def in_phase(self, mismatch: Any) -> str:
@@ -261,7 +256,7 @@ class TombstoneAdmin(ReadOnlyAdmin):
 
     list_display = ("conversation_id", "reason", "deleted_at")
     list_filter = (ReasonFilter, "deleted_at")
-    search_fields = ("conversation_id__exact",)
+    search_fields = ("conversation_id",)
     search_help_text = f"The exact id of a conversation. {FILTERED}"
     ordering = ("-id",)
     sortable_by = ("conversation_id",)

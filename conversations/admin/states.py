@@ -55,15 +55,10 @@ class ConversationAdmin(ConversationViews, DeletesConversations, ReadOnlyAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return admin.ModelAdmin.has_delete_permission(self, request, obj)
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
+    def found(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
         """Find by the id of the conversation, or by its user; all of these have an index."""
-        term = search_term.strip()
-        if not term:
-            return queryset, False
-        found = Q(conversation_id=term) | Q(legacy_user_id=term)
-        return queryset.filter(found | Q(user_id__in=_users(term))), False
+        wanted = Q(conversation_id=term) | Q(legacy_user_id=term)
+        return rows.filter(wanted | Q(user_id__in=_users(term)))
 
     @transaction.non_atomic_requests(using=conf.alias())
     def changelist_view(

@@ -95,21 +95,17 @@ class ConversationLinkMixin:
         every: QuerySet[Any] = to._base_manager.all()
         return every
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
+    def found(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
         """Find by the id of a conversation, or else by the other columns."""
-        term = search_term.strip()
-        if not term:
-            return queryset, False
-        rows = self._conversations().using(queryset.db).filter(conversation_id=term)
-        pk = rows.values_list("pk", flat=True).first()
+        names = self._conversations().using(rows.db).filter(conversation_id=term)
+        pk = names.values_list("pk", flat=True).first()
         if pk is not None:
-            return queryset.filter(conversation_id=pk), False
+            return rows.filter(conversation_id=pk)
         if not self.searched:
-            return queryset.none(), False
-        found = Q(*((name, term) for name in self.searched), _connector=Q.OR)
-        return self.latest(request, queryset).filter(found), False  # type: ignore[attr-defined]
+            return rows.none()
+        wanted = Q(*((name, term) for name in self.searched), _connector=Q.OR)
+        latest: QuerySet[Any] = self.latest(request, rows)  # type: ignore[attr-defined]
+        return latest.filter(wanted)
 
     @admin.display(description="conversation", ordering="conversation_id")
     def in_conversation(self, row: Any) -> Any:
@@ -197,17 +193,12 @@ class MetadataAdmin(ExcerptMixin, ReadOnlyAdmin):
     fields = ("key", "full_value", "table_name", "target")
     readonly_fields = fields
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
+    def found(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
         """Find the rows that name a conversation, or else a key or value."""
-        term = search_term.strip()
-        if not term:
-            return queryset, False
-        naming = queryset.filter(key="conversation_id", value=term)
+        naming = rows.filter(key="conversation_id", value=term)
         if naming.exists():
-            return naming, False
-        return self.latest(request, queryset).filter(Q(key=term) | Q(value=term)), False
+            return naming
+        return self.latest(request, rows).filter(Q(key=term) | Q(value=term))
 
     @admin.display(description="value")
     def full_value(self, metadata: Any) -> Any:
@@ -258,15 +249,10 @@ class ChunkAdmin(ExcerptMixin, ReadOnlyAdmin):
     fields = ("user", "created_at", "full_content", "described", "embedded")
     readonly_fields = fields
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
+    def found(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
         """Find by the id of a conversation."""
-        term = search_term.strip()
-        if not term:
-            return queryset, False
         named = MemoryMetadata.objects.filter(key="conversation_id", value=term)
-        return queryset.filter(pk__in=named.values("chunk")), False
+        return rows.filter(pk__in=named.values("chunk"))
 
     @admin.display(description="content")
     def full_content(self, chunk: Any) -> Any:
