@@ -10,7 +10,7 @@ from conversations.exceptions import ConversationNotFound, InvalidOwner
 from conversations.foreign import merge
 from conversations.locking import deleted, lock
 from conversations.models import ConversationState, ConversationTombstone
-from conversations.owners import user_exists
+from conversations.owners import same_owner, user_exists
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore, owned, owner_of
 from conversations.stores.registry import configured_store
@@ -28,7 +28,7 @@ def delete(conversation_id: str, *, owner: str | None, reason: str = DELETED) ->
     with translated(conversation_id), transaction.atomic(using=conf.alias()):
         legacy = configured_store()
         held, actual = _held(conversation_id, legacy, asked=owner is not None)
-        if not held or (owner is not None and owner != actual):
+        if not held or (owner is not None and not same_owner(owner, actual)):
             return False
         bury(conversation_id, reason=reason)
         NormalizedStore().delete(conversation_id)
@@ -87,9 +87,9 @@ def claim(conversation_id: str, owner: str) -> None:
             raise InvalidOwner(f"there is no user {owner}.")
         legacy = configured_store()
         held, actual = _held(conversation_id, legacy, asked=True)
-        if not held or actual not in (None, owner):
+        if not held or (actual is not None and not same_owner(actual, owner)):
             raise ConversationNotFound
-        if actual == owner:
+        if actual is not None:
             return
         rows = ConversationState.rows.using(conf.alias())
         rows.filter(conversation_id=conversation_id).update(user_id=owner)

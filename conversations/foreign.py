@@ -20,7 +20,7 @@ from conversations.documents import Document
 from conversations.exceptions import UnreadableState
 from conversations.merge import Entry, entries_of, merge_foreign
 from conversations.models import ConversationConflict, ConversationState
-from conversations.owners import owner_columns
+from conversations.owners import owner_columns, same_owner
 from conversations.stores.base import Foreign, LegacyStore, Stored
 from conversations.stores.normalized import Change, NormalizedStore, owner_of, replaced
 from conversations.transactions import attempt, lost
@@ -48,7 +48,7 @@ def take_legacy(
         )
         tables.write(row, Change(), revision=row.legacy_revision + 1, now=row.updated_at)
         return
-    if stored.owner is not None and stored.owner != owner_of(row):
+    if stored.owner is not None and not same_owner(stored.owner, owner_of(row)):
         raise UnreadableState(
             f"legacy {stored.reference} belongs to another owner.", reason_class="other_owner"
         )
@@ -135,7 +135,8 @@ def _problem(blob: Foreign, row: ConversationState) -> str:
     """Return why a blob must not replace good data, or ""."""
     if blob.stored is None:
         return f"{UNREADABLE}: {blob.problem}"
-    if blob.owner is not None and blob.owner != owner_of(row) and owner_of(row) is not None:
+    owner = owner_of(row)
+    if None not in (blob.owner, owner) and not same_owner(blob.owner, owner):
         return OTHER_OWNER
     ours = bytes(row.state_digest) + bytes(row.messages_digest)
     if blob.stored.document.empty and ours != NOTHING:

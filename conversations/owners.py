@@ -11,6 +11,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.db import connections
+from django.db.models import CharField, TextField
 
 from conversations import conf
 from conversations.exceptions import ConversationNotFound, InvalidOwner
@@ -68,8 +69,23 @@ def check_owner(owner: str | None, *, actual: str | None) -> None:
 
     None asks no question: whoever calls without a user sees everything.
     """
-    if owner is not None and owner != actual:
+    if owner is not None and not same_owner(owner, actual):
         raise ConversationNotFound
+
+
+def same_owner(one: str | None, other: str | None) -> bool:
+    """Whether two keys name one owner.
+
+    A column of texts may take two spellings for one key, by its collation: then they are one
+    user, whom lists and foreign keys find by either. Only the database can tell, and is asked
+    only where the spellings differ. Of an owner who is no user, no two spellings are one.
+    """
+    if one == other:
+        return True
+    users = get_user_model()._base_manager.using(conf.alias())
+    if one is None or other is None or not isinstance(users.model._meta.pk, CharField | TextField):
+        return False
+    return bool(users.filter(pk=one).filter(pk=other).exists())
 
 
 def user_exists(owner: str) -> bool:

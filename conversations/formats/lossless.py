@@ -26,7 +26,7 @@ from conversations.formats.together import TOGETHER_BYTES, created_together
 from conversations.formats.writing import create, join, overwrite
 from conversations.locking import deleted, lock
 from conversations.models import ConversationState
-from conversations.owners import owner_key, user_exists
+from conversations.owners import owner_key, same_owner, user_exists
 from conversations.stores.registry import legacy_store
 from conversations.transactions import translated
 
@@ -213,7 +213,7 @@ class _Imports:
             return Result.CREATED
         # A chat that names no user who is here says nothing of the owner.
         silent = record.places is None and owner is None
-        if owner != (found.owner or found.legacy_user) and not silent:
+        if not silent and not same_owner(owner, found.owner or found.legacy_user):
             raise _Refused("it belongs to another owner here, or to none")
         if _equal(record, found):
             return Result.UNCHANGED
