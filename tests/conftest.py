@@ -10,6 +10,9 @@ import pytest
 
 from flags.phases import Phase
 from flags.switches import forced_phase, snapshot
+from tests import emptying
+
+emptying.install()
 
 
 @pytest.fixture(autouse=True)
