@@ -9,7 +9,8 @@ SERVE ?= 1
 DATA ?=
 # dev, tenth, full or long: see tests/scale.py.
 HYPOTHESIS_PROFILE ?= full
-PYTEST_ARGS ?= -n 2 --dist worksteal
+# One more than cores: tests wait for locks, servers and other processes as well.
+PYTEST_ARGS ?= -n 3 --dist worksteal
 # What `make bench` passes on: a workload, rounds, your own conversations.
 BENCH ?=
 # MEASURE=0 leaves out the coverage, and is faster.

@@ -6,6 +6,7 @@ pytest-xdist the controller starts the server once, and the workers inherit its 
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -91,15 +92,30 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let the long tests begin first: one that began last would keep one worker busy alone.
 
-    Two workers get a half each, so each half begins with its share of them.
+    Each worker gets as many tests in a row, so each row begins with its share of the long ones.
     """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
     long = [item for item in items if item.get_closest_marker("long")]
     short = [item for item in items if not item.get_closest_marker("long")]
-    half = (len(items) + 1) // 2 - len(long[::2])
-    items[:] = [*long[::2], *short[:half], *long[1::2], *short[half:]]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        mine = long[worker::workers]
+        # As xdist divides them: what is left, by the workers that are left.
+        row = (len(items) - len(ordered)) // (workers - worker)
+        ordered += mine
+        rest = max(0, row - len(mine))
+        ordered += short[:rest]
+        del short[:rest]
+    items[:] = [*ordered, *short]
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector of garbage off what stays: thousands of tests, and all modules."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

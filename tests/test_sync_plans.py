@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from conversations.exceptions import ConversationNotFound
@@ -23,6 +23,8 @@ from tests.machine.oldcode import OldChunks, OldSession
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+# The other tests' processes write to the same log: what they wrote meanwhile only adds.
+TRIES = 3
 OLD_CODE = {"memory_chunks": OldChunks(), "session": OldSession()}
 
 
@@ -137,11 +139,17 @@ def test_a_sample_stands_for_the_rest(old: Any, monkeypatch: pytest.MonkeyPatch)
     count = 60
     for number in range(count):
         old.write(f"c{number}", state(*(f"message {n} " * 20 for n in range(10))).to_dict())
-    found = estimate("tables", sample=30)
-    assert (found.conversations, found.sampled) == (count, 30)
-    assert found.seconds > 0
-    before = estimating._cost(estimating._TABLES)
-    list(sync("tables"))
-    took = estimating._cost(estimating._TABLES) - before
-    assert took.disk / 2 < found.disk_bytes < took.disk * 2
-    assert took.wal / 3 < found.wal_bytes < took.wal * 3
+    found = [estimate("tables", sample=30) for _ in range(TRIES)]
+    assert (found[0].conversations, found[0].sampled) == (count, 30)
+    assert found[0].seconds > 0
+    took = []
+    for _ in range(TRIES):
+        with transaction.atomic():
+            before = estimating._cost(estimating._TABLES)
+            assert len(list(sync("tables"))) == count
+            took.append(estimating._cost(estimating._TABLES) - before)
+            transaction.set_rollback(True)
+    # Later tries find free space.
+    assert took[0].disk / 2 < found[0].disk_bytes < took[0].disk * 2
+    wal = min(cost.wal for cost in took)
+    assert wal / 3 < min(each.wal_bytes for each in found) < wal * 3
