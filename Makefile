@@ -30,7 +30,7 @@ PYTEST = TEST_DATABASE=$(1) $(BIN)/python $(COVERAGE) -m pytest $(PYTEST_ARGS)
 export HYPOTHESIS_PROFILE
 
 .NOTPARALLEL:
-.PHONY: bench demo test test-sqlite test-postgresql test-long
+.PHONY: bench demo environment test test-sqlite test-postgresql test-long
 .PHONY: lint format types contracts migrations host coverage clean
 
 demo: $(DEMO)
@@ -40,6 +40,8 @@ demo: $(DEMO)
 bench: $(DEV)
 	$(BIN)/python manage.py bench --database postgresql $(if $(DATA),--data "$(DATA)") $(BENCH)
 	$(BIN)/python manage.py bench --database sqlite $(if $(DATA),--data "$(DATA)") $(BENCH)
+
+environment: $(DEV)
 
 # Both databases, also when the first one fails.
 test: $(DEV)
