@@ -42,7 +42,7 @@ TABLES = ("conversation_states", "conversation_messages", "memory_context_items"
 
 @pytest.fixture(autouse=True)
 def _monitored(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
+    settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SHADOW_SHARE": 0}
     # Beats are made by the tests.
     monkeypatch.setattr(monitor, "ensure", lambda: None)
     metrics.forget()
