@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from conversations.models import ConversationState
@@ -110,3 +113,36 @@ def test_another_conversations_blobs_raise_nothing() -> None:
     save_state("d", state("x"))
     assert MemoryMetadata.objects.filter(key=CONVERSATION_ID, value="d").exists()
     assert floor() == 0
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_a_long_transaction_passes_nothing_that_it_cannot_see(
+    isolation: str, settings: Any
+) -> None:
+    """What was half written when it began stays so for it, however long ago that was."""
+    if connection.vendor == "sqlite":
+        pytest.skip("a transaction with an old view cannot write on SQLite")
+    saved("a")
+    theirs = json.dumps(state("a", "theirs").to_dict())
+    half = MemoryChunk.objects.create(content=theirs, created_at=timezone.now())
+    saved("b")
+    settling = timedelta(milliseconds=300)
+    with ThreadPoolExecutor(1) as threads, transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+        held = load_state("c")
+        threads.submit(completed, half.pk).result()
+        time.sleep(settling.total_seconds())
+        settings.CONVERSATIONS |= {"LEGACY_SETTLES_WITHIN": settling}
+        held.conversation_history.append(message("c"))
+        save_state("c", held)
+    assert sorted(texts()) == ["a", "b", "c", "theirs"]
+
+
+def completed(pk: int) -> None:
+    """Write the rows that make a chunk a state, from this thread, and close its connection."""
+    try:
+        for key, value in ((CONVERSATION_ID, "c"), ("type", "state")):
+            MemoryMetadata.objects.create(chunk_id=pk, key=key, value=value)
+    finally:
+        connection.close()

@@ -127,18 +127,19 @@ def _looked_at(count: int) -> str:
         )"""
 
 
-def looks_sql(count: int, *, joined: str) -> str:
+def looks_sql(count: int, *, joined: str, cutoff: str) -> str:
     """Return the SQL of one look at so many conversations; a row for each that has a blob.
 
-    Parameters: the conversations' ids, and twice the time before which nothing is in flight.
+    Parameters: the conversations' ids, and twice those of `cutoff`, the time before which nothing
+    is in flight.
     Columns of the newest blob, then `name`; `seen`, the ids of the unmarked ones (`joined`: how
     the database joins texts); the greatest id that has settled, and the least in flight.
     """
     return f"""SELECT found.* FROM ({_looked_at(count)}
         SELECT {_BLOB}, looked.* FROM (
             SELECT name, {joined} FILTER (WHERE NOT marked) AS seen,
-                MAX(id) FILTER (WHERE created_at < %s) AS settled,
-                MIN(id) FILTER (WHERE created_at IS NULL OR created_at >= %s) AS in_flight
+                MAX(id) FILTER (WHERE created_at < {cutoff}) AS settled,
+                MIN(id) FILTER (WHERE created_at IS NULL OR created_at >= {cutoff}) AS in_flight
             FROM blob GROUP BY name
         ) looked
         LEFT JOIN newest ON newest.name = looked.name AND newest.place = 1

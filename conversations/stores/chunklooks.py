@@ -41,10 +41,12 @@ def looks(ids: Sequence[str], stored_of: Callable[[MemoryChunk], Stored]) -> Seq
     connection = connections[conf.alias()]
     if not ids:
         return ()
-    cutoff = connection.ops.adapt_datetimefield_value(settled_before())
-    sql = looks_sql(len(ids), joined=_JOINED[connection.vendor])
+    cutoff, parameters = settled_before()
+    sql = looks_sql(len(ids), joined=_JOINED[connection.vendor], cutoff=cutoff)
     # Through the model, for the columns are the host's: an owner may be a UUID.
-    found: Iterable[Any] = MemoryChunk.objects.raw(sql, [*ids, cutoff, cutoff], using=conf.alias())
+    found: Iterable[Any] = MemoryChunk.objects.raw(
+        sql, [*ids, *parameters, *parameters], using=conf.alias()
+    )
     by_name = {blob.name: _look(blob, stored_of) for blob in found}
     return [by_name.get(name) or Look(name, held=False, token=NOTHING) for name in ids]
 

@@ -6,9 +6,11 @@ of order, and the rows that make a chunk a state come late.
 
 from __future__ import annotations
 
-from datetime import datetime
+from typing import Any
 
-from django.db.models import Q
+from django.db import connections
+from django.db.models import DateTimeField, Q
+from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
 from conversations import conf
@@ -19,15 +21,23 @@ def floor_of(token: str) -> int:
     return int(token.removesuffix("+") or 0)
 
 
-def settled_before() -> datetime:
-    """Return the time before which no write of old code is in flight."""
-    moment: datetime = timezone.now() - conf.get("LEGACY_SETTLES_WITHIN")
-    return moment
+def settled_before() -> tuple[str, list[Any]]:
+    """Return the time before which no write of old code is in flight: SQL, and its parameters.
+
+    A transaction may see everything as it was when it began, and does not see then what has
+    settled since; see `flags.switches`. (On SQLite such a one can write nothing.)
+    """
+    connection, patience = connections[conf.alias()], conf.get("LEGACY_SETTLES_WITHIN")
+    moment = connection.ops.adapt_datetimefield_value(timezone.now() - patience)
+    if connection.vendor != "postgresql":
+        return "%s", [moment]
+    return "LEAST(%s, transaction_timestamp() - %s)", [moment, patience]
 
 
 def in_flight() -> Q:
     """Return the condition, on rows of metadata, that their chunk may be of a write in flight."""
-    return Q(chunk__created_at__gte=settled_before()) | Q(chunk__created_at=None)
+    settled = RawSQL(*settled_before(), output_field=DateTimeField())
+    return Q(chunk__created_at__gte=settled) | Q(chunk__created_at=None)
 
 
 def raised(floor: int, settled: int | None, still_open: int | None) -> int:
