@@ -72,6 +72,8 @@ class Snapshot:
         self._known: Settings | None = None
         self._retired = False
         self._read_at = float("-inf")
+        # By thread, for the view of one's transaction is nobody else's.
+        self._tried = threading.local()
 
     def forked(self) -> None:
         """Take a lock of its own: in the parent, another thread may have held this one."""
@@ -80,6 +82,7 @@ class Snapshot:
     def clear(self) -> None:
         """Forget the age of the settings, so that the next operation reads them anew."""
         self._read_at = float("-inf")
+        self._tried = threading.local()
 
     def forget(self) -> None:
         """Forget the settings as well, as a new process has none."""
@@ -113,7 +116,9 @@ class Snapshot:
         return -1 if self._known is None else SNAPSHOT_SECONDS
 
     def _is_old(self) -> bool:
-        return time.monotonic() - self._read_at >= SNAPSHOT_SECONDS
+        # A thread in a transaction with an old view would find that, again, each time.
+        newest = max(self._read_at, getattr(self._tried, "at", float("-inf")))
+        return time.monotonic() - newest >= SNAPSHOT_SECONDS
 
     def _read(self) -> bool:
         started = time.monotonic()
@@ -125,6 +130,7 @@ class Snapshot:
             # Whoever waited for a read that failed does not try again: each may take a minute.
             self._read_at = time.monotonic()
             return False
+        self._tried.at = started
         if self._known is None or started - found.age >= self._read_at:
             self._known, self._read_at = found, started - found.age
             self._retired = self._retired if retired is None else retired
@@ -187,10 +193,12 @@ _RETIREMENT = (
 )
 
 
-# A transaction may see everything as it was when it began, however long ago that is.
+# A transaction may see everything as it was when it began, however long ago that is. A clock that
+# was put back gives no time in the future, until which nothing would be read.
 _AGE = (
-    "CASE WHEN current_setting('transaction_isolation') = 'read committed' THEN 0"
-    " ELSE extract(epoch FROM clock_timestamp() - transaction_timestamp()) END"
+    "CASE WHEN current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')"
+    " THEN 0"
+    " ELSE greatest(extract(epoch FROM clock_timestamp() - transaction_timestamp()), 0) END"
 )
 
 

@@ -13,9 +13,9 @@ from django.test.utils import CaptureQueriesContext
 
 from flags import switches
 from flags.conf import SNAPSHOT_SECONDS
-from flags.phases import Phase, switches_for
+from flags.phases import Phase, Switch, switches_for
 from flags.switches import Settings, current_plan, snapshot
-from tests.test_switches import set_rows
+from tests.test_switches import Rows, set_rows
 
 pytestmark = pytest.mark.django_db
 
@@ -96,11 +96,64 @@ def test_a_transaction_with_an_old_view_gives_it_to_nobody(isolation: str) -> No
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_long_transaction_at_read_committed_sees_a_flip_as_everybody_does() -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_a_transaction_with_an_old_view_asks_no_more_often_than_others(known: bool) -> None:
+    """A report that runs for minutes and loads a thousand conversations."""
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite's transactions are asked to begin IMMEDIATE by a check")
+    set_rows(Phase.DUAL_WRITE)
+    with ThreadPoolExecutor(1) as threads, transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SELECT 1")
+        time.sleep(SNAPSHOT_SECONDS)
+        if known:
+            # By then, what others have read is too old as well.
+            threads.submit(flipped, Phase.NEW_READS).result()
+            time.sleep(SNAPSHOT_SECONDS)
+        assert asked(times=20) == 1
+        # It keeps nobody else from asking.
+        assert threads.submit(flipped, Phase.NEW_PRIMARY).result() == Phase.NEW_PRIMARY
+        assert asked(times=20) == 0
+        snapshot.clear()
+        assert asked(times=20) == 1
+    snapshot.clear()
+    assert current_plan().phase == Phase.NEW_PRIMARY
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_clock_that_was_put_back_gives_no_time_in_the_future(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite's transactions are asked to begin IMMEDIATE by a check")
+    # The server's clock an hour before the transaction began.
+    put_back = switches._AGE.replace("clock_timestamp()", "(clock_timestamp() - interval '1 h')")
+    assert put_back != switches._AGE
+    set_rows(Phase.DUAL_WRITE)
+    with monkeypatch.context() as patched, transaction.atomic():
+        patched.setattr(switches, "_AGE", put_back)
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        snapshot.forget()
+        assert current_plan().phase == Phase.DUAL_WRITE
+    assert Rows._base_manager.filter(name=Switch.USE_NEW_LOAD).update(active=True) == 1
+    time.sleep(SNAPSHOT_SECONDS)
+    assert current_plan().phase == Phase.NEW_READS
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "READ UNCOMMITTED"])
+def test_a_long_transaction_at_read_committed_sees_a_flip_as_everybody_does(
+    isolation: str,
+) -> None:
     if connection.vendor == "sqlite":
         pytest.skip("SQLite has one writer at a time")
     set_rows(Phase.DUAL_WRITE)
     with ThreadPoolExecutor(1) as threads, transaction.atomic():
+        if isolation != "READ COMMITTED":
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
         snapshot.forget()
         assert current_plan().phase == Phase.DUAL_WRITE
         threads.submit(flipped, Phase.NEW_READS).result()
@@ -109,6 +162,14 @@ def test_a_long_transaction_at_read_committed_sees_a_flip_as_everybody_does() ->
             for _ in range(3):
                 assert current_plan().phase == Phase.NEW_READS
         assert len([each for each in queries if "waffle_switch" in each["sql"]]) == 1
+
+
+def asked(*, times: int) -> int:
+    """Return how often the switches are read by so many operations."""
+    with CaptureQueriesContext(connection) as queries:
+        for _ in range(times):
+            current_plan()
+    return len([each for each in queries if "waffle_switch" in each["sql"]])
 
 
 def flipped(phase: Phase) -> Phase:
