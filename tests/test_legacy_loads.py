@@ -29,7 +29,7 @@ from flags import metrics
 from flags.phases import Phase, StoreName
 from flags.switches import forced_phase
 from memory.models import MemoryChunk, MemoryMetadata
-from tests.blobs.models import AssistantSession
+from tests.blobs.models import AssistantSession, TextSession
 from tests.conformance.test_stores import JSON, TEXT, VERSIONED
 from tests.factories import UserFactory, message, state
 from tests.legacy_schema import old_save
@@ -243,6 +243,37 @@ def test_a_field_of_a_hosts_own_is_read_by_its_model(
     save_state("c", state("a"))
     assert [each["content"] for each in load_state("c").conversation_history] == ["a"]
     assert counted("c") > 1
+
+
+@pytest.mark.parametrize("way", ["from_db", "__init__", "post_init"])
+def test_what_a_hosts_model_makes_of_its_column_is_what_is_read(
+    way: str, legacy: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """It keeps other names, which its instances never show."""
+    if legacy != "text":
+        pytest.skip("one kind of column is enough")
+
+    def named(instance: TextSession, **_: Any) -> TextSession:
+        instance.payload = instance.payload.replace("kept_as", "conversation_history")
+        return instance
+
+    def made(instance: TextSession, *values: Any, **by_name: Any) -> None:
+        models.Model.__init__(instance, *values, **by_name)
+        named(instance)
+
+    if way == "post_init":
+        models.signals.post_init.connect(named, sender=TextSession)
+        request.addfinalizer(lambda: models.signals.post_init.disconnect(named, TextSession))
+    elif way == "__init__":
+        monkeypatch.setattr(TextSession, way, made, raising=False)
+    else:
+        read = classmethod(lambda cls, *row: named(models.Model.from_db.__func__(cls, *row)))
+        monkeypatch.setattr(TextSession, way, read, raising=False)
+    save_state("c", state("a"))
+    kept = json.dumps(state("a", "b").to_dict()).replace("conversation_history", "kept_as")
+    TextSession.objects.update(payload=kept)
+    for _ in range(2):
+        assert [each["content"] for each in load_state("c").conversation_history] == ["a", "b"]
 
 
 def test_a_json_column_keeps_its_own_numbers(legacy: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from itertools import takewhile
 from typing import Any
 
 from django.apps import apps
@@ -20,6 +21,7 @@ from django.db.models import (
     TextField,
     UUIDField,
 )
+from django.db.models.signals import post_init
 from django.utils.module_loading import import_string
 
 from conversations import conf
@@ -94,14 +96,20 @@ class HostTable:
         return self._beside(self.token_name, self._seen)
 
     def held_columns(self) -> tuple[str, ...] | None:
-        """Return the state as text, where a field of Django's own makes a value of that.
+        """Return the state as text, where Django alone makes a value of that.
 
         It has its token in itself, unless there is a version.
         """
-        if type(self.state_field) not in (JSONField, TextField):
+        if type(self.state_field) not in (JSONField, TextField) or self._model_takes_part():
             return None
         text = self._beside(self.state_name, "CAST({} AS text)".format)
         return (self.probe(), text) if self.version_name else (text,)
+
+    def _model_takes_part(self) -> bool:
+        """Whether the host has a say in what an instance is made of: it may decrypt, or convert."""
+        kinds = takewhile(lambda kind: kind is not Model, self.model.__mro__)
+        own = any(name in vars(kind) for kind in kinds for name in ("from_db", "__init__"))
+        return own or post_init.has_listeners(self.model)
 
     def _beside(self, name: str, made: Callable[[str], str]) -> str:
         """Return the SQL of what is made of a column of the row, over conversation_states."""
