@@ -48,6 +48,29 @@ def loose_digest(value: Any) -> bytes:
     return digest_of(loosened(value))
 
 
+def same_values(ours: Any, theirs: Any) -> bool:
+    """Whether two JSON values are the same but for the order of keys; 1 is not True, nor 1.0."""
+    try:
+        return bool(ours == theirs) and _same_types(ours, theirs)
+    except RecursionError:
+        return False
+
+
+def _same_types(ours: Any, theirs: Any) -> bool:
+    """Whether values that are equal are so type by type."""
+    kind = type(ours)
+    if kind is dict:
+        # Nothing but a text equals a text.
+        return all(
+            _same_types(value, theirs[name])
+            for name, value in ours.items()
+            if type(value) is not str
+        )
+    if kind is list:
+        return all(map(_same_types, ours, theirs))
+    return kind is type(theirs)
+
+
 def roll(start: bytes, digests: Iterable[bytes]) -> bytes:
     """Return the digest of a sequence that begins with `start` and goes on with `digests`.
 

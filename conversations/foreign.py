@@ -15,7 +15,7 @@ from typing import Any
 from django.db import Error
 
 from conversations import conf, redactions
-from conversations.digests import digest_of, loose_digest
+from conversations.digests import digest_of, loose_digest, same_values
 from conversations.documents import Document
 from conversations.exceptions import UnreadableState
 from conversations.merge import Entry, entries_of, merge_foreign
@@ -240,8 +240,26 @@ def restored(
 
 
 def _exact(theirs: Sequence[Any], known: Sequence[Entry]) -> list[Any]:
-    exact = {loose_digest(entry.value): entry.value for entry in known}
-    return [exact.get(loose_digest(value), value) for value in theirs]
+    """Return values as they are known, by turns where several look alike: {"n": 1}, {"n": 1.0}."""
+    digests = [loose_digest(entry.value) for entry in known]
+    alike: dict[bytes, list[Any]] = {}
+    for digest, entry in zip(digests, known, strict=True):
+        if entry.superseded_in is None:
+            alike.setdefault(digest, []).append(entry.value)
+    # Where none of them is current, the latest one.
+    for digest, entry in zip(reversed(digests), reversed(known), strict=True):
+        alike.setdefault(digest, [entry.value])
+    exact = []
+    for value in theirs:
+        like = alike.get(loose_digest(value), [value])
+        if len(like) == 1:
+            # The last one stands for all that come behind.
+            exact.append(like[0])
+            continue
+        # Mostly 1.0 comes back as it is.
+        places = (place for place, each in enumerate(like) if same_values(each, value))
+        exact.append(like.pop(next(places, 0)))
+    return exact
 
 
 def _exact_fields(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:

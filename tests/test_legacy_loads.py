@@ -104,6 +104,8 @@ def test_what_legacy_alone_holds_takes_one_as_well() -> None:
         held.conversation_history.append(message("b"))
         save_state("c", held)
         assert counted("c") == 1 or loses()
+        read = " ".join(statements(lambda: load_state("c")))
+        assert read.count("FROM conversation_messages") <= 1
         assert load_state("c").conversation_history == held.conversation_history
 
 
@@ -276,6 +278,26 @@ def test_what_a_hosts_model_makes_of_its_column_is_what_is_read(
         assert [each["content"] for each in load_state("c").conversation_history] == ["a", "b"]
 
 
+@pytest.mark.parametrize("phase", [Phase.LEGACY, Phase.DUAL_WRITE])
+def test_messages_that_a_json_column_cannot_tell_apart_keep_their_places(phase: Phase) -> None:
+    numbers = [1, 1.0, 1, True, 1.0, 10**16, 1e16]
+    said = [{"role": "user", "content": "x", "n": n} for n in numbers]
+    save_state("c", AgentState(conversation_history=said))
+
+    def held() -> list[Any]:
+        assert told(at_once("c")) == told(in_steps("c"))
+        state = load_state("c").conversation_history
+        return [json.dumps(each.get("n", each["content"])) for each in state]
+
+    with forced_phase(phase):
+        assert held() == list(map(json.dumps, numbers))
+        edited = load_state("c")
+        edited.conversation_history[0] = message("edited")
+        edited.conversation_history.append(message("last"))
+        save_state("c", edited)
+        assert held() == ['"edited"', *map(json.dumps, numbers[1:]), '"last"']
+
+
 def test_a_json_column_keeps_its_own_numbers(legacy: str) -> None:
     """10 ** 16 is what jsonb makes of 1e16: the tables know which of them it was."""
     said = {"role": "user", "content": "x", "n": 1e16, "zero": -0.0}
@@ -283,6 +305,7 @@ def test_a_json_column_keeps_its_own_numbers(legacy: str) -> None:
     (held,) = load_state("c").conversation_history
     assert json.dumps(held["n"]) == "1e+16"
     assert json.dumps(held["zero"]) == "-0.0"
+    assert counted("c") == 1
     assert told(at_once("c")) == told(in_steps("c"))
     if legacy == "json":
         assert isinstance(AssistantSession.objects.get().data, dict)

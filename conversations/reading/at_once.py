@@ -74,7 +74,11 @@ def _at_once(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | None:
         raise Raced
     if read_breaker() and breaker.reads.opened():
         raise Raced
-    from_legacy = reader.legacy is not None and plan.reads == StoreName.LEGACY
+    legacy = reader.legacy
+    from_legacy = legacy is not None and plan.reads == StoreName.LEGACY
+    if legacy and from_legacy and not (legacy.exact or plan.writes_normalized):
+        # What legacy alone holds, as most does here, is put back by old versions as well.
+        raise Raced
     preferred = _read_legacy if from_legacy else _read_tables
     try:
         if managed(connection):

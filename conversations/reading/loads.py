@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conversations.digests import digest_of
+from conversations.digests import digest_of, loose_digest, same_values
 from conversations.documents import HISTORY, Document, field_digests
 from conversations.fieldcodec import decode_fields
 from conversations.merge import NOTHING, Given, entries_of
@@ -143,7 +143,7 @@ def of_both(
 ) -> Loaded:
     """Return what a load gives of all that legacy holds, with the tables' order of keys.
 
-    Raises: Raced where they hold not the same, or a JSON column may have changed a number.
+    Raises: Raced where they hold not the same, leaving aside what a JSON column changes.
     """
     items = _items(tables, Selection(), head)
     fields, theirs = decode_fields(head.columns), stored.document
@@ -152,7 +152,7 @@ def of_both(
         (items.values, theirs.items),
         (fields, theirs.fields),
     ):
-        if not _equal(ours, held):
+        if not (same_values(ours, held) or _alike(ours, held)):
             raise Raced
     return _loaded(
         conversation_id,
@@ -167,27 +167,21 @@ def of_both(
     )
 
 
-def _equal(ours: Any, theirs: Any) -> bool:
-    """Whether two JSON values are the same but for the order of keys; 1 is not True, nor 1.0."""
+def _alike(ours: Any, theirs: Any) -> bool:
+    """Whether two lists or mappings hold, place by place, what a JSON column cannot tell apart."""
+    if len(ours) != len(theirs):
+        return False
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and _alike(
+            list(ours.values()), [theirs[name] for name in ours]
+        )
     try:
-        return ours == theirs and _same_types(ours, theirs)
+        return all(
+            same_values(one, other) or loose_digest(one) == loose_digest(other)
+            for one, other in zip(ours, theirs, strict=True)
+        )
     except RecursionError:
         return False
-
-
-def _same_types(ours: Any, theirs: Any) -> bool:
-    """Whether values that are equal are so type by type."""
-    kind = type(ours)
-    if kind is dict:
-        # Nothing but a text equals a text.
-        return all(
-            _same_types(value, theirs[name])
-            for name, value in ours.items()
-            if type(value) is not str
-        )
-    if kind is list:
-        return all(map(_same_types, ours, theirs))
-    return kind is type(theirs)
 
 
 def _places(values: Sequence[Any], *, behind: int = 0) -> range:
