@@ -9,18 +9,20 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connection, transaction
 from django.utils import timezone
 
 from conversations.models import ConversationState
 from conversations.storage import load_state, save_state
-from conversations.stores.chunkformat import CONVERSATION_ID
+from conversations.stores.chunkformat import CONVERSATION_ID, REVISION_MARK
 from conversations.stores.chunks import ChunkStore
 from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk, MemoryMetadata
 from tests.factories import message, state
 from tests.legacy_schema import old_save
+from tests.test_statements import statements
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -105,6 +107,45 @@ def test_a_blob_without_a_time_is_in_flight_for_ever() -> None:
     written_at(second, timezone.now() - 2 * HOUR)
     saved("c")
     assert floor() == first - 1 or floor() == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_load_reads_is_not_passed(known: bool) -> None:
+    """Where ids and times disagree, that is not the greatest id."""
+    if known:
+        saved("a")
+    old_save(connection, "c", None, state("a", "b", "c").to_dict())
+    old_save(connection, "c", None, state("a", "b").to_dict())
+    newest, last = ids()[-2:]
+    for hours, pk in zip((3, 2), (last, newest), strict=True):
+        written_at(pk, timezone.now() - hours * HOUR)
+    if known:
+        written_at(ids()[0], timezone.now() - 4 * HOUR)
+        assert texts() == ["a", "b", "c"]
+    else:
+        call_command("conversations", "sync", "--to", "tables", verbosity=0)
+    assert floor() == newest
+    assert len(statements(texts)) == 1
+    assert texts() == ["a", "b", "c"]
+    saved("d")
+    assert floor() == last
+    assert texts() == ["a", "b", "c", "d"]
+
+
+def test_below_the_floor_no_load_looks_for_what_it_reads() -> None:
+    saved("a")
+    written_at(ids()[0], timezone.now() - 2 * HOUR)
+    old_save(connection, "c", None, state("not this").to_dict(), timezone.now() - 2 * HOUR)
+    first, second = ids()
+    assert len(texts()) == 2
+    saved("b")
+    assert floor() == second
+    # As if the first one were the latest.
+    written_at(first, timezone.now() + HOUR)
+    row = ConversationState.rows.get(conversation_id="c")
+    marks = MemoryMetadata.objects.filter(chunk_id=first, key=REVISION_MARK)
+    assert marks.update(value=str(row.legacy_revision)) == 1
+    assert len(texts()) == 3
 
 
 def test_another_conversations_blobs_raise_nothing() -> None:

@@ -75,12 +75,14 @@ OWNER_OF_NEWEST = _newest("chunk.id, chunk.user_id")
 
 
 # What `held` reads, by the row's own number: the id, a space, the content. All marks are looked at
-# together, as above.
+# together, as above. The floor is never above it, but for one that was raised before that was so.
 HELD_BLOB = f"""(
     SELECT CAST(chunk.id AS text) || ' ' || chunk.content
     FROM memory_metadata named JOIN memory_chunks chunk ON chunk.id = named.chunk_id
     WHERE named."key" = '{CONVERSATION_ID}'
     AND named.value = conversation_states.conversation_id
+    AND named.chunk_id
+        >= COALESCE(CAST(NULLIF(conversation_states.legacy_token, '') AS bigint), 0)
     AND (
         SELECT count(*) FILTER (WHERE said."key" = 'type' AND said.value = 'state') > 0
             AND count(*) FILTER (

@@ -56,6 +56,8 @@ def _look(blob: Any, stored_of: Callable[[MemoryChunk], Stored]) -> Look:
     floor = raised(0, blob.settled, blob.in_flight)
     stored = None
     if blob.pk is not None:
+        # What a load reads is not passed.
+        floor = min(floor, blob.pk)
         try:
             stored = stored_of(blob)
         except InvalidState:
