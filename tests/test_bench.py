@@ -46,7 +46,7 @@ from config.bench.databases import another, in_place, scratch
 from config.bench.floors import Refused, bare_floor, floor_here, prepared
 from config.bench.material import Material, material, new_owner
 from config.bench.playing import add, begun, check, undone
-from config.bench.population import populate
+from config.bench.population import populate, populated
 from config.bench.report import lines_of
 from config.bench.results import Ratio, Results
 from config.bench.rows import messages_of, row_of
@@ -329,6 +329,19 @@ def test_every_table_grows_with_a_population() -> None:
     grown = {name: count - before[name] for name, count in sizes().items()}
     for name, count in grown.items():
         assert (count < 20) if name in STEPS else (8 <= count / few[name] <= 12), name
+
+
+def test_no_workload_is_measured_beside_an_empty_legacy_that_another_one_left() -> None:
+    populated()
+    alone = sizes()
+    assert alone["memory_chunks"] == 0
+    populated(beside=True)
+    both = sizes()
+    assert both["memory_chunks"] > 0
+    for _ in range(2):
+        populated(beside=True)
+        populated()
+    assert sizes() == both
 
 
 def test_what_is_measured_is_the_same_for_a_seed(tmp_path: Path) -> None:

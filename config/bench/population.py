@@ -32,6 +32,7 @@ from conversations.documents import (
 from conversations.fieldcodec import encode_fields
 from conversations.models import ConversationState
 from conversations.stores.normalized.items import POSITION_GAP
+from memory.models import MemoryChunk
 
 # Different messages; each comes again and again, in another order.
 _TEXTS = 2_000
@@ -181,10 +182,13 @@ def populate(
 def populated(*, beside: bool = False) -> None:
     """Fill empty tables with 10,000 messages: plans made for empty ones are not those of a host.
 
-    `beside`: legacy as well, for ways that look there; see `populate`.
+    `beside`: legacy as well, for ways that look there; see `populate`. Where another workload has
+    filled the tables alone, as many are added that stand in both.
     """
     if not ConversationState.rows.exists():
         populate(messages=10_000, conversations=500, beside=beside)
+    elif beside and not MemoryChunk.objects.exists():
+        populate(messages=10_000, conversations=500, prefix="beside-", beside=True)
 
 
 def _users(prefix: str, count: int) -> tuple[Any, ...]:
