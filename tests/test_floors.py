@@ -132,6 +132,19 @@ def test_what_a_load_reads_is_not_passed(known: bool) -> None:
     assert texts() == ["a", "b", "c", "d"]
 
 
+def test_what_we_wrote_is_not_passed_where_it_is_the_latest() -> None:
+    saved("a")
+    old_save(connection, "c", None, state("a", "b").to_dict())
+    ours, theirs = ids()
+    for hours, pk in zip((2, 3), (ours, theirs), strict=True):
+        written_at(pk, timezone.now() - hours * HOUR)
+    assert texts() == ["a", "b"]
+    assert floor() == ours
+    saved("c")
+    assert floor() == theirs
+    assert texts() == ["a", "b", "c"]
+
+
 def test_below_the_floor_no_load_looks_for_what_it_reads() -> None:
     saved("a")
     written_at(ids()[0], timezone.now() - 2 * HOUR)

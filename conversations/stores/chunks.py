@@ -275,13 +275,13 @@ class ChunkStore:
         )
         higher = raised(floor, bounds["settled"], bounds["open"])
         newest = self._first(OWNER_OF_NEWEST, conversation_id)
-        needed = set()
+        if newest is not None:
+            # What a load reads is not passed, where ids and times disagree.
+            higher = max(floor, min(higher, newest.pk))
+        needed = {chunk_id for chunk_id in _ids(seen) if chunk_id > higher}
+        # What old code would read is marked in any case: it may have to be found again.
         if newest is not None and newest.pk in _ids(seen):
-            # What old code would read is marked in any case, and not passed: it may have to be
-            # found again.
-            higher = min(higher, newest.pk)
             needed.add(newest.pk)
-        needed.update(chunk_id for chunk_id in _ids(seen) if chunk_id > higher)
         unmarked = sorted(needed | {int(chunk_id) for chunk_id in quarantined})
         self._metadata().bulk_create(
             [
