@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Exists, F, Max, Min, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, Max, Min, OuterRef, QuerySet
 from django.utils import timezone
 
 from conversations import conf
@@ -48,7 +48,7 @@ from conversations.stores.chunkformat import (
     parsed,
 )
 from conversations.stores.counting import counted_blobs, counted_leftovers
-from conversations.stores.floors import floor_of, in_flight, raised
+from conversations.stores.floors import before_a_save, floor_of, in_flight, raised
 from flags.phases import StoreName
 from memory.models import MemoryChunk, MemoryMetadata
 
@@ -125,16 +125,8 @@ class ChunkStore:
         The floor rises to what was settled long ago: a load looks at all blobs above it. Nothing
         is passed that others wrote, also where `known` was all that legacy could be asked.
         """
-        floor, unsettled = floor_of(known), in_flight()
-        above = Q(chunk_id__gt=floor)
-        not_ours = Q(~self._marked(OuterRef("chunk_id")))
         # Old code also reads what we have set aside: the newest is that of all.
-        found = self._blobs(conversation_id).aggregate(
-            newest=Max("chunk__created_at"),
-            settled=Max("chunk_id", filter=above & ~unsettled),
-            open=Min("chunk_id", filter=above & (unsettled | not_ours)),
-        )
-        newest = found["newest"]
+        newest, floor = before_a_save(conversation_id, floor_of(known))
         now = timezone.now()
         if newest is not None:
             # A clock that ran to the end of time leaves no later moment; the id decides then.
@@ -150,7 +142,7 @@ class ChunkStore:
         self._metadata().bulk_create(
             [MemoryMetadata(chunk=chunk, key=key, value=value) for key, value in rows.items()]
         )
-        return str(raised(floor, found["settled"], found["open"]))
+        return str(floor)
 
     def append(
         self,

@@ -6,6 +6,8 @@ of order, and the rows that make a chunk a state come late.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from django.db import connections
@@ -14,6 +16,8 @@ from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
 from conversations import conf
+from conversations.stores.chunkformat import CONVERSATION_ID, MARKS
+from memory.models import MemoryChunk
 
 
 def floor_of(token: str) -> int:
@@ -38,6 +42,44 @@ def in_flight() -> Q:
     """Return the condition, on rows of metadata, that their chunk may be of a write in flight."""
     settled = RawSQL(*settled_before(), output_field=DateTimeField())
     return Q(chunk__created_at__gte=settled) | Q(chunk__created_at=None)
+
+
+# Written out, because Django takes as long to build it as a short save takes in all. What is above
+# the floor and not marked is somebody else's.
+_BEFORE_A_SAVE = f"""
+    SELECT 0 AS id, MAX(chunk.created_at) AS created_at,
+        MAX(named.chunk_id) FILTER (
+            WHERE named.chunk_id > %s AND chunk.created_at < {{cutoff}}
+        ) AS settled,
+        MIN(named.chunk_id) FILTER (
+            WHERE named.chunk_id > %s
+            AND (
+                chunk.created_at IS NULL OR chunk.created_at >= {{cutoff}}
+                OR NOT EXISTS (
+                    SELECT 1 FROM memory_metadata marked
+                    WHERE marked.chunk_id = named.chunk_id
+                    AND marked."key" IN ({", ".join(f"'{mark}'" for mark in MARKS)})
+                )
+            )
+        ) AS still_open
+    FROM memory_metadata named LEFT JOIN memory_chunks chunk ON chunk.id = named.chunk_id
+    WHERE named."key" = '{CONVERSATION_ID}' AND named.value = %s
+    AND EXISTS (
+        SELECT 1 FROM memory_metadata typed
+        WHERE typed.chunk_id = named.chunk_id AND typed."key" = 'type' AND typed.value = 'state'
+    )"""
+
+
+def before_a_save(conversation_id: str, floor: int) -> tuple[datetime | None, int]:
+    """Return the time of the newest blob, and the floor, raised past what is settled and ours."""
+    cutoff, parameters = settled_before()
+    values = [floor, *parameters, floor, *parameters, conversation_id]
+    # Through the model, which knows what a time looks like.
+    rows: Iterable[Any] = MemoryChunk.objects.raw(
+        _BEFORE_A_SAVE.format(cutoff=cutoff), values, using=conf.alias()
+    )
+    found = next(iter(rows))
+    return found.created_at, raised(floor, found.settled, found.still_open)
 
 
 def raised(floor: int, settled: int | None, still_open: int | None) -> int:
