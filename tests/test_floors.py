@@ -145,6 +145,27 @@ def test_what_we_wrote_is_not_passed_where_it_is_the_latest() -> None:
     assert texts() == ["a", "b", "c"]
 
 
+def test_a_key_that_is_given_again_is_not_below_the_floor() -> None:
+    """Old code removes a conversation and begins it anew: an adopted SQLite table counts from 1."""
+    for text in "abc":
+        _forget_keys()
+        saved(text)
+        for pk in ids():
+            written_at(pk, timezone.now() - 2 * HOUR)
+    MemoryMetadata.objects.all().delete()
+    MemoryChunk.objects.all().delete()
+    _forget_keys()
+    old_save(connection, "c", None, state("anew").to_dict())
+    assert texts() == ["a", "b", "c", "anew"]
+
+
+def _forget_keys() -> None:
+    """Let SQLite give the next key of the table as if it had been made by old code."""
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM sqlite_sequence WHERE name = 'memory_chunks'")
+
+
 def test_below_the_floor_no_load_looks_for_what_it_reads() -> None:
     saved("a")
     written_at(ids()[0], timezone.now() - 2 * HOUR)

@@ -49,7 +49,7 @@ def in_flight() -> Q:
 _BEFORE_A_SAVE = f"""
     SELECT 0 AS id, MAX(chunk.created_at) AS created_at,
         MAX(named.chunk_id) FILTER (
-            WHERE named.chunk_id > %s AND chunk.created_at < {{cutoff}}
+            WHERE named.chunk_id > %s AND chunk.created_at < {{cutoff}} AND {{keeps_keys}}
         ) AS settled,
         MIN(named.chunk_id) FILTER (
             WHERE named.chunk_id > %s
@@ -70,14 +70,22 @@ _BEFORE_A_SAVE = f"""
     )"""
 
 
+# An adopted SQLite table gives the keys of its newest rows again once those are gone: what old code
+# writes then may not lie below a floor.
+_KEEPS_KEYS = {
+    "postgresql": "TRUE",
+    "sqlite": "EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'memory_chunks')",
+}
+
+
 def before_a_save(conversation_id: str, floor: int) -> tuple[datetime | None, int]:
     """Return the time of the newest blob, and the floor, raised past what is settled and ours."""
     cutoff, parameters = settled_before()
     values = [floor, *parameters, floor, *parameters, conversation_id]
     # Through the model, which knows what a time looks like.
-    rows: Iterable[Any] = MemoryChunk.objects.raw(
-        _BEFORE_A_SAVE.format(cutoff=cutoff), values, using=conf.alias()
-    )
+    keeps_keys = _KEEPS_KEYS[connections[conf.alias()].vendor]
+    sql = _BEFORE_A_SAVE.format(cutoff=cutoff, keeps_keys=keeps_keys)
+    rows: Iterable[Any] = MemoryChunk.objects.raw(sql, values, using=conf.alias())
     found = next(iter(rows))
     return found.created_at, raised(floor, found.settled, found.still_open)
 
