@@ -288,7 +288,7 @@ def test_a_fork_beyond_the_end_is_whole_and_at_nothing_empty(phase: Phase) -> No
 
 def test_the_fork_of_an_owner_who_exists_in_legacy_only_is_theirs(new_only: None) -> None:
     save_state("c", state("a"))
-    ConversationState.rows.update(legacy_user_id="99")
-    made = fork_conversation("c", user_id=99)
-    assert texts(load_state(made, user_id=99)) == ["a"]
+    ConversationState.rows.update(legacy_user_id="424242")
+    made = fork_conversation("c", user_id=424242)
+    assert texts(load_state(made, user_id=424242)) == ["a"]
     assert texts(load_state(made, user_id=UserFactory())) == []
