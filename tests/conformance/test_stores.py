@@ -294,6 +294,15 @@ def test_what_is_no_state_is_unreadable_and_says_where(legacy: LegacyStore) -> N
     assert blob.problem
 
 
+def test_what_is_read_beside_a_row_is_a_state_or_nothing_or_unreadable(
+    legacy: LegacyStore,
+) -> None:
+    assert legacy.held_from(None, known="a token") is None
+    spoilt = '{"conversation_history": 5}'
+    with pytest.raises(UnreadableState, match="holds no state: "):
+        legacy.held_from(f"5 {spoilt}" if isinstance(legacy, ChunkStore) else spoilt, known="")
+
+
 def test_a_foreign_key_on_the_owner_takes_users_alone(legacy: LegacyStore) -> None:
     """All these tables have one; what each store says is what the database does."""
     assert legacy.takes_any_owner() is False
