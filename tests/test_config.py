@@ -54,6 +54,7 @@ def test_an_empty_environment_is_development_on_sqlite(read: Any) -> None:
     assert database["ENGINE"] == "django.db.backends.sqlite3"
     assert database["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
     assert "journal_mode = WAL" in database["OPTIONS"]["init_command"]
+    assert "mmap_size = 2147483648" in database["OPTIONS"]["init_command"]
 
 
 @pytest.mark.parametrize(
