@@ -26,14 +26,16 @@ def parsed(content: str | None) -> Document:
     return Document.from_dict(data)
 
 
+# The floor, as the conversation's row has it; see stores.floors.
+_FLOOR = "COALESCE(CAST(NULLIF(conversation_states.legacy_token, '') AS bigint), 0)"
+
 # Whether old code has written a blob above the floor. One look at all keys of a blob, because
 # every further table is planned again with each load and save that is not prepared.
 FOREIGN_BLOB = f"""EXISTS (
     SELECT 1 FROM memory_metadata named
     WHERE named."key" = '{CONVERSATION_ID}'
     AND named.value = conversation_states.conversation_id
-    AND named.chunk_id
-        > COALESCE(CAST(NULLIF(conversation_states.legacy_token, '') AS bigint), 0)
+    AND named.chunk_id > {_FLOOR}
     AND (
         SELECT count(*) FILTER (WHERE said."key" = 'type' AND said.value = 'state') > 0
             AND count(*) FILTER (WHERE said."key" <> 'type') = 0
@@ -75,14 +77,14 @@ OWNER_OF_NEWEST = _newest("chunk.id, chunk.user_id")
 
 
 # What `held` reads, by the row's own number: the id, a space, the content. All marks are looked at
-# together, as above. The floor is never above it, but for one that was raised before that was so.
+# together, as above. No floor passes what a load reads; where one stands above, this is NULL, and
+# `held` has to be asked.
 HELD_BLOB = f"""(
     SELECT CAST(chunk.id AS text) || ' ' || chunk.content
     FROM memory_metadata named JOIN memory_chunks chunk ON chunk.id = named.chunk_id
     WHERE named."key" = '{CONVERSATION_ID}'
     AND named.value = conversation_states.conversation_id
-    AND named.chunk_id
-        >= COALESCE(CAST(NULLIF(conversation_states.legacy_token, '') AS bigint), 0)
+    AND named.chunk_id >= {_FLOOR}
     AND (
         SELECT count(*) FILTER (WHERE said."key" = 'type' AND said.value = 'state') > 0
             AND count(*) FILTER (
