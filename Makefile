@@ -7,14 +7,14 @@ DJANGO ?= Django>=5.2
 # SERVE=0 ends the demo after its table; DATA=path plays your own conversations.
 SERVE ?= 1
 DATA ?=
-# dev, tenth, full or long: see tests/scale.py.
-HYPOTHESIS_PROFILE ?= full
+# dev, tenth, full or long: see tests/support/scale.py.
+HYPOTHESIS_PROFILE ?= tenth
 # One more than cores: tests wait for locks, servers and other processes as well.
 PYTEST_ARGS ?= -n 3 --dist worksteal
 # What `make bench` passes on: a workload, rounds, your own conversations.
 BENCH ?=
-# MEASURE=0 leaves out the coverage, and is faster.
-MEASURE ?= 1
+# MEASURE=1 measures the coverage, and is slower.
+MEASURE ?= 0
 
 # A stamp's name holds what the environment was made from: another Python or Django makes another.
 KEY := $(shell printf '%s' '$(PYTHON) $(DJANGO)' | cksum | cut -d' ' -f1)
@@ -30,7 +30,7 @@ PYTEST = TEST_DATABASE=$(1) $(BIN)/python $(COVERAGE) -m pytest $(PYTEST_ARGS)
 export HYPOTHESIS_PROFILE
 
 .NOTPARALLEL:
-.PHONY: bench demo environment test test-sqlite test-postgresql test-long
+.PHONY: bench demo environment test test-full test-sqlite test-postgresql test-long
 .PHONY: lint format types contracts migrations host coverage clean
 
 demo: $(DEMO)
@@ -55,8 +55,12 @@ test-postgresql: $(DEV)
 	@$(call FORGET,postgresql)
 	$(call PYTEST,postgresql)
 
+# Every random example, fault, process and step of the machine: `make test` tries a tenth of them.
+test-full: $(DEV)
+	@$(MAKE) --no-print-directory test HYPOTHESIS_PROFILE=full
+
 test-long: $(DEV)
-	@$(MAKE) --no-print-directory test HYPOTHESIS_PROFILE=long MEASURE=0
+	@$(MAKE) --no-print-directory test HYPOTHESIS_PROFILE=long
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -76,11 +80,11 @@ migrations: $(DEV)
 host: $(DEV)
 	$(BIN)/python tests/host/run.py
 
-# After `make test`: what the runs on both databases reached together.
+# After `make test MEASURE=1`: what the runs on both databases reached together.
 coverage: $(DEV)
 	$(BIN)/coverage combine --keep --quiet
 	$(BIN)/coverage report --fail-under=90
-	$(BIN)/coverage report --fail-under=100 --include="conversations/storage/*,conversations/truth.py,conversations/routing.py,conversations/codec.py,conversations/fieldcodec.py,conversations/stores/*"
+	$(BIN)/coverage report --fail-under=100 --include="conversations/storage/*,conversations/routing/truth.py,conversations/content/codec.py,conversations/content/field_codec.py,conversations/stores/*"
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* build dist db.sqlite3*

@@ -1,1 +1,1 @@
-"""The sample host project: settings, URLs, demo and benchmark. Not in the wheel."""
+"""The sample host project: settings, URLs and demo. Not in the wheel."""

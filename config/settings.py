@@ -32,8 +32,10 @@ INSTALLED_APPS = [
     "conversations",
     "memory",
     "flags",
-    # Its commands only: demo.
+    # The demo, and the mode of its SQLite file.
     "config",
+    # `manage.py bench`.
+    "benchmarks",
 ]
 
 MIDDLEWARE = [
@@ -82,11 +84,11 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 
 def database(url: dict[str, Any]) -> dict[str, Any]:
-    """Return a database's settings with what each kind of server needs here."""
+    """Return a database's settings with the options that its kind of server needs."""
     if url["ENGINE"].endswith("sqlite3"):
-        # Readers go on while one writes (WAL), and a writer waits for its turn (IMMEDIATE)
-        # instead of failing when it turns from reading to writing. What is in the system's memory
-        # is read where it lies (mmap): SQLite's own cache is 2 MB.
+        # Readers go on while one process writes (WAL). A writer waits for its turn (IMMEDIATE),
+        # instead of failing between its first read and its first write. Pages in the system's
+        # memory are read in place (mmap), because SQLite's own cache is only 2 MB.
         options = {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,

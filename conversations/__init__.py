@@ -1,1 +1,1 @@
-"""Conversations of AI assistants, kept in normalised tables."""
+"""Conversations of AI assistants, kept in tables of their own."""

@@ -1,19 +1,25 @@
 """The app that keeps conversations: their state, messages and deletions."""
 
-from django.apps import AppConfig
+from flags import logs
+from flags.installation import OneOfTogether
 
 
-class ConversationsConfig(AppConfig):
+class ConversationsConfig(OneOfTogether):
+    default = True
     name = "conversations"
     verbose_name = "Conversations"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from conversations import checks, health, shadow, signals  # noqa: F401
-        from conversations.gates import steps
+        logs.escape(self.name)
+        # Importing checks registers them.
+        from conversations import checks, receivers  # noqa: F401
+        from conversations.reading import shadow
+        from conversations.rollout import health
+        from conversations.rollout.gates import steps
         from flags import monitor
 
-        signals.connect()
+        receivers.connect()
         steps.register()
         health.register()
         monitor.every_hour(shadow.prune)

@@ -17,15 +17,15 @@ __all__ = ["alias", "legacy", "require_owner", "state_class"]
 MEMORY_CHUNKS = "memory_chunks"
 
 DEFAULTS: dict[str, Any] = {
-    # The store to migrate from: absent for a fresh team, "memory_chunks", or the mapping of
-    # a JSONFieldStore: {"model", "conversation_id", "owner", "state"} and, optional,
-    # "version" (a column the host changes with every write), "to_state" and "from_state"
-    # (dotted paths of functions between the host's JSON and AgentState.to_dict()).
+    # The store to migrate from: absent for a fresh team, "memory_chunks", or the mapping of a
+    # JSONFieldStore. The mapping has the keys "model", "conversation_id", "state" and, optional,
+    # "owner", "newest_by", "version" (a column the host changes with every write), "to_state" and
+    # "from_state" (dotted paths of functions between the host's JSON and AgentState.to_dict()).
     "LEGACY": None,
     # The alias of the one database that holds every table.
     "DATABASE": "default",
-    # The alias of a streaming replica of that database (PostgreSQL), from which load_state and
-    # list_messages read what it has replayed; see conversations.replicas. None: no replica.
+    # The alias of a streaming replica of that database (PostgreSQL): load_state and list_messages
+    # read from it if it is current. See conversations.routing.replicas. None: no replica.
     "REPLICA": None,
     # The switch values that hold while waffle has no rows; see flags.conf.default_switches.
     "SWITCHES": {},
@@ -37,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     # time. Never behind a pooler that gives a session to several clients, such as PgBouncer in
     # transaction mode, unless it supports prepared statements.
     "PREPARE_STATEMENTS": False,
-    # Bounds of what is accepted, checked before any SQL.
+    # Limits of accepted states, checked before any SQL.
     "MAX_DEPTH": 400,
     "MAX_MESSAGE_BYTES": 64 * 2**20,
     "MAX_STATE_BYTES": 256 * 2**20,
@@ -45,30 +45,33 @@ DEFAULTS: dict[str, Any] = {
     "RESUME_WITHIN": timedelta(hours=24),
     # How old a superseded message must be before `conversations prune` may remove it.
     "KEEP_SUPERSEDED": timedelta(days=30),
-    # How many superseded versions of one message are kept however young they are.
+    # How many superseded versions of one message are kept at any age.
     "KEEP_VERSIONS": 20,
+    # How many blobs of a conversation stay in memory_chunks: a save removes our blobs that this
+    # many later ones have overtaken. None: all stay until retirement; see writing.trim.
+    "KEEP_BLOBS": None,
     # The share of loads that are compared with the other store while both are written.
     "SHADOW_SHARE": 0.01,
-    # How many of them must have agreed before loads come from the tables, and how many operations
-    # must have been measured in a phase before the next step behind that; 0 asks for none.
+    # How many of them must have agreed before loads come from the tables. For later steps: how
+    # many operations must have been measured in the phase. 0 requires none.
     "SHADOW_READS": 100,
-    # How long nobody else may have written into legacy before loads come from the tables.
+    # How long no other code may have written into legacy before loads come from the tables.
     "FOREIGN_QUIET": timedelta(hours=24),
-    # Nineteen of twenty operations must be that quick before loads come from the tables.
+    # 95 % of the operations must be this quick before loads come from the tables.
     "MAX_P95": timedelta(milliseconds=500),
-    # How long a phase must have been in force before the rollout goes on behind new_reads.
+    # How long a phase must have been in force before the next step after new_reads.
     "SOAK_TIME": timedelta(hours=24),
     # How long new_only must have been in force before legacy may be retired.
     "RETIRE_AFTER": timedelta(days=7),
     # When `rollout health` warns and is critical: {"MINIMUM": operations below which a share says
     # nothing, "WARNING": share of failures, "CRITICAL": share}; see flags.conf.Limits.
     "HEALTH": {"MINIMUM": 20, "WARNING": 0.01, "CRITICAL": 0.05},
-    # Whether loads prefer the other store, where it is current, while too many of the preferred
-    # one's fail; see flags.breaker.
+    # Whether loads use the other store, if it is current, while too many loads of the preferred
+    # one fail; see flags.breaker.
     "READ_BREAKER": False,
-    # A sync and a verification wait while a replica is further behind than this (PostgreSQL;
-    # seen by a role that may see other sessions, such as a member of pg_monitor), and while live
-    # saves take more than so many times what they took in the hour before (see runs.throttle).
+    # A sync and a verification wait while a replica is further behind than this (PostgreSQL; only
+    # a role that may see other sessions sees it, such as a member of pg_monitor). They also wait
+    # while live saves take this many times as long as in the hour before (see runs.throttle).
     "SYNC_MAX_REPLICA_LAG": timedelta(seconds=10),
     "SYNC_MAX_SLOWDOWN": 2.0,
     # No write of old code is in flight for longer than this (see stores.chunks).
@@ -95,7 +98,7 @@ def replica() -> str | None:
 
 @read_once
 def legacy() -> Any:
-    """Return what to migrate from: None, "memory_chunks" or a mapping."""
+    """Return the store to migrate from: None, "memory_chunks" or a mapping."""
     return get("LEGACY") or None
 
 
@@ -108,5 +111,5 @@ def require_owner() -> bool:
 
 @read_once
 def state_class() -> Any:
-    """Return the class whose instances `load_state` gives."""
+    """Return the class of the states that `load_state` returns."""
     return import_string(get("STATE_CLASS"))

@@ -1,14 +1,14 @@
 """Everything `conversations` raises. The docstring of a class is its default message."""
 
+from flags.exceptions import OwnError
+from flags.texts import escaped
 
-class ConversationStoreError(Exception):
+
+class ConversationStoreError(OwnError):
     """The conversation store could not do what it was asked; see the subclass for what to do."""
 
-    # What a report calls it: a slug that never changes, by which failures are told apart.
+    # The name of this failure in reports: a slug that never changes.
     reason_class = "error"
-
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
 
 
 class InvalidState(ConversationStoreError, ValueError):
@@ -17,7 +17,7 @@ class InvalidState(ConversationStoreError, ValueError):
     reason_class = "invalid"
 
     def __init__(self, message: str | None = None, *, path: str = "") -> None:
-        self.path = path
+        self.path = escaped(path)
         super().__init__(f"{path}: {message}" if path and message else message)
 
 

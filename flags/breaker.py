@@ -1,8 +1,8 @@
 """Moving reads away from a store that keeps failing, to another one that is current.
 
-Pure but for its log: the clock is given. Each process sees for itself, in memory, whether or not
-operations are measured. It never decides about a write, and chooses only among the stores that
-it is given, which are those that hold the conversation's latest content.
+Pure but for its log: the caller passes the clock. Each process counts in memory for itself, also
+while operations are not measured. A breaker never decides about a write. It chooses only among
+the stores that it is given, and these hold the conversation's latest content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flags.conf import Limits
 
 logger = logging.getLogger("flags")
 
-# What is looked back at, as in `flags.health`, and in what steps it is forgotten.
+# Reads count for this long, as in `flags.health`, and are forgotten slice by slice.
 SPAN_SECONDS = 300.0
 SLICE_SECONDS = 10.0
 # How long a store is left alone before a single read tries it again.
@@ -38,14 +38,14 @@ class _Slice:
 
 @dataclass(slots=True)
 class _Circuit:
-    """What one store's reads came to lately. `opened` is when it was given up, None when not."""
+    """The recent reads of one store. `opened`: when reads were moved away, None if they are not."""
 
     slices: deque[_Slice] = field(default_factory=deque)
     opened: float | None = None
     next_trial: float = 0.0
 
     def count(self, now: float, *, failed: bool) -> tuple[int, int]:
-        """Add a read. Returns: how many there were in the span, and how many failed."""
+        """Add a read. Returns: the reads in the span, and the failures among them."""
         while self.slices and now - self.slices[0].began >= SPAN_SECONDS:
             self.slices.popleft()
         if not self.slices or now - self.slices[-1].began >= SLICE_SECONDS:
@@ -56,14 +56,14 @@ class _Circuit:
 
 
 class Breaker:
-    """Which stores' reads fail too often, and may therefore come second."""
+    """Knows which stores' reads fail too often, so that these stores come second."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.forget()
 
     def forget(self) -> None:
-        """Know nothing, as a child that was forked does: another thread may have held the lock."""
+        """Begin anew, for a forked child: another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
         self._circuits: dict[str, _Circuit] = {}
 
@@ -76,8 +76,8 @@ class Breaker:
     def ordered(self, stores: Sequence[Name]) -> tuple[Name, ...]:
         """Return the stores, best first, with the first one last while its reads are moved.
 
-        Once in a while one read tries it all the same. Where all others are given up as well,
-        the order is as it was.
+        Every `REST_SECONDS` one read tries the first store all the same. The order stays when the
+        reads of all other stores are moved too.
         """
         first, *others = stores
         with self._lock:
@@ -86,12 +86,12 @@ class Breaker:
         return (*others, first)
 
     def lets_through(self, store: str) -> bool:
-        """Whether a read may go to a store: not while its reads are moved away, but for a trial."""
+        """Whether a read may go to a store; while its reads are moved away, only a trial may."""
         with self._lock:
             return self._lets_through(store)
 
     def observed(self, store: str, *, failed: bool, limits: Limits) -> None:
-        """Take note of a read of a store that was one of several to choose from."""
+        """Count a read of a store that was chosen among several."""
         now = self._clock()
         with self._lock:
             circuit = self._circuits.setdefault(store, _Circuit())
@@ -114,7 +114,7 @@ class Breaker:
             return True
         if now < circuit.next_trial:
             return False
-        # A trial of which nothing is heard is followed by another one.
+        # The trial may never report its end, so the next one has its own time.
         circuit.next_trial = now + REST_SECONDS
         return True
 
@@ -128,7 +128,7 @@ class Breaker:
         logger.warning("reads of %s are no longer moved away, after %.0f s", store, seconds)
 
 
-# Between the stores, and between a replica and the primary, which is no matter of the stores.
+# One for the stores, and one for a replica and its primary.
 reads, replicas = Breaker(), Breaker()
 for _each in (reads, replicas):
     os.register_at_fork(after_in_child=_each.forget)

@@ -1,6 +1,6 @@
-"""System checks of the switches, and what the checks of all three apps share.
+"""System checks of the switches, and the functions that the checks of all three apps share.
 
-A check never raises, whatever the settings hold; it is silent while the database is down.
+A check never raises for any settings, and is silent while the database is down.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from django.db import DEFAULT_DB_ALIAS, Error as DatabaseFailure, connections, t
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from flags.phases import Phase, Switch, plan_of, switches_for
+from flags.texts import quoted
 
 Check = Callable[..., list[CheckMessage]]
 
 
 def configured() -> Mapping[str, Any]:
-    """Return `settings.CONVERSATIONS`; {} when it is no mapping (conversations.E007 says so)."""
+    """Return `settings.CONVERSATIONS`; {} if it is no mapping (conversations.E007 says so)."""
     value = getattr(settings, "CONVERSATIONS", None)
     return value if isinstance(value, Mapping) else {}
 
@@ -35,7 +36,7 @@ def checked_alias() -> str | None:
 def database_check(
     *, deploy: bool = False
 ) -> Callable[[Callable[[BaseDatabaseWrapper], Iterable[CheckMessage]]], Check]:
-    """Register a check that is given the connection to our database."""
+    """Register a check that takes the connection to our database."""
 
     def decorate(check: Callable[[BaseDatabaseWrapper], Iterable[CheckMessage]]) -> Check:
         @wraps(check)
@@ -57,7 +58,7 @@ def _answer(
     check: Callable[[BaseDatabaseWrapper], Iterable[CheckMessage]],
     connection: BaseDatabaseWrapper,
 ) -> list[CheckMessage]:
-    """Return the messages of a check, leaving a transaction of the caller as it was."""
+    """Return the messages of a check, without breaking a transaction of the caller."""
     try:
         if not connection.in_atomic_block:
             return list(check(connection))
@@ -89,27 +90,27 @@ def _switch_problems(chosen: Mapping[Any, Any]) -> Iterator[CheckMessage]:
     for name, value in chosen.items():
         if name not in known:
             yield Error(
-                f'CONVERSATIONS["SWITCHES"] names {name!r}, which is no switch.',
+                f'CONVERSATIONS["SWITCHES"] names {quoted(name)}, which is no switch.',
                 hint=f"Use {', '.join(known)}.",
                 id="flags.E001",
             )
         elif not isinstance(value, bool):
             yield Error(
-                f'CONVERSATIONS["SWITCHES"]["{name}"] is {value!r}, not True or False.',
+                f'CONVERSATIONS["SWITCHES"]["{name}"] is {quoted(value)}, not True or False.',
                 hint="Parse the environment to a boolean: the text 'False' is true.",
                 id="flags.E002",
             )
     if chosen and not configured().get("LEGACY"):
         yield Warning(
             'CONVERSATIONS["SWITCHES"] is ignored, because LEGACY is not set.',
-            hint='Set CONVERSATIONS["LEGACY"] to what you migrate from, or remove SWITCHES.',
+            hint='Set CONVERSATIONS["LEGACY"] to the store you migrate from, or remove SWITCHES.',
             id="flags.W001",
         )
 
 
 @database_check(deploy=True)
 def check_stored_switches(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage]:
-    """Check that waffle's rows spell a phase; silent before there are any."""
+    """Check that waffle's rows spell a phase; silent before the rows exist."""
     if not apps.is_installed("waffle"):
         return
     from waffle import get_waffle_switch_model
@@ -135,8 +136,20 @@ def check_stored_switches(connection: BaseDatabaseWrapper) -> Iterator[CheckMess
         )
 
 
+@database_check()
+def check_beginning(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage]:
+    """Check that no rollout begins in new_only because LEGACY was set after the first migrate."""
+    chosen = configured().get("SWITCHES") or {}
+    if not configured().get("LEGACY") or not isinstance(chosen, Mapping):
+        return
+    from flags import beginnings
+
+    if beginnings.unanswered():
+        yield Error(beginnings.QUESTION, hint=beginnings.ANSWER, id=beginnings.CHECK)
+
+
 def _default_values() -> dict[str, bool]:
-    """Return what holds where a row is absent, reading even wrong settings."""
+    """Return the value of a switch without a row, also from wrong settings."""
     if not configured().get("LEGACY"):
         return {**dict.fromkeys(map(str, Switch), False), **switches_for(Phase.NEW_ONLY)}
     chosen = configured().get("SWITCHES")

@@ -1,7 +1,7 @@
 """The settings of `flags`, read lazily from `settings.CONVERSATIONS`.
 
-They are read once a process, and again whenever `django.test.override_settings` (or whoever else
-sends `setting_changed`) gives others: a load asks for them a dozen times.
+A process reads them once, because a load asks for them a dozen times. The signal
+`setting_changed` lets it read them again, as `django.test.override_settings` sends it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from django.dispatch import receiver
 
 from flags.exceptions import UnknownSwitch
 from flags.phases import Phase, Switch, switches_for
+from flags.texts import shown
 
-# A process may act on switches this old; a save under an old phase is safe (DESIGN section 5).
+# A process may act on switches this old; a save under an old phase is safe: docs/design.md, G4.
 SNAPSHOT_SECONDS = 0.5
 
 
@@ -29,7 +30,7 @@ _read: list[Any] = []
 
 
 def read_once(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Keep what a function makes of the settings until they change; none that raises is kept."""
+    """Keep a function's result until the settings change; an exception is not kept."""
     kept: Any = cache(function)
     _read.append(kept)
     return cast("Callable[Parameters, Result]", kept)
@@ -57,11 +58,11 @@ def database_alias() -> str:
 def default_switches(*, strict: bool = True) -> dict[str, bool]:
     """Return the switch values that hold while waffle has no row for a switch.
 
-    Without `LEGACY` there is nothing to migrate from: new_only, monitored if
-    `CONVERSATIONS["SWITCHES"]` says so. With it,
-    `CONVERSATIONS["SWITCHES"]`, where what is not named is off (phase legacy).
+    Without `LEGACY` they spell new_only; `CONVERSATIONS["SWITCHES"]` decides only about the
+    monitoring. With `LEGACY` they are `CONVERSATIONS["SWITCHES"]`; a switch that it does not name
+    is off, so without it the phase is legacy.
 
-    Raises: UnknownSwitch for a name that is no switch; unless `strict`, it is passed over.
+    Raises: UnknownSwitch for a name that is no switch; unless `strict`, the name is ignored.
     """
     configured = conversations_settings()
     chosen = configured.get("SWITCHES") or {}
@@ -73,7 +74,7 @@ def default_switches(*, strict: bool = True) -> dict[str, bool]:
     unknown = set(chosen) - {switch.value for switch in Switch}
     if unknown and strict:
         raise UnknownSwitch(
-            f"CONVERSATIONS['SWITCHES'] names {', '.join(sorted(map(str, unknown)))}:"
+            f"CONVERSATIONS['SWITCHES'] names {shown(', '.join(sorted(map(str, unknown))))}:"
             f" use {', '.join(Switch)}."
         )
     return {switch.value: bool(chosen.get(switch.value, False)) for switch in Switch}
@@ -81,9 +82,10 @@ def default_switches(*, strict: bool = True) -> dict[str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """From which shares of failures on health warns, and is critical: `CONVERSATIONS["HEALTH"]`.
+    """The shares of failures at which health warns and is critical: `CONVERSATIONS["HEALTH"]`.
 
-    Fewer operations than `minimum` in the window say nothing.
+    Fewer operations than `minimum` say nothing. The gates that look at traffic hold a step back
+    from `warning` on.
     """
 
     minimum: int = 20
@@ -93,7 +95,7 @@ class Limits:
 
 @read_once
 def limits() -> Limits:
-    """Return the limits that the settings name, and the defaults of the others."""
+    """Return the limits of the settings, with defaults for the others."""
     chosen = conversations_settings().get("HEALTH") or {}
     names = [each.name for each in fields(Limits)]
     return Limits(**{name: chosen[name.upper()] for name in names if name.upper() in chosen})

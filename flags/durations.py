@@ -1,4 +1,4 @@
-"""Durations in words, for whoever reads a message. Pure."""
+"""Durations in words, for the reader of a message. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
 def in_words(seconds: float) -> str:
-    """Return a duration as people say it: "40 s", "12 min", "3.5 h", "7 days"."""
+    """Return a duration in a readable unit: "40 s", "12 min", "3.5 h", "7 days"."""
     if seconds < 2 * _MINUTE:
         return f"{seconds:.0f} s"
     if seconds < 2 * _HOUR:

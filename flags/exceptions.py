@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flags.texts import escaped
 
-class FlagsError(Exception):
-    """The rollout could not do what it was asked; see the subclass for what to do."""
+
+class OwnError(Exception):
+    """One of the three apps could not do what it was asked; see the subclass for what to do.
+
+    The text is ours: it quotes no content, and little of an argument (`flags.texts`).
+    """
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
+        super().__init__(escaped(message or " ".join((type(self).__doc__ or "").split())))
+
+
+class FlagsError(OwnError):
+    """The rollout could not do what it was asked; see the subclass for what to do."""
 
 
 class UnknownSwitch(FlagsError, KeyError):
@@ -30,7 +39,7 @@ class SwitchesUnreadable(FlagsError):
 class TransitionRefused(FlagsError):
     """The rollout cannot make this step now: nothing was changed. See `rollout check`.
 
-    `results` is what every gate said, () when it did not come to that.
+    `results` has the answer of every gate, () if no gate was asked.
     """
 
     def __init__(self, message: str | None = None, *, results: Sequence[Any] = ()) -> None:
@@ -39,7 +48,7 @@ class TransitionRefused(FlagsError):
 
 
 class NoSuchStep(TransitionRefused):
-    """There is no such step, whatever the gates say: name a phase and a share that can be."""
+    """There is no such step: name an adjacent phase, and a share of 0 to 100."""
 
 
 class UnknownGate(FlagsError):

@@ -1,7 +1,7 @@
-"""The fence between flips and writers: a flip waits for writes in flight, and new ones for it.
+"""The fence: a flip waits for writes in flight, and new writes wait for the flip.
 
-It makes what a gate counts exact: while the fence is held, nothing is being written. That no
-write is lost does not depend on it; see `conversations.truth`.
+It makes the counts of a gate exact, because nothing is written while a step holds the fence.
+Writes are safe without it; see `conversations.routing.truth`.
 
 PostgreSQL: an advisory lock until the transaction ends, exclusive for a flip, shared for a
 write. SQLite: the database's write lock, which every writer takes anyway.
@@ -17,21 +17,21 @@ from django.db import Error, OperationalError, connections, transaction
 from flags.conf import database_alias
 from flags.exceptions import FenceBusy
 
-# blake2b-64 of b"flags.fence", as a signed integer: nobody else's advisory lock is likely it.
+# blake2b-64 of b"flags.fence", as a signed integer: other code hardly uses the same lock.
 KEY = -1150501302400351065
-# Writers queue behind a flip that waits, so it waits in short tries. Each is longer than the one
-# before: writers of one conversation hold the fence while they wait for each other, and must all
-# have come to their end.
+# Writers queue behind a waiting flip, so it waits in short tries. Each try is longer than the one
+# before: writers of one conversation hold the fence while they wait for each other, and the flip
+# must outlast them all.
 TRY, LONGEST_TRY = timedelta(milliseconds=200), timedelta(seconds=1)
 PAUSE = timedelta(milliseconds=50)
-# Whoever holds the fence and sends nothing for that long sleeps, or is cut off: the server ends
-# its session, and writers go on.
+# A process that holds the fence and sends nothing for this long sleeps or is cut off. The server
+# then ends its session, and writers go on.
 ASLEEP = timedelta(seconds=5)
-# SQLSTATE of a lock that was not to be had in time.
+# SQLSTATE of a lock that could not be taken in time.
 LOCK_NOT_AVAILABLE = "55P03"
 
 
-# Until the transaction ends, and unless the host bounds it closer (0: not at all).
+# Until the transaction ends. A closer bound of the host stays (0 is no bound).
 _BOUNDED = (
     "SELECT set_config(name, asleep, true) FROM pg_settings, (SELECT %s AS asleep) wanted"
     " WHERE name = 'idle_in_transaction_session_timeout'"
@@ -40,7 +40,7 @@ _BOUNDED = (
 
 
 def shared_sql() -> str:
-    """Return the SQL expression by which a write takes its side of the fence (PostgreSQL)."""
+    """Return the SQL expression by which a write takes the fence, shared (PostgreSQL)."""
     return f"pg_advisory_xact_lock_shared({KEY})"
 
 
@@ -67,7 +67,7 @@ def close(*, within: timedelta = timedelta(seconds=10)) -> None:
 
 
 def hurry(patience: timedelta = TRY) -> None:
-    """Let no statement of this transaction wait for a lock longer than a moment."""
+    """Bound how long a statement of this transaction waits for a lock."""
     connection = connections[database_alias()]
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
@@ -75,7 +75,7 @@ def hurry(patience: timedelta = TRY) -> None:
 
 
 def queue() -> None:
-    """Let whoever looks at the switches and records what it saw wait for its turn."""
+    """Wait until no other transaction reads the switches and records a change."""
     connection = connections[database_alias()]
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
@@ -96,5 +96,5 @@ def _tried(alias: str, patience: timedelta) -> bool:
 
 
 def timed_out(error: Error) -> bool:
-    """Whether a statement failed because a lock was not to be had in time (PostgreSQL)."""
+    """Whether a statement failed because it could not take a lock in time (PostgreSQL)."""
     return getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE

@@ -1,7 +1,7 @@
-"""Gates: what has to hold before the rollout makes a step. `flags` knows no store.
+"""Gates: the conditions of a step of the rollout. `flags` knows no store.
 
-An app that does registers its gates in `ready()`. A gate looks twice: before the fence, where
-it may take its time, and inside it, where nothing is being written and it has a second.
+An app that knows stores registers its gates in `ready()`. A gate looks twice: before the fence,
+without a limit of time, and inside the fence, where nothing is written and it has a second.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from django.db import transaction
+from django.db import connections, transaction
 
 from flags.conf import database_alias
+from flags.connections import close_if_lost
 from flags.phases import Phase
+from flags.schema import named
+from flags.texts import shown
 
 logger = logging.getLogger("flags")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step that is asked for: from one phase to the next one, either way.
+    """A requested step from one phase to the next one, in either direction.
 
     The end of an emergency is a step from the phase to itself.
 
     `began` is when the gates began to look, `since` when the present phase was entered (or
-    first seen). `rehearsed` says that the step is not going to be made. `waivers` has why somebody
-    answers for a gate, or, as "gate:item", for one conversation or class of reasons of it.
+    first seen). `rehearsed` says that the step will not be made. `waivers` maps a gate to the
+    operator's reason for waiving it; "gate:item" waives one conversation or class of reasons.
     """
 
     source: Phase
@@ -44,26 +47,27 @@ class Step:
         return self.target > self.source
 
     def waiver(self, gate: str, items: Iterable[str]) -> str:
-        """Return why somebody answers for one of the items of a gate, or ""."""
+        """Return the operator's reason for waiving one of the items of a gate, or ""."""
         reasons = (self.waivers.get(f"{gate}:{item}", "") for item in items)
         return next(filter(None, reasons), "")
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """What a gate found. `fix` says what to do when it did not pass."""
+    """The finding of a gate. `fix` says what to do if the gate did not pass."""
 
     gate: str
     passed: bool
     message: str
     fix: str = ""
-    # Numbers and ids that the verdict rests on; for the record, so JSON and without content.
+    # The numbers and ids behind the verdict. The record keeps them, so they are JSON, without
+    # content.
     evidence: dict[str, Any] = field(default_factory=dict)
     waived: str = ""
 
     @property
     def holds(self) -> bool:
-        """Whether the step may be made: the gate passed, or somebody answers for it."""
+        """Whether the step may be made: the gate passed, or the operator waived it."""
         return self.passed or bool(self.waived)
 
 
@@ -72,23 +76,23 @@ class Gate(Protocol):
 
     @property
     def name(self) -> str:
-        """Return what `--waive` and the records call it."""
+        """Return its name in `--waive` and in the records."""
 
     def guards(self, step: Step) -> bool:
-        """Whether this gate has a say in this step."""
+        """Whether this step needs this gate."""
 
     def look(self, step: Step) -> GateResult:
-        """Return what holds now. May take long; writes go on meanwhile."""
+        """Return the present finding. May take long; writes go on meanwhile."""
 
     def look_again(self, step: Step, found: GateResult) -> GateResult:
-        """Return what holds inside the fence, given what `look` found: only what changed since."""
+        """Return the finding inside the fence, by looking at the changes since `found`."""
 
 
 _registered: dict[str, Gate] = {}
 
 
 def register(gate: Gate) -> None:
-    """Let a gate have its say in every step that it guards."""
+    """Add a gate to every step that it guards."""
     _registered[gate.name] = gate
 
 
@@ -98,12 +102,12 @@ def guarding(step: Step) -> Iterator[Gate]:
 
 
 def looked(gate: Gate, step: Step) -> GateResult:
-    """Return what a gate finds. One that cannot look, because a store is down, refuses."""
+    """Return the finding of a gate. A gate that cannot look, because a store is down, refuses."""
     return _found(gate, lambda: gate.look(step))
 
 
 def looked_again(gate: Gate, step: Step, found: GateResult) -> GateResult:
-    """Return what a gate finds inside the fence, as `looked` does, in a savepoint of its own."""
+    """Return the finding of a gate inside the fence, in a savepoint of its own; see `looked`."""
 
     def look() -> GateResult:
         with transaction.atomic(using=database_alias()):
@@ -116,8 +120,10 @@ def _found(gate: Gate, look: Callable[[], GateResult]) -> GateResult:
     try:
         return look()
     except Exception as error:  # noqa: BLE001 - a gate is an app's, and may raise anything
-        kind = type(error).__name__
-        logger.warning("gate %s could not look: %s", gate.name, kind)
+        kind = named(error)
+        # The next gate needs a connection that works.
+        close_if_lost(connections[database_alias()], error)
+        logger.warning("gate %s could not look: %s", shown(gate.name), kind)
         return GateResult(
             gate.name,
             False,

@@ -1,10 +1,13 @@
-"""How the stores are doing: what was measured lately, and what the apps that know stores found.
+"""The health of the stores: the latest measures, and the findings of apps that know stores.
 
-`flags` knows no store: an app that does registers a `Probe` in `ready()`.
+`flags` knows no store: an app that knows one registers a `Probe` in `ready()`.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,21 +24,34 @@ from flags.measures import Measure
 from flags.patience import Patience
 from flags.phases import PLANS, Phase, Plan, Switch
 from flags.processes import Process
+from flags.schema import MIGRATE, not_migrated
 from flags.switches import Settings, last_known, snapshot
 
-__all__ = ["Health", "Level", "Operation", "Probe", "Reason", "Window", "register", "report"]
+__all__ = [
+    "Health",
+    "Level",
+    "Operation",
+    "Probe",
+    "Reason",
+    "Window",
+    "recent_report",
+    "register",
+    "report",
+]
 
 WINDOW = timedelta(minutes=5)
-# How long everything together is waited for.
+# How long all reads of a report may wait together.
 SPAN = timedelta(seconds=1)
 # How many processes a message names.
 NAMED = 5
+# For how many seconds a process gives strangers the same report.
+KEPT_SECONDS = 1.0
 
 
 class Level(StrEnum):
-    """How bad it is, from good to bad.
+    """The levels of health, from good to bad.
 
-    `unknown`: nothing bad was found, but not everything could be looked at, or nothing was
+    `unknown`: nothing bad was found, but some part could not be looked at, or nothing was
     measured because performance_monitoring is off.
     """
 
@@ -50,10 +66,10 @@ _ORDER = list(Level)
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why it is not simply healthy.
+    """A reason for a level other than healthy.
 
-    `slug` is stable, for machines; `about` says of what: an operation and its store, such as
-    "load normalized", a store, or "". `number` is a count, or a share from 0 to 1.
+    `slug` is stable, for machines. `about` names the subject: an operation and its store, such as
+    "load tables", a store, or "". `number` is a count, or a share from 0 to 1.
     """
 
     slug: str
@@ -65,7 +81,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What one operation on one store came to: counts, `rate` a second, percentiles in seconds."""
+    """The measures of one operation on one store: counts, `rate` a second, percentiles in s."""
 
     operation: str
     store: str
@@ -82,11 +98,11 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a report found. `can_serve` says of every store whether a read of it was answered.
+    """The findings of a report. `can_serve` says for every store whether it answered a read.
 
-    `measured` says whether performance_monitoring is on; `operations` are those of whole
-    minutes from `since` on, by operation and store; `processes` are those that are alive, and
-    `outdated` those of them that act on an old transition.
+    `measured` says whether performance_monitoring is on. `operations` covers whole minutes from
+    `since` on, by operation and store. `processes` are alive; `outdated` are those of them that
+    act on an old transition.
     """
 
     status: Level
@@ -102,9 +118,9 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What a probe looks at: from `since` on, in which phase, entered at `entered` (if known).
+    """The time that a probe looks at, from `since` on, and the phase, since `entered` (if known).
 
-    In an emergency `phase` is the one that it overrules.
+    In an emergency `phase` is the phase that the emergency overrules.
     """
 
     since: datetime
@@ -114,32 +130,33 @@ class Window:
 
 
 class Probe(Protocol):
-    """What an app that knows stores contributes: reads, each of which is bounded by its caller.
+    """The reads of an app that knows stores; the caller bounds the time of each.
 
-    Its methods only name them, from what this process saw last of the switches, which is fresh.
-    A read may raise django.db.Error: then its store does not serve, or its finding is unread.
+    The methods only name the reads. They use the last known switches of this process, which the
+    caller has just read. A read may raise django.db.Error: then its store does not serve, or its
+    finding is unread.
     """
 
     def stores(self) -> Mapping[str, Callable[[], object]]:
-        """Return for every store a read, as cheap as can be, that fails where the store does."""
+        """Return a cheap read for every store, which fails if the store fails."""
 
     def findings(self, window: Window) -> Mapping[str, Callable[[], Iterable[Reason]]]:
-        """Return reads by what they look at; each gives the reasons that it found."""
+        """Return reads by the name of their subject; each returns the reasons that it found."""
 
 
 _probes: dict[str, Probe] = {}
 
 
 def register(name: str, probe: Probe) -> None:
-    """Let a probe have its say in every report."""
+    """Add a probe to every report."""
     _probes[name] = probe
 
 
 def report(window: timedelta = WINDOW) -> Health:
-    """Return how the stores are doing, from what was measured and found within `window`.
+    """Return the health of the stores, from the measures and findings within `window`.
 
-    Takes about a second at most, whatever is locked, slow or dead, and leaves the caller's
-    transaction as it was. Only reads. Raises: nothing for a database that fails.
+    Takes about a second at most, also while tables are locked and servers slow or dead. Only
+    reads, and does not break the caller's transaction. A failing database raises nothing.
     """
     looked = _Look(timezone.now(), window, limits())
     can_serve = dict(looked.serving())
@@ -157,13 +174,42 @@ def report(window: timedelta = WINDOW) -> Health:
     )
 
 
+class _Recent:
+    """The last report of this process; threads that ask at the same time share one."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, for a forked child: another thread of the parent may hold the lock."""
+        self._lock = threading.Lock()
+        self._found: Health | None = None
+        self._made_at = float("-inf")
+
+    def report(self) -> Health:
+        with self._lock:
+            if self._found is None or time.monotonic() - self._made_at >= KEPT_SECONDS:
+                self._found = report()
+                self._made_at = time.monotonic()
+            return self._found
+
+
+recent = _Recent()
+os.register_at_fork(after_in_child=recent.forget)
+
+
+def recent_report() -> Health:
+    """Return a report that is at most a second old, so that frequent requests cost nothing."""
+    return recent.report()
+
+
 class _Look:
-    """One report, as it comes about."""
+    """One report while it is made."""
 
     def __init__(self, now: datetime, window: timedelta, limits: Limits) -> None:
         self.now = now
         self.since = now - window
-        # Whole minutes are measured.
+        # Measures are kept by whole minutes.
         self.began = self.since.replace(second=0, microsecond=0)
         self.limits = limits
         self.patience = Patience(SPAN)
@@ -172,7 +218,9 @@ class _Look:
         self.live: list[Process] = []
         self.outdated: list[Process] = []
         self.measured = False
-        # What was seen last is in force where it cannot be read now. The probes rely on it, too.
+        # False once a read found no table or no column.
+        self.migrated = True
+        # If the switches cannot be read now, the last known ones are in force. Probes use them too.
         if self._read(snapshot.refresh, None) is not True:
             self.unread.append("switches")
         self.settings = last_known()
@@ -184,7 +232,7 @@ class _Look:
                 yield str(name), self._read(read, None) is not _FAILED
 
     def reasons(self, can_serve: Mapping[str, bool]) -> Iterator[Reason]:
-        """Yield everything that is not as it should be, or that could not be looked at."""
+        """Yield a reason for everything that is wrong or could not be looked at."""
         plan = _plan(self.settings)
         yield from _down(plan, can_serve)
         yield from _switched(plan)
@@ -196,6 +244,9 @@ class _Look:
         for store in [*breaker.reads.opened(), *breaker.replicas.opened()]:
             message = f"this process reads {store} second: too many of its reads failed."
             yield Reason("reads_moved", Level.WARNING, message, 1.0, store)
+        if not self.migrated:
+            message = f"a table or a column is missing: {MIGRATE}."
+            yield Reason("not_migrated", Level.WARNING, message, 1.0)
         for what in dict.fromkeys(self.unread):
             yield Reason("unread", Level.UNKNOWN, f"{what} could not be looked at.", 1.0, what)
 
@@ -212,7 +263,7 @@ class _Look:
                 yield from found if isinstance(found, list) else ()
 
     def _monitored(self, last: records.Record | None) -> Iterator[Reason]:
-        """Yield what was measured and reported, while that is done."""
+        """Yield reasons from measures and reports of processes, if monitoring is on."""
         if not self.measured:
             message = "performance_monitoring is off: nothing is measured, no process reports."
             yield Reason("not_measured", Level.UNKNOWN, message)
@@ -233,10 +284,11 @@ class _Look:
             yield Reason("old_epoch", Level.CRITICAL, message, float(len(self.outdated)))
 
     def _read(self, work: Callable[[], object], what: str | None) -> object:
-        """Return what a read gives, `_FAILED` where it gives nothing in time."""
+        """Return the result of a read, `_FAILED` if it fails or takes too long."""
         try:
             return self.patience.read(work)
-        except (Error, OutOfPatience):
+        except (Error, OutOfPatience) as error:
+            self.migrated = self.migrated and not not_migrated(error)
             if what is not None:
                 self.unread.append(what)
             return _FAILED
@@ -246,7 +298,7 @@ _FAILED = object()
 
 
 def _plan(settings: Settings, *, overruled: bool = True) -> Plan:
-    """Return the plan in force; unless `overruled`, that behind an emergency."""
+    """Return the plan in force; unless `overruled`, the plan that an emergency overrules."""
     if not conversations_settings().get("LEGACY"):
         return PLANS[Phase.NEW_ONLY]
     return settings.plan if overruled else records.routed(settings)
@@ -257,7 +309,7 @@ def _down(plan: Plan, can_serve: Mapping[str, bool]) -> Iterator[Reason]:
         if not serves:
             needed = store in (plan.reads, plan.decides)
             level = Level.CRITICAL if needed else Level.WARNING
-            yield Reason("store_down", level, f"{store} does not answer.", 1.0, store)
+            yield Reason("store_down", level, f"store {store} does not answer.", 1.0, store)
 
 
 def _switched(plan: Plan) -> Iterator[Reason]:
@@ -286,7 +338,7 @@ def _operation(operation: str, store: str, measure: Measure, seconds: float) -> 
 
 
 def _judged(about: str, measure: Measure, limits: Limits) -> Iterator[Reason]:
-    """Yield what a measure is too bad in; a small sample says nothing."""
+    """Yield a reason for each share that is too high; a small sample proves nothing."""
     if measure.count < limits.minimum:
         return
     counted = {

@@ -1,4 +1,4 @@
-"""Counts and durations of operations, as they are added up. Pure: no clock, no database."""
+"""Sums of the counts and durations of operations. Pure: no clock, no database."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 # Upper bounds of the cells of a histogram in seconds, each twice the one before; the last cell
-# has no bound. A percentile is exact to the cell, and interpolated in it.
+# has no bound. A percentile is exact to its cell, and interpolated within the cell.
 BOUNDS: tuple[float, ...] = tuple(0.00025 * float(2**power) for power in range(15))
 
 
 @dataclass(slots=True)
 class Measure:
-    """What one operation on one store came to: how often, how it ended, and how long it took.
+    """The counts, ends and durations of one operation on one store.
 
     `seconds` is the sum of the durations; `cells` counts them, one cell per bound and a last one.
     """
@@ -35,7 +35,7 @@ class Measure:
         stale: bool = False,
         mismatch: bool = False,
     ) -> None:
-        """Add one operation; None for one whose time says nothing."""
+        """Add one operation; `seconds` is None if its duration is not to count."""
         self.count += 1
         self.errors += error
         self.fallbacks += fallback
@@ -46,7 +46,7 @@ class Measure:
             self.cells[bisect_left(BOUNDS, seconds)] += 1
 
     def add(self, other: Measure) -> None:
-        """Add what another one counted."""
+        """Add the counts of another measure."""
         self.count += other.count
         self.errors += other.errors
         self.fallbacks += other.fallbacks
@@ -79,7 +79,7 @@ class Measure:
 def percentile(cells: Sequence[int], share: float) -> float | None:
     """Return the duration in seconds that `share` (0..1) of the observations did not exceed.
 
-    Interpolated linearly in its cell; what is above every bound counts as twice the last one.
+    Interpolated linearly in its cell; a duration above every bound counts as twice the last one.
     Returns: None when nothing was observed.
     """
     total = sum(cells)

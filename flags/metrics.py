@@ -1,12 +1,15 @@
 """Counting and timing operations, while performance_monitoring is on.
 
-A process adds up in memory; its monitor (`flags.monitor`) writes that every few seconds, in a
-transaction of its own, so a caller's rollback takes nothing back. The rows, one a minute for
-each operation and store, are shared by all processes.
+A process adds up in memory. Its monitor (`flags.monitor`) writes the sums every few seconds, in
+a transaction of its own, so a caller's rollback takes nothing back. All processes share the rows:
+one a minute for each operation and store.
 
-Operations are `save`, `append`, `edit`, `load` and `list`, by the store that decided them;
-`leg`, what the other store took of a write; `shadow`, a load that was compared; and `read` of
-`replica`, what a load asked of one (a fallback: it failed; a mismatch: it was behind).
+Operations are:
+
+- `save`, `append`, `edit`, `load` and `list`, by the store that decided them;
+- `leg`, the part of a write that goes to the other store;
+- `shadow`, a load that was compared;
+- `read` of `replica`, a load's read of a replica (fallback: it failed; mismatch: it was behind).
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ Key = tuple[datetime, str, str]
 # The first minute, and up to when.
 Stretch = tuple[datetime, datetime | None]
 
-# Given the operation, the store, its seconds (or None) and how it ended, as `observe` is.
+# Takes the operation, the store, its seconds (or None) and its end, as `observe` does.
 Listener = Callable[[str, str, float | None, Mapping[str, bool]], object]
 
 _listeners: dict[str, Listener] = {}
@@ -50,7 +53,7 @@ _measured: dict[tuple[str, str], Measure] = {}
 
 
 _unmeasured: ContextVar[bool] = ContextVar("flags_unmeasured", default=False)
-# What was read of a stretch of time, while it is read once.
+# The totals by stretch of time, while `read_once` is in force.
 _read: ContextVar[dict[Stretch, Mapping[tuple[str, str], Measure]] | None] = ContextVar(
     "flags_read_once", default=None
 )
@@ -58,12 +61,12 @@ _read: ContextVar[dict[Stretch, Mapping[tuple[str, str], Measure]] | None] = Con
 
 def enabled() -> bool:
     """Whether operations are measured. Costs next to nothing."""
-    return monitored() and not _unmeasured.get()
+    return not _unmeasured.get() and monitored()
 
 
 @contextmanager
 def unmeasured() -> Iterator[None]:
-    """Count nothing in this context: what a gate does to look is no evidence for a gate."""
+    """Count nothing in this context: a gate's own operations are no evidence for a gate."""
     token = _unmeasured.set(True)
     try:
         yield
@@ -74,7 +77,7 @@ def unmeasured() -> Iterator[None]:
 def observe(operation: str, store: str, seconds: float | None, **how: bool) -> None:
     """Count one operation on a store, if measuring is on.
 
-    `how` it ended: `error`, `fallback`, `stale`, `mismatch`; see `flags.measures.Measure`.
+    `how` it ended is `error`, `fallback`, `stale`, `mismatch`; see `flags.measures.Measure`.
     """
     if not enabled():
         return
@@ -89,17 +92,17 @@ def observe(operation: str, store: str, seconds: float | None, **how: bool) -> N
 
 
 def listen(name: str, listener: Listener) -> None:
-    """Tell a listener, one per name, of every operation that is counted.
+    """Call a listener, one per name, for every operation that is counted.
 
-    It is called behind the operation, in the caller's thread, and must neither wait nor raise.
+    The call comes after the operation, in the caller's thread. It must neither wait nor raise.
     """
     _listeners[name] = listener
 
 
 def totals(since: datetime, until: datetime | None = None) -> Mapping[tuple[str, str], Measure]:
-    """Return what all processes measured, by operation and store; not to be changed.
+    """Return the measures of all processes, by operation and store. Do not change them.
 
-    Whole minutes: from the one that holds `since`, up to the one that holds `until`.
+    They cover whole minutes, from the minute of `since` to the minute of `until`.
     """
     stretch = (_minute(since), until)
     read = _read.get()
@@ -125,9 +128,9 @@ def read_once() -> Iterator[None]:
 
 
 def this_hour() -> dict[tuple[str, str], Measure]:
-    """Return what all processes measured since the full hour, by the database's clock.
+    """Return the measures of all processes since the full hour, by the database's clock.
 
-    The same for whoever asks, and never less than before within an hour.
+    Every process gets the same sums, which never fall within an hour.
     """
     return _added(_rows().filter(began_at__gte=TruncHour(Now(), tzinfo=UTC)))
 
@@ -135,8 +138,8 @@ def this_hour() -> dict[tuple[str, str], Measure]:
 class _Cell(Func):
     """One cell of a histogram; NULL where no time was measured.
 
-    PostgreSQL splits the text: its JSON functions read all of it for each cell, and take twice
-    as long.
+    PostgreSQL splits the text, because its JSON functions would read all of it for each cell and
+    take twice as long.
     """
 
     template = (
@@ -166,7 +169,7 @@ def _added(rows: Any) -> dict[tuple[str, str], Measure]:
 
 
 def flush(*, now: datetime | None = None) -> None:
-    """Write what this process has measured since the last time; on an error it is kept."""
+    """Write this process's measures since the last flush; an error keeps them for the next."""
     taken = _take()
     if not taken:
         return
@@ -178,13 +181,13 @@ def flush(*, now: datetime | None = None) -> None:
 
 
 def prune(*, now: datetime | None = None) -> int:
-    """Remove what is older than 30 days. Returns: how many rows."""
+    """Remove measures older than 30 days. Returns: the number of rows."""
     removed: int = _rows().filter(began_at__lt=(now or timezone.now()) - KEPT).delete()[0]
     return removed
 
 
 def forget() -> None:
-    """Drop what this process has not written yet, as a child that was forked does."""
+    """Drop the unwritten measures, which in a forked child are the parent's."""
     global _lock
     _lock = threading.Lock()
     _measured.clear()
@@ -209,13 +212,13 @@ def _give_back(taken: Mapping[tuple[str, str], Measure]) -> None:
 
 
 def _write(measured: Mapping[Key, Measure]) -> None:
-    """Add to the rows of a minute, which other processes add to as well."""
+    """Add to the rows of a minute, to which other processes add too."""
     with transaction.atomic(using=database_alias()):
         rows = _rows()
         rows.bulk_create(
             [
                 MeasuredMinute(began_at=at, operation=op, store=store)
-                # In one order, or two processes could wait for each other; so below.
+                # One order, here and below: otherwise two processes could wait for each other.
                 for at, op, store in sorted(measured)
             ],
             ignore_conflicts=True,

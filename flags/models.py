@@ -1,4 +1,4 @@
-"""The tables of a rollout: its transitions, who takes part, and what was measured.
+"""The tables of a rollout: its transitions, its live processes, and its measures.
 
 Public for reading. `flags.transitions`, `flags.processes` and `flags.metrics` write them.
 """
@@ -11,11 +11,14 @@ from django.db import models
 from django.db.models import Q
 
 from flags.exceptions import HistoryIsFixed
+from flags.installation import require_installed
 from flags.phases import Phase
+
+require_installed()
 
 
 class FixedQuerySet(models.QuerySet[Any]):
-    """A queryset that reads and adds, and changes nothing."""
+    """A queryset that reads and adds rows, and refuses to change them."""
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise HistoryIsFixed
@@ -28,7 +31,7 @@ FixedManager = models.Manager.from_queryset(FixedQuerySet)
 
 
 class Transition(models.Model):
-    """One change of the phase: who, when, from where to where, why, and what the gates said.
+    """One change of the phase: its actor, time, phases and reason, and the answers of the gates.
 
     The primary key is the rollout's epoch: it rises with every transition.
     """
@@ -40,9 +43,9 @@ class Transition(models.Model):
         RESUME = "resume"
         CANARY = "canary"
         REHEARSAL = "rehearsal"
-        # Somebody changed a switch without us: in waffle's admin, its command, or SQL.
+        # A switch changed in another way: in waffle's admin, its command, or SQL.
         NOTICED = "noticed"
-        # Legacy was given up: nothing reads or writes it from then on. And taken back.
+        # Legacy was given up, and nothing reads or writes it any more; then legacy was taken back.
         RETIRED = "retired"
         RESTORED = "restored"
 
@@ -52,7 +55,7 @@ class Transition(models.Model):
     to_phase = models.PositiveSmallIntegerField()
     actor = models.CharField(max_length=255, blank=True, default="")
     reason = models.TextField(blank=True, default="")
-    # JSON texts: the switch values from then on, and what each gate said.
+    # JSON texts: the new switch values, and the answer of each gate.
     switches = models.TextField()
     canary = models.FloatField(default=100.0, help_text="In percent of the conversations.")
     gates = models.TextField(default="[]")
@@ -72,10 +75,10 @@ class Transition(models.Model):
         return f"{self.pk}: {Phase(self.from_phase).label} to {Phase(self.to_phase).label}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Insert the record. Raises: HistoryIsFixed when it is there already."""
+        """Insert the record. Raises: HistoryIsFixed if it exists already."""
         if not self._state.adding:
             raise HistoryIsFixed
-        # With a key of its own, Django would first try to update the record that has it.
+        # With an explicit primary key, Django would first try to update an existing record.
         super().save(*args, **{**kwargs, "force_insert": True})
 
     def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -84,7 +87,7 @@ class Transition(models.Model):
 
 
 class ReportingProcess(models.Model):
-    """A process that reported itself; it is removed when it exits, or has not for a while."""
+    """A process that reported itself; the row goes when the process exits or stops reporting."""
 
     token = models.CharField(max_length=32)
     host = models.CharField(max_length=255)
@@ -99,7 +102,7 @@ class ReportingProcess(models.Model):
         verbose_name = "process"
         verbose_name_plural = "processes"
         constraints = [
-            # one row each, however often it reports
+            # a process has one row, however often it reports
             models.UniqueConstraint(fields=["token"], name="process_token"),
         ]
 
@@ -108,7 +111,7 @@ class ReportingProcess(models.Model):
 
 
 class MeasuredMinute(models.Model):
-    """What all processes measured of one operation on one store in one minute."""
+    """The measures of all processes for one operation on one store in one minute."""
 
     began_at = models.DateTimeField()
     operation = models.CharField(max_length=32)

@@ -1,8 +1,8 @@
-"""One thread per process that reports it and writes what it measured, every few seconds.
+"""One thread per process that reports the process and writes its measures, every few seconds.
 
-It begins with the first operation that is measured, so behind every fork, and ends when
-performance_monitoring is off. It has one connection of its own, open only while it writes;
-nothing that it does touches a caller's transaction.
+The thread begins with the first measured operation, so after every fork. It ends when
+performance_monitoring is off. It has a connection of its own, open only while it writes, and
+never touches a caller's transaction.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from collections.abc import Callable
 from django.db import Error, InterfaceError, OperationalError, connections
 
 from flags.conf import database_alias
+from flags.connections import close_if_lost
+from flags.schema import named
 from flags.switches import monitored
 
 logger = logging.getLogger("flags")
 
 BEAT_SECONDS = 3.0
+# How long an ending process waits for its last report.
+LAST_BEAT_SECONDS = 6.0
 HOUR_SECONDS = 3600.0
-# What waits to be written beyond this is dropped: memory is bounded, and the log says so.
+# More waiting records than this are dropped, to bound memory; the log says so.
 MOST_WAITING = 1000
 
 Work = Callable[[], object]
@@ -37,37 +41,37 @@ _waiting: deque[Work] = deque()
 _thread: threading.Thread | None = None
 _stop = threading.Event()
 _starting = threading.Lock()
-# Held while the thread's connection is open: no child may inherit one. SQLite would count its
-# locks in the child for ever, and PostgreSQL's socket would be shared.
+# Held while the thread's connection is open, because no child may inherit it. In the child, SQLite
+# would never release its locks, and PostgreSQL's socket would be shared.
 _connected = threading.Lock()
-# By thread: two may fork at once, of which one waited in vain.
+# By thread: two threads may fork at once, and one of them may have waited in vain.
 _forking = threading.local()
 _failing = False
 _hour_began = float("-inf")
 
 
 def every_beat(work: Work) -> None:
-    """Do something each time the process reports."""
+    """Register work for every beat, when the process reports."""
     _every_beat.append(work)
 
 
 def every_hour(work: Work) -> None:
-    """Do something once an hour, in whichever process."""
+    """Register work for once an hour, in each process."""
     _every_hour.append(work)
 
 
 def at_end(work: Work) -> None:
-    """Do something last, when the process exits or monitoring is turned off."""
+    """Register work for the end, when the process exits or monitoring is turned off."""
     _at_end.append(work)
 
 
 def on_fork(work: Work) -> None:
-    """Do something in a child that was forked, before anything else."""
+    """Register work for a forked child, before anything else."""
     _on_fork.append(work)
 
 
 def defer(work: Work) -> None:
-    """Let the monitor do something at its next beat, outside the caller's transaction."""
+    """Let the monitor do the work at its next beat, outside the caller's transaction."""
     ensure()
     if len(_waiting) >= MOST_WAITING:
         logger.warning("the monitor is behind: a record was dropped")
@@ -76,7 +80,7 @@ def defer(work: Work) -> None:
 
 
 def ensure() -> None:
-    """Begin to monitor this process, if that has not begun."""
+    """Start the thread of this process, if it does not run."""
     global _thread
     if _thread is not None and _thread.is_alive():
         return
@@ -88,18 +92,18 @@ def ensure() -> None:
 
 
 def stop() -> None:
-    """Write what is left, sign off, and end; for clean exits and for tests."""
+    """Write the last measures, sign off, and end; for clean exits and for tests."""
     thread = _thread
     if thread is None or not thread.is_alive():
         return
     _stop.set()
-    thread.join(2 * BEAT_SECONDS)
+    thread.join(LAST_BEAT_SECONDS)
 
 
 def beat() -> None:
-    """Report this process and write what it measured, now and on this thread's connection.
+    """Report this process and write its measures, now and on this thread's connection.
 
-    Raises: the first error of the database, after everything was tried.
+    Raises: the first error of the database, after all work was tried.
     """
     failures = [_failure(work) for work in (*_every_beat, _do_deferred, _do_hourly)]
     for failure in failures:
@@ -108,10 +112,12 @@ def beat() -> None:
 
 
 def _failure(work: Work) -> Error | None:
-    """Do one thing; what fails keeps nothing else from being done."""
+    """Do one piece of work and return its failure, so that the next piece is done too."""
     try:
         work()
     except Error as error:
+        # The next piece of work, and the caller, need a new connection.
+        close_if_lost(connections[database_alias()], error)
         return error
     return None
 
@@ -121,10 +127,10 @@ def _do_deferred() -> None:
         try:
             _waiting[0]()
         except (OperationalError, InterfaceError):
-            # The database does not answer: it is tried again at the next beat.
+            # The database does not answer: the next beat tries again.
             raise
         except Error as error:
-            logger.warning("a record that cannot be written was dropped: %s", type(error).__name__)
+            logger.warning("a record that cannot be written was dropped: %s", named(error))
         _waiting.popleft()
 
 
@@ -150,9 +156,9 @@ def _sign_off() -> None:
 
 
 def _guarded(work: Work) -> None:
-    """Do the monitor's work; a database that does not answer is no reason to end.
+    """Do the monitor's work; a database that does not answer does not end the thread.
 
-    What was not written is kept, or can be done without; the log says once that it began.
+    Unwritten records are kept, or are not needed. The log names the first failure only.
     """
     global _failing
     with _connected:
@@ -161,14 +167,14 @@ def _guarded(work: Work) -> None:
             _failing = False
         except Error as error:
             if not _failing:
-                logger.warning("monitoring is interrupted: %s", type(error).__name__)
+                logger.warning("monitoring is interrupted: %s", named(error))
             _failing = True
         finally:
             connections[database_alias()].close()
 
 
 def _before_fork() -> None:
-    # A database that hangs holds up no fork for longer.
+    # A hanging database delays a fork no longer than this.
     _forking.held = _connected.acquire(timeout=BEAT_SECONDS)
 
 
@@ -178,7 +184,7 @@ def _after_fork() -> None:
 
 
 def _forked() -> None:
-    """A child has none of its parent's threads, and none of what they were to write."""
+    """Begin anew in a child: it has none of its parent's threads and none of their records."""
     global _thread, _starting, _connected, _stop
     _thread, _stop = None, threading.Event()
     _starting, _connected = threading.Lock(), threading.Lock()

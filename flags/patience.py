@@ -1,4 +1,4 @@
-"""Looking at a database that may be locked, slow or dead, without waiting for it."""
+"""Reading a database that may be locked, slow or dead, with a bounded wait."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
-from django.db import Error, connections, transaction
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from flags.conf import database_alias
+from flags.connections import managed, reopened
 from flags.exceptions import OutOfPatience
 
 T = TypeVar("T")
 
 MILLISECOND = timedelta(milliseconds=1)
-# One locked table must not use up what the others have.
+# One locked table must not use up the time of the others.
 LOCKED = timedelta(milliseconds=200)
-# psycopg tries for two seconds at least, whatever is asked for; per address of the server.
+# psycopg tries for two seconds at least, also if asked for less; per address of the server.
 CONNECT_SECONDS = 1
 
 
 class Patience:
-    """A span of time for several reads, each bounded; begins to run when it is made.
+    """A span of time for several reads, each bounded; it begins when this object is made.
 
-    PostgreSQL: by lock_timeout and statement_timeout. SQLite: by busy_timeout; a statement that
-    got its lock runs to its end. A new connection is bounded by connect_timeout, unless the host
-    sets its own or has a pool; one that is open and whose server vanished without a word is
-    bounded by the system alone (see tcp_user_timeout of libpq).
+    On PostgreSQL, lock_timeout and statement_timeout bound a read. On SQLite, busy_timeout does; a
+    statement that has its lock runs to its end. connect_timeout bounds a new connection, unless
+    the host sets its own or has a pool. If the server of an open connection vanishes silently, the
+    operating system alone bounds the read (see tcp_user_timeout of libpq).
     """
 
     def __init__(self, span: timedelta) -> None:
         self._ends = time.monotonic() + span.total_seconds()
 
     def read(self, work: Callable[[], T]) -> T:
-        """Return what a read gives; the caller's transaction is as before, also where it fails.
+        """Return the result of a read; the caller's transaction survives a failure.
 
-        A connection that was lost while it was idle is opened anew, once.
+        A connection that was lost while idle is opened anew, once.
 
-        Raises: django.db.Error, OutOfPatience when the time was up before it began.
+        Raises: django.db.Error, OutOfPatience if the time is up before the read begins.
         """
         connection = connections[database_alias()]
         return reopened(connection, lambda: self._bounded(connection, work))
@@ -56,26 +57,9 @@ class Patience:
             return work()
 
 
-def reopened(connection: BaseDatabaseWrapper, work: Callable[[], T]) -> T:
-    """Do something; where its connection was lost while idle, open it anew and do it again.
-
-    Raises: django.db.Error.
-    """
-    before = connection.connection
-    try:
-        return work()
-    except Error:
-        # The end of a transaction may have connected anew already.
-        gone = connection.connection is not before or getattr(before, "closed", False)
-        if connection.in_atomic_block or before is None or not gone:
-            raise
-        connection.close()
-        return work()
-
-
 @contextmanager
 def _on_postgresql(connection: BaseDatabaseWrapper, left: timedelta) -> Iterator[None]:
-    inside = connection.in_atomic_block
+    inside = managed(connection)
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
         cursor.execute(
             "SELECT current_setting('lock_timeout'), current_setting('statement_timeout'),"
@@ -85,7 +69,7 @@ def _on_postgresql(connection: BaseDatabaseWrapper, left: timedelta) -> Iterator
         before = cursor.fetchone()[:2]
         yield
         if inside:
-            # The caller's own patience; a rollback to the savepoint brings it back by itself.
+            # Restore the caller's timeouts. A rollback to the savepoint restores them by itself.
             cursor.execute(
                 "SELECT set_config('lock_timeout', %s, true),"
                 " set_config('statement_timeout', %s, true)",
@@ -95,13 +79,13 @@ def _on_postgresql(connection: BaseDatabaseWrapper, left: timedelta) -> Iterator
 
 @contextmanager
 def _on_sqlite(connection: BaseDatabaseWrapper, left: timedelta) -> Iterator[None]:
-    """Bound the wait for a lock; open no transaction, which would itself lock (IMMEDIATE)."""
+    """Bound the wait for a lock; open no transaction, because it would lock too (IMMEDIATE)."""
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout")
         (before,) = cursor.fetchone()
         cursor.execute(f"PRAGMA busy_timeout = {min(left, LOCKED) // MILLISECOND}")
     try:
-        if connection.in_atomic_block:
+        if managed(connection):
             with transaction.atomic(using=connection.alias):
                 yield
         else:
@@ -113,12 +97,12 @@ def _on_sqlite(connection: BaseDatabaseWrapper, left: timedelta) -> Iterator[Non
 
 @contextmanager
 def connected(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Connect, if need be, and wait for a server no longer than a moment."""
+    """Connect if there is no connection, and bound the wait for the server."""
     before = connection.settings_dict
     options = before.get("OPTIONS") or {}
     server = connection.vendor != "sqlite"
     if server and connection.connection is None and not {"pool", "connect_timeout"} & set(options):
-        # The mapping is shared by the connections of all threads: leave it as it is.
+        # The connections of all threads share the mapping, so do not change it.
         options = {**options, "connect_timeout": CONNECT_SECONDS}
         connection.settings_dict = {**before, "OPTIONS": options}
         try:

@@ -1,10 +1,12 @@
-"""Phases of a rollout and what each reads and writes. Pure: no database, no clock."""
+"""The phases of a rollout, and the stores that each reads and writes. No database, no clock."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
+
+from flags.texts import quoted
 
 
 class Switch(StrEnum):
@@ -18,12 +20,12 @@ class Switch(StrEnum):
     PERFORMANCE_MONITORING = "performance_monitoring"
 
 
-# The waffle sample that says for how many percent of the conversations the phase is in force;
-# the rest is one phase lower. Waffle draws lots for a sample; we do not, see flags.sampling.
+# The waffle sample with the percentage of the conversations for which the phase is in force. The
+# rest is one phase lower. Waffle draws lots for a sample; we use a hash, see flags.sampling.
 CANARY = "rollout_canary"
 EVERYTHING = 100.0
 
-# The four that spell a phase; emergency_rollback overrules them all.
+# The four switches that spell a phase; emergency_rollback overrules them all.
 ROUTING = (
     Switch.USE_NEW_STORAGE,
     Switch.USE_NEW_SAVE,
@@ -39,7 +41,7 @@ HELP_TEXTS: Mapping[Switch, str] = {
         "Saves write legacy beside the tables (every phase but legacy and new_only)."
     ),
     Switch.EMERGENCY_ROLLBACK: (
-        "Legacy alone is written and preferred for reading, whatever the other switches say."
+        "Legacy alone is written and preferred for reading. It overrules the other switches."
     ),
     Switch.PERFORMANCE_MONITORING: (
         "Processes report themselves, operations are counted and timed, and some loads are"
@@ -52,7 +54,7 @@ class StoreName(StrEnum):
     """The two stores of a rollout."""
 
     LEGACY = "legacy"
-    NORMALIZED = "normalized"
+    NORMALIZED = "tables"
 
 
 class Phase(IntEnum):
@@ -64,6 +66,11 @@ class Phase(IntEnum):
     NEW_PRIMARY = 3
     NEW_ONLY = 4
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        """Refuse a value that is no phase, with the value shortened."""
+        raise ValueError(f"{quoted(value)} is no phase: 0 to {len(cls) - 1}")
+
     @property
     def label(self) -> str:
         """Return the name that operators use, such as `dual_write`."""
@@ -72,7 +79,7 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one operation does in a phase.
+    """The stores that one operation writes and reads in a phase.
 
     `reads` and `decides` are preferences: the truth of each conversation may overrule them.
     """
@@ -96,7 +103,7 @@ PLANS: Mapping[Phase, Plan] = {
     Phase.NEW_ONLY: Plan(Phase.NEW_ONLY, False, True, StoreName.NORMALIZED, StoreName.NORMALIZED),
 }
 
-# As in phase legacy, but the tables may hang: nobody waits for them long.
+# As in phase legacy, but the tables may hang, so operations wait for them only briefly.
 EMERGENCY = replace(PLANS[Phase.LEGACY], emergency=True)
 
 # Bits in the order of ROUTING: storage, save, load, parallel.
@@ -112,7 +119,7 @@ SWITCHES_OF: Mapping[Phase, tuple[bool, bool, bool, bool]] = {
 def phase_of(switches: Mapping[str, bool]) -> Phase:
     """Return the phase that a combination of the four switches means.
 
-    Source: DESIGN section 5. Combinations outside `SWITCHES_OF` map to the phase that
+    Source: docs/design.md, section 4. A combination outside `SWITCHES_OF` means a phase that
     writes at least as much, so that a half-flipped rollout never writes less than intended.
     """
     storage, save, load, parallel = (bool(switches.get(switch, False)) for switch in ROUTING)
@@ -124,12 +131,12 @@ def phase_of(switches: Mapping[str, bool]) -> Phase:
 
 
 def lowered(plan: Plan) -> Plan:
-    """Return the plan of the phase before, for what a canary leaves out."""
+    """Return the plan of the phase before, for the conversations outside a canary."""
     return PLANS[Phase(max(plan.phase - 1, 0))]
 
 
 def plan_of(switches: Mapping[str, bool]) -> Plan:
-    """Return the plan of a combination of switches; `mixed` when no phase is spelled so."""
+    """Return the plan of a combination of switches; `mixed` if no phase is spelled that way."""
     if switches.get(Switch.EMERGENCY_ROLLBACK, False):
         return EMERGENCY
     plan = PLANS[phase_of(switches)]
@@ -139,4 +146,4 @@ def plan_of(switches: Mapping[str, bool]) -> Plan:
 
 def switches_for(phase: Phase) -> dict[str, bool]:
     """Return the values of the routing switches that spell a phase."""
-    return {switch.value: on for switch, on in zip(ROUTING, SWITCHES_OF[phase], strict=True)}
+    return {switch.value: on for switch, on in zip(ROUTING, SWITCHES_OF[Phase(phase)], strict=True)}

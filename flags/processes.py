@@ -1,4 +1,4 @@
-"""The processes that are alive, and which transition each has seen, by what they report."""
+"""The live processes, and the transition that each has seen, from their own reports."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from django.db.models.functions import Now
 
 from flags import monitor
 from flags.conf import SNAPSHOT_SECONDS, database_alias
+from flags.connections import reconnecting
 from flags.models import ReportingProcess
 from flags.phases import Phase
 from flags.records import Record, latest
 from flags.switches import snapshot
 
-# Who has not reported for that long is dead, or cut off.
+# A process that has not reported for this long is dead, or cut off.
 EXPIRY = timedelta(seconds=5 * monitor.BEAT_SECONDS)
-# By when a process that goes on has reported that it acts on a transition.
+# Within this time a live process has reported that it acts on a new transition.
 GRACE = timedelta(seconds=2 * monitor.BEAT_SECONDS + SNAPSHOT_SECONDS)
 
 _token = uuid.uuid4().hex
@@ -31,10 +32,10 @@ _token = uuid.uuid4().hex
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as it reported last. `age` is how long ago, by the database's clock.
+    """The last report of a process. `age` is its age by the database's clock.
 
-    `epoch` is the latest transition (see `flags.transitions.Record`) that it acts on, 0 when
-    there was none.
+    `epoch` is the latest transition (see `flags.transitions.Record`) that the process acts on, 0
+    before the first one.
     """
 
     host: str
@@ -47,13 +48,14 @@ class Process:
 
 @cache
 def our_version() -> str:
-    """Return the version of this package, "unknown" when it is not installed as one."""
+    """Return the version of this package, "unknown" if it is not installed as a package."""
     try:
         return version("django-conversation-store")
     except PackageNotFoundError:
         return "unknown"
 
 
+@reconnecting
 def live() -> list[Process]:
     """Return the processes that reported within `EXPIRY`, by host and pid."""
     rows = _rows().annotate(now=Now()).order_by("host", "pid", "pk")
@@ -74,16 +76,16 @@ def live() -> list[Process]:
 def on_old_epoch(
     found: Iterable[Process], newest: Record | None, *, now: datetime
 ) -> list[Process]:
-    """Return those of the processes that should act on the latest transition by now, and do not."""
+    """Return the processes that should act on the latest transition by now, and do not."""
     if newest is None or now - newest.at <= GRACE:
         return []
     return [process for process in found if process.epoch < newest.epoch]
 
 
 def report() -> None:
-    """Say that this process is alive, and what it has seen."""
+    """Report that this process is alive, and the phase and epoch that it has seen."""
     newest = latest()
-    # What is read from now on is at least as new as that transition.
+    # The switches are read after the transition, so they are at least as new.
     seen = snapshot.refresh()
     values: dict[str, Any] = {
         "host": socket.gethostname()[:255],
@@ -98,7 +100,7 @@ def report() -> None:
 
 
 def expire() -> None:
-    """Remove who has not reported for long; they report again if they are alive."""
+    """Remove processes that have long been silent; a live one reports again."""
     rows = _rows().annotate(now=Now())
     gone = [row.pk for row in rows if row.now - row.seen_at > 4 * EXPIRY]
     if gone:
@@ -106,7 +108,7 @@ def expire() -> None:
 
 
 def sign_off() -> None:
-    """Say that this process ends."""
+    """Report that this process ends."""
     _rows().filter(token=_token).delete()
 
 

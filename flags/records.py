@@ -1,6 +1,6 @@
-"""Where the rollout stands, by the settings in the database and the record of its transitions.
+"""Where the rollout stands, by the switches in the database and the record of its transitions.
 
-Everything here runs inside the transaction of whoever calls it; `flags.transitions` opens it.
+Everything here runs inside the transaction of its caller; `flags.transitions` opens it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from flags.exceptions import SwitchesUnreadable
 from flags.gates import GateResult
 from flags.models import Transition
 from flags.phases import CANARY, EVERYTHING, HELP_TEXTS, Phase, Plan, Switch, plan_of
-from flags.switches import Settings, snapshot, stored_retirement, stored_settings
+from flags.schema import MIGRATE, not_migrated
+from flags.switches import UNREADABLE, Settings, read_settings, snapshot, stored_retirement
+from flags.texts import storable
 
 logger = logging.getLogger("flags")
 
 Kind = Transition.Kind
-# What changes nothing that the switches say.
+# Records that change no switch.
 STANDING = (Kind.REHEARSAL, Kind.RETIRED, Kind.RESTORED)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One transition as it was recorded. `epoch` rises with each; `canary` is in percent."""
+    """One recorded transition. `epoch` rises with each; `canary` is in percent."""
 
     epoch: int
     at: datetime
@@ -51,9 +53,8 @@ class Record:
 class Status:
     """Where the rollout stands, and the transition that brought it there.
 
-    `canary` says for how many percent of the conversations the phase is in force; the rest is
-    one phase lower. Both are so since `since`. `retired`: legacy was given up; see
-    `flags.retirement`.
+    The phase is in force for `canary` percent of the conversations; the rest is one phase lower.
+    Both have been so since `since`. `retired`: legacy was given up; see `flags.retirement`.
     """
 
     phase: Phase
@@ -67,7 +68,7 @@ class Status:
 
 
 def current() -> Status:
-    """Return where the rollout stands, after recording what others have changed."""
+    """Return where the rollout stands, after recording a change that was made in another way."""
     fence.queue()
     found = stored()
     plan = routed(found)
@@ -98,19 +99,26 @@ def _since(last: Record) -> datetime:
 
 def stored() -> Settings:
     """Return the settings in the database. Raises: SwitchesUnreadable."""
-    found = stored_settings()
-    if found is None:
-        raise SwitchesUnreadable
-    return found
+    try:
+        return read_settings()
+    except UNREADABLE as error:
+        raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> SwitchesUnreadable:
+    """Return the error for switches that do not answer, with its remedy."""
+    if not_migrated(error):
+        return SwitchesUnreadable(f"The table of the switches is missing: {MIGRATE}.")
+    return SwitchesUnreadable()
 
 
 def routed(settings: Settings) -> Plan:
-    """Return what the routing switches mean, whether or not an emergency overrules them."""
+    """Return the plan of the routing switches, also while an emergency overrules them."""
     return plan_of({**settings.switches, Switch.EMERGENCY_ROLLBACK: False})
 
 
 def routing(settings: Settings) -> dict[str, bool]:
-    """Return the switches that say where writes and reads go: what is recorded."""
+    """Return the switches that route writes and reads; these are recorded."""
     return {
         str(name): active
         for name, active in settings.switches.items()
@@ -119,7 +127,7 @@ def routing(settings: Settings) -> dict[str, bool]:
 
 
 def change(switches: Mapping[str, bool], *, canary: float | None = None) -> None:
-    """Set switches and canary; tell this process and waffle's cache when that is committed."""
+    """Set switches and canary; clear this process's snapshot and waffle's cache at the commit."""
     alias = database_alias()
     model = get_waffle_switch_model()
     for name, active in switches.items():
@@ -133,7 +141,7 @@ def change(switches: Mapping[str, bool], *, canary: float | None = None) -> None
 
 
 def complete() -> None:
-    """Make a row of every switch that has none, with the value that holds without it."""
+    """Create a row for every switch without one, with the default value."""
     rows = get_waffle_switch_model()._base_manager.using(database_alias())
     for name, active in default_switches(strict=False).items():
         defaults = {"active": active, "note": HELP_TEXTS[Switch(name)]}
@@ -144,7 +152,7 @@ def _set(rows: Any, name: str, *, note: str, **values: Any) -> None:
     row, made = rows.get_or_create(name=name, defaults={**values, "note": note})
     if not made:
         rows.filter(pk=row.pk).update(**values, modified=timezone.now())
-    # A cache that is down must not make a step that was made look refused.
+    # If the cache is down, the step is made all the same, and must not look refused.
     transaction.on_commit(row.flush, using=rows.db, robust=True)
 
 
@@ -164,8 +172,9 @@ def recorded(
         kind=kind,
         from_phase=source,
         to_phase=target,
-        actor=actor[:255],
-        reason=reason,
+        # Made storable, so that no text can prevent a step or the record of an emergency.
+        actor=storable(actor)[:255],
+        reason=storable(reason),
         switches=json.dumps(routing(settings)),
         canary=settings.canary,
         gates=json.dumps([_as_json(result) for result in results]),
@@ -186,7 +195,7 @@ def _as_json(result: GateResult) -> dict[str, Any]:
 
 
 def record_of(row: Transition) -> Record:
-    """Return a transition's row as it crosses our boundary."""
+    """Return the record of a transition's row."""
     return Record(
         epoch=row.pk,
         at=row.at,
@@ -206,8 +215,24 @@ def rows() -> Any:
     return Transition.objects.using(database_alias())
 
 
+def tables_written_since() -> datetime | None:
+    """Return since when every save writes the tables too, by the recorded transitions.
+
+    None while some saves write legacy alone: in phase legacy, in an emergency, and outside the
+    canary of the first step.
+    """
+    since: datetime | None = None
+    found = rows().order_by("-pk").values_list("at", "to_phase", "switches", "canary")
+    for at, phase, switches, canary in found:
+        whole = phase > Phase.DUAL_WRITE or (phase == Phase.DUAL_WRITE and canary >= EVERYTHING)
+        if not whole or json.loads(switches).get(Switch.EMERGENCY_ROLLBACK):
+            return since
+        since = at
+    return since
+
+
 def latest(*kinds: Transition.Kind) -> Record | None:
-    """Return the latest transition of these kinds (none named: of any)."""
+    """Return the latest transition of these kinds, of any kind if none is named."""
     chosen = rows().filter(kind__in=kinds) if kinds else rows()
     row = chosen.order_by("-pk").first()
     return None if row is None else record_of(row)

@@ -1,7 +1,7 @@
-"""The end of a rollout: the record that legacy was given up, and that it was taken back.
+"""The end of a rollout: the record that legacy was given up, or was taken back.
 
 The record is a transition that changes no phase. Every process reads it together with the
-switches (`flags.switches.legacy_is_retired`), so it knows within `SNAPSHOT_SECONDS`, and no
+switches (`flags.switches.look`), so it knows within `SNAPSHOT_SECONDS`, and no
 later than any flip that was made behind it.
 """
 
@@ -13,22 +13,25 @@ from django.db import transaction
 
 from flags import fence, records, transitions
 from flags.conf import database_alias
+from flags.connections import reconnecting
 from flags.exceptions import TransitionRefused
 from flags.gates import GateResult
 from flags.records import Kind, Record, Status
 from flags.switches import snapshot
 
 
+@reconnecting
 def retire(
     look: Callable[[Status], Sequence[GateResult]], *, reason: str = "", actor: str = ""
 ) -> Record:
-    """Record that legacy is given up, if `look` finds inside the fence that it may be.
+    """Record that legacy is given up, if the results of `look` inside the fence allow it.
 
     Raises: TransitionRefused (`results` says why), FenceBusy.
     """
     return _recorded(Kind.RETIRED, look, reason=reason, actor=actor)
 
 
+@reconnecting
 def restore(*, reason: str = "", actor: str = "") -> Record:
     """Record that legacy is in use again: the rollout may go back from then on.
 
@@ -44,7 +47,7 @@ def restore(*, reason: str = "", actor: str = "") -> Record:
 
 
 def refuse_unless_holding(results: Sequence[GateResult]) -> None:
-    """Raise TransitionRefused when a condition does not hold and nobody answers for it."""
+    """Raise TransitionRefused if a condition neither holds nor is waived."""
     transitions.refuse_unless_holding(results)
 
 

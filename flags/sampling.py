@@ -6,10 +6,10 @@ from hashlib import blake2b
 
 
 def share_of(conversation_id: str) -> float:
-    """Return where a conversation stands in [0, 1), by a hash of its id alone.
+    """Return the place of a conversation in [0, 1), by a hash of its id alone.
 
-    What is below 0.2 is a fifth of the conversations, and part of what is below 0.3. The
-    uppermost 53 bits of blake2b-64, so that no rounding ever gives 1.
+    A fifth of the conversations is below 0.2, and is part of those below 0.3. The place is the
+    uppermost 53 bits of blake2b-64, so that rounding never gives 1.
     """
     digest = blake2b(conversation_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return float((int.from_bytes(digest, "big") >> 11) / 2**53)

@@ -1,4 +1,4 @@
-"""What `flags` does when switches or the database change."""
+"""The reactions of `flags` to a change of the switches and to a migration."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def connect() -> None:
         for sender in (model, get_waffle_sample_model()):
             uid = f"flags.forget.{sender.__name__}.{id(signal)}"
             signal.connect(_forget, sender=sender, dispatch_uid=uid)
-    # Waffle's own turn: django sends the signal only for apps that have models, and then its
-    # table is there.
+    # Django sends the signal for each app with models. At waffle's turn, waffle's table exists.
     owner = apps.get_app_config(model._meta.app_label)
     post_migrate.connect(create_switches, sender=owner, dispatch_uid="flags.create_switches")
 
@@ -34,9 +33,9 @@ def _forget(sender: Any, **kwargs: Any) -> None:
 
 
 def create_switches(sender: Any, using: str, **kwargs: Any) -> None:
-    """Create the rows of the switches after a migration, so that there is something to toggle.
+    """Create the rows of the switches after a migration, so that the admin has rows to toggle.
 
-    Rows that exist are left alone.
+    Existing rows stay.
     """
     if using != database_alias():
         return

@@ -2,7 +2,7 @@
 
 Waffle's own cache is never used: another process sees a flip up to 300 seconds late, and
 `QuerySet.update` never flushes it. Reading never raises and never breaks the caller's
-transaction; on any error the last known plan holds, else the static default.
+transaction. After an error the last known plan holds, or else the static default.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db import Error, connections, transaction
@@ -29,10 +29,14 @@ from flags.conf import (
     database_alias,
     default_switches,
 )
+from flags.connections import managed, reopened
 from flags.phases import CANARY, EVERYTHING, PLANS, Phase, Plan, Switch, lowered, plan_of
 from flags.sampling import share_of
+from flags.schema import named
 
 logger = logging.getLogger("flags")
+
+T = TypeVar("T")
 
 # How long a locked switch table may hold up an operation.
 MOMENT = "40ms"
@@ -42,9 +46,9 @@ _forced: ContextVar[Plan | None] = ContextVar("flags_forced_plan", default=None)
 
 @dataclass(frozen=True)
 class Settings:
-    """What the database says: every switch, and for how many percent the phase is in force.
+    """The settings in the database: every switch, and the percentage of the canary.
 
-    `age` is for how many seconds it may have said something else by the time it was asked.
+    They may be `age` seconds old at the time of the read: the view of an old transaction.
     """
 
     switches: Mapping[str, bool]
@@ -53,7 +57,7 @@ class Settings:
 
     @cached_property
     def plan(self) -> Plan:
-        """Return the plan of the phase, leaving the canary aside."""
+        """Return the plan of the phase, without regard to the canary."""
         return plan_of(self.switches)
 
     def plan_for(self, conversation_id: str) -> Plan:
@@ -70,36 +74,37 @@ class Snapshot:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: Settings | None = None
-        self._retired = False
+        # As old as the switches.
+        self.retired = False
         self._read_at = float("-inf")
-        # By thread, for the view of one's transaction is nobody else's.
+        # By thread, because the view of a transaction belongs to its thread.
         self._tried = threading.local()
 
     def forked(self) -> None:
-        """Take a lock of its own: in the parent, another thread may have held this one."""
+        """Make a new lock in a child: another thread of the parent may have held the old one."""
         self._lock = threading.Lock()
 
     def clear(self) -> None:
-        """Forget the age of the settings, so that the next operation reads them anew."""
+        """Make the settings old, so that the next operation reads them anew."""
         self._read_at = float("-inf")
         self._tried = threading.local()
 
     def forget(self) -> None:
-        """Forget the settings as well, as a new process has none."""
+        """Forget the settings too, as in a new process."""
         self._known = None
-        self._retired = False
+        self.retired = False
         self.clear()
 
     def settings(self) -> Settings:
         """Return the settings, at most `SNAPSHOT_SECONDS` old.
 
-        Where they could not be read, that is tried again only then: a try may take a moment.
-        Where another thread's try takes longer than that, the last known ones hold.
+        After a failed read the next try comes only then, because a try may take a moment. If
+        another thread's try takes longer than that, the last known settings hold.
         """
-        # A thread that waits for a connection may wait for the one that this thread holds.
+        # The wait is bounded: the reading thread may need the connection that this thread holds.
         if self._is_old() and self._lock.acquire(timeout=self._patience()):
             try:
-                # Whoever waited for another thread's read has its answer.
+                # A thread that waited for another thread's read has its answer.
                 if self._is_old():
                     self._read()
             finally:
@@ -112,38 +117,29 @@ class Snapshot:
             return self._read()
 
     def _patience(self) -> float:
-        """Return for how many seconds to wait for another thread's read; -1 for any time."""
+        """Return the seconds to wait for another thread's read; -1 waits without a bound."""
         return -1 if self._known is None else SNAPSHOT_SECONDS
 
     def _is_old(self) -> bool:
-        # A thread in a transaction with an old view would find that, again, each time.
+        # A thread in a transaction with an old view would read that same view each time.
         newest = max(self._read_at, getattr(self._tried, "at", float("-inf")))
         return time.monotonic() - newest >= SNAPSHOT_SECONDS
 
     def _read(self) -> bool:
         started = time.monotonic()
         found = stored_settings()
-        # After the switches: whoever sees a flip that was made behind a retirement sees
-        # the retirement as well. Where those did not answer, this will not.
+        # Read after the switches: a process that sees a flip sees the retirement before it, too. If
+        # the switches did not answer, the retirement will not either.
         retired = None if found is None else stored_retirement()
         if found is None:
-            # Whoever waited for a read that failed does not try again: each may take a minute.
+            # Threads that waited for a failed read do not try again: each try may take a minute.
             self._read_at = time.monotonic()
             return False
         self._tried.at = started
         if self._known is None or started - found.age >= self._read_at:
             self._known, self._read_at = found, started - found.age
-            self._retired = self._retired if retired is None else retired
+            self.retired = self.retired if retired is None else retired
         return True
-
-    def retired(self) -> bool:
-        """Return whether legacy is retired, as old as the switches.
-
-        Where a phase is forced, one that was not known to be retired is not asked about.
-        """
-        if _forced.get() is None or self._retired:
-            self.settings()
-        return self._retired
 
 
 snapshot = Snapshot()
@@ -151,40 +147,58 @@ os.register_at_fork(after_in_child=snapshot.forked)
 
 
 def stored_settings() -> Settings | None:
-    """Return the settings of the database, defaults where a row is absent.
+    """Return the settings of the database, with defaults for absent rows.
 
-    Returns: None when they could not be read.
+    Returns: None if they could not be read; the log says why.
     """
-    alias = database_alias()
-    inside = connections[alias].in_atomic_block
     try:
-        # A failed read inside a transaction would break it: give it a savepoint of its own.
-        with transaction.atomic(using=alias) if inside else nullcontext():
-            rows, age = _rows(connections[alias])
-    except (Error, ImproperlyConfigured, LookupError, SynchronousOnlyOperation) as error:
-        logger.warning("switches could not be read: %s", type(error).__name__)
+        return read_settings()
+    except UNREADABLE as error:
+        logger.warning("switches could not be read: %s", named(error))
         return None
+
+
+# The errors of reading the switches.
+UNREADABLE = (Error, ImproperlyConfigured, LookupError, SynchronousOnlyOperation)
+
+
+def read_settings() -> Settings:
+    """Return the settings of the database. Raises: one of `UNREADABLE`."""
+    rows, age = _isolated(_rows)
     canary = next((float(percent) for _, _, percent in rows if percent is not None), EVERYTHING)
     switches = {name: bool(active) for name, active, percent in rows if percent is None}
     return Settings({**default_switches(strict=False), **switches}, canary, age)
 
 
 def stored_retirement() -> bool | None:
-    """Return whether the latest record of it says that legacy is retired.
+    """Return whether legacy is retired, by the latest record of a retirement or restore.
 
-    Returns: None when that could not be read.
+    Returns: None if the record could not be read.
     """
     if not conversations_settings().get("LEGACY"):
         return False
-    alias = database_alias()
-    inside = connections[alias].in_atomic_block
     try:
-        with transaction.atomic(using=alias) if inside else nullcontext():
-            found = _hurried(connections[alias], _RETIREMENT)
+        found = _isolated(lambda connection: _hurried(connection, _RETIREMENT))
     except (Error, ImproperlyConfigured) as error:
-        logger.warning("the retirement could not be read: %s", type(error).__name__)
+        logger.warning("the retirement could not be read: %s", named(error))
         return None
     return bool(found) and found[0][0] == "retired"
+
+
+def _isolated(read: Callable[[BaseDatabaseWrapper], T]) -> T:
+    """Return the result of a read; the caller's transaction survives a failure.
+
+    A connection that was lost while idle is replaced here, because nothing else may replace it.
+    """
+    connection = connections[database_alias()]
+
+    def bounded() -> T:
+        # A failed read inside a transaction would break it: give it a savepoint of its own.
+        inside = managed(connection)
+        with transaction.atomic(using=connection.alias) if inside else nullcontext():
+            return read(connection)
+
+    return reopened(connection, bounded)
 
 
 _RETIREMENT = (
@@ -193,8 +207,8 @@ _RETIREMENT = (
 )
 
 
-# A transaction may see everything as it was when it began, however long ago that is. A clock that
-# was put back gives no time in the future, until which nothing would be read.
+# A transaction may see everything as of its beginning, at any time ago. If the clock was put back,
+# the age stays 0: a time in the future would stop all reads until then.
 _AGE = (
     "CASE WHEN current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')"
     " THEN 0"
@@ -205,7 +219,7 @@ _AGE = (
 def _rows(
     connection: BaseDatabaseWrapper,
 ) -> tuple[list[tuple[str, bool | None, float | None]], float]:
-    """Read switches and canary, and how old what is seen may be, in seconds."""
+    """Read switches and canary, and the possible age of the view in seconds."""
     switches, samples = (
         connection.ops.quote_name(model._meta.db_table)
         for model in (get_waffle_switch_model(), get_waffle_sample_model())
@@ -216,7 +230,7 @@ def _rows(
         f" UNION ALL SELECT name, NULL, percent FROM {samples} WHERE name = '{CANARY}'"
     )
     if connection.vendor != "postgresql":
-        # On SQLite, transactions that see an old state are warned of by a check (IMMEDIATE).
+        # On SQLite, a check warns of transactions that see an old state (IMMEDIATE).
         return _hurried(connection, select), 0.0
     rows = _hurried(connection, f"{select} UNION ALL SELECT NULL, NULL, {_AGE}")
     age = next(float(seconds) for name, _, seconds in rows if name is None)
@@ -224,10 +238,10 @@ def _rows(
 
 
 def _hurried(connection: BaseDatabaseWrapper, select: str) -> list[Any]:
-    """Return the rows of a SELECT that waits for no lock longer than a moment."""
+    """Return the rows of a SELECT whose wait for a lock is bounded."""
     before = 0
-    # One round trip, in which the patience of a transaction around it is restored. psycopg
-    # prepares no statement that is several, unless it is told to prepare every one at once.
+    # One round trip, which also restores the lock_timeout of the transaction around it. psycopg
+    # does not prepare several statements in one, unless it prepares each at its first execution.
     if connection.vendor == "postgresql" and _prepares(connection) != 0:
         select, before = f"{_HURRY}; {select}; {_REST}", 2
     with connection.cursor() as cursor:
@@ -238,7 +252,7 @@ def _hurried(connection: BaseDatabaseWrapper, select: str) -> list[Any]:
 
 
 def _prepares(connection: BaseDatabaseWrapper) -> int | None:
-    """Return after how many executions psycopg prepares a statement; None for never."""
+    """Return the number of executions after which psycopg prepares a statement; None for never."""
     connection.ensure_connection()
     threshold: int | None = connection.connection.prepare_threshold
     return threshold
@@ -251,38 +265,55 @@ _HURRY = (
 _REST = "SELECT set_config('lock_timeout', current_setting('flags.lock_timeout'), true)"
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one look at the switches found: the plan of any conversation, and the retirement."""
+
+    # What `forced_phase` says instead of them.
+    settings: Settings | Plan
+    retired: bool
+
+    def plan_for(self, conversation_id: str | None) -> Plan:
+        """Return the plan of a conversation; without an id, where the phase is in force."""
+        settings = self.settings
+        if isinstance(settings, Plan):
+            return settings
+        return settings.plan if conversation_id is None else settings.plan_for(conversation_id)
+
+
+def look() -> Seen:
+    """Look at the switches and the retirement, once for one operation. Never raises."""
+    forced = _forced.get()
+    # Where a phase is forced, what was not known to be retired is not asked about.
+    if forced is None or snapshot.retired:
+        settings = snapshot.settings()
+        return Seen(settings if forced is None else forced, snapshot.retired)
+    return Seen(forced, retired=False)
+
+
 def current_plan(conversation_id: str | None = None) -> Plan:
     """Return the plan in force for one operation on a conversation. Never raises.
 
-    Without an id, that of the conversations for which the phase is in force.
+    Without an id, return the plan of the phase, as for a conversation within the canary.
     """
-    forced = _forced.get()
-    if forced is not None:
-        return forced
-    settings = snapshot.settings()
-    return settings.plan if conversation_id is None else settings.plan_for(conversation_id)
+    return look().plan_for(conversation_id)
 
 
 def last_known() -> Settings:
-    """Return the settings as this process saw them last, else the defaults. Reads nothing."""
+    """Return the settings that this process read last, else the defaults. Reads nothing."""
     known = snapshot._known
     return Settings(default_switches(strict=False)) if known is None else known
 
 
 def last_known_retirement() -> bool:
     """Whether legacy was given up, as this process saw it last. Reads nothing."""
-    return snapshot._retired
+    return snapshot.retired
 
 
 def monitored() -> bool:
-    """Whether performance_monitoring is on, as this process saw it last. Reads nothing."""
+    """Whether performance_monitoring is on, by the last read of this process. Reads nothing."""
     known = snapshot._known
     return known is not None and known.switches.get(Switch.PERFORMANCE_MONITORING, False)
-
-
-def legacy_is_retired() -> bool:
-    """Whether legacy was given up; see `flags.retirement`. Never raises."""
-    return snapshot.retired()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Moving the rollout from phase to phase: one step at a time, gated, fenced and recorded.
 
-Switches may be flipped in other ways (waffle's admin, its command, SQL): that loses nothing
-either, and is recorded as noticed the next time anybody asks.
+Switches may be flipped in other ways (waffle's admin, its command, SQL). Such a flip loses nothing
+either. The next look at the status records it as noticed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from django.db import Error, connections, transaction
 from django.utils import timezone
 
 from flags import fence, metrics, records
+from flags.beginnings import refuse_if_unanswered
 from flags.conf import conversations_settings, database_alias
+from flags.connections import managed, reconnecting
 from flags.exceptions import (
     FenceBusy,
     NoSuchStep,
-    SwitchesUnreadable,
     TransitionRefused,
     UnknownGate,
 )
@@ -26,7 +27,9 @@ from flags.gates import GateResult, Step, guarding, looked, looked_again
 from flags.models import Transition
 from flags.phases import EVERYTHING, Phase, Switch, switches_for
 from flags.records import Kind, Record, Status
+from flags.schema import named
 from flags.switches import stored_retirement
+from flags.texts import shown
 
 __all__ = [
     "Record",
@@ -44,12 +47,13 @@ __all__ = [
 
 logger = logging.getLogger("flags")
 
-# Each waits for a lock for `fence.TRY` at most.
+# Each try waits for a lock for `fence.TRY` at most.
 TRIES_OF_EMERGENCY = 4
 
 
+@reconnecting
 def status() -> Status:
-    """Return where the rollout stands, after recording switches that others have changed.
+    """Return where the rollout stands, after recording switches that were flipped in another way.
 
     Raises: SwitchesUnreadable.
     """
@@ -57,16 +61,18 @@ def status() -> Status:
         return records.current()
 
 
+@reconnecting
 def history(*, limit: int = 50) -> list[Record]:
     """Return the latest transitions, newest first."""
     return [records.record_of(row) for row in records.rows().order_by("-pk")[:limit]]
 
 
+@reconnecting
 def check(to: Phase | None = None, *, waive: Mapping[str, str] | None = None) -> list[GateResult]:
-    """Return what the gates of a step say, the next one forwards unless `to` names another.
+    """Return the answers of the gates of a step: the next one forwards, unless `to` is given.
 
-    Nothing is changed. `waive` maps names of gates to why somebody answers for them.
-    Raises: NoSuchStep when the phase is not next to the present one, TransitionRefused when the
+    Nothing is changed. `waive` maps names of gates to the operator's reasons for waiving them.
+    Raises: NoSuchStep if the phase is not next to the present one, TransitionRefused if the
     rollout cannot make any step now.
     """
     step = _step(status(), to, waive)
@@ -74,6 +80,7 @@ def check(to: Phase | None = None, *, waive: Mapping[str, str] | None = None) ->
     return _looked([step])
 
 
+@reconnecting
 def advance(
     *,
     reason: str = "",
@@ -81,11 +88,11 @@ def advance(
     waive: Mapping[str, str] | None = None,
     percent: float = EVERYTHING,
 ) -> Record:
-    """Make the next step towards new_only, if every gate of it holds.
+    """Make the next step towards new_only, if each of its gates holds.
 
-    With `percent` (0..100) it is made for that share of the conversations; see `canary`.
-    Raises: TransitionRefused (`results` says which gate, and what to do), NoSuchStep for a share
-    that is none, FenceBusy.
+    With `percent` (0..100) the step is made for that share of the conversations; see `canary`.
+    Raises: TransitionRefused (`results` names the gate and the remedy), NoSuchStep for a share
+    outside 0..100, FenceBusy.
     """
     not_in_a_transaction()
     share = _percent(percent)
@@ -94,18 +101,20 @@ def advance(
     return _make(step, Kind.ADVANCE, reason=reason, actor=actor, share=share)
 
 
+@reconnecting
 def canary(percent: float, *, reason: str = "", actor: str = "") -> Record:
-    """Let the phase be in force for a share of the conversations, the rest being one lower.
+    """Put a share of the conversations into the phase, and the rest one phase lower.
 
-    Which ones is decided by a hash of their ids: a larger share contains every smaller one.
-    `percent` is 0..100, to one decimal. It may be raised and lowered at will: the truth of each
-    conversation holds in every phase.
+    A hash of the id decides for each conversation: a larger share contains every smaller one.
+    `percent` is 0..100, to one decimal. It may be raised and lowered at will, because the truth
+    of each conversation holds in every phase.
 
-    Raises: TransitionRefused for less than everything in phase legacy, which has no lower one,
-    and for mixed switches; and once legacy is retired. NoSuchStep for a share that is none.
+    Raises: TransitionRefused for less than 100 in phase legacy, which has no lower phase, for
+    mixed switches, and once legacy is retired. NoSuchStep for a share outside 0..100.
     """
     not_in_a_transaction()
     share = _percent(percent)
+    refuse_if_unanswered()
     with transaction.atomic(using=database_alias()):
         fence.close()
         now = records.current()
@@ -122,12 +131,17 @@ def canary(percent: float, *, reason: str = "", actor: str = "") -> Record:
 
 
 def _percent(percent: float) -> float:
-    share = round(float(percent), 1)
+    try:
+        share = round(float(percent), 1)
+    except (TypeError, ValueError, OverflowError):
+        # Refused below, because Python's error would repeat the value.
+        share = -1.0
     if not 0 <= share <= EVERYTHING:
-        raise NoSuchStep(f"a canary is 0 to 100 percent of the conversations: {percent}.")
+        raise NoSuchStep(f"a canary is 0 to 100 percent of the conversations: {shown(percent)}.")
     return share
 
 
+@reconnecting
 def rollback(
     to: Phase | None = None,
     *,
@@ -135,12 +149,12 @@ def rollback(
     actor: str = "",
     waive: Mapping[str, str] | None = None,
 ) -> list[Record]:
-    """Go back step by step, to the phase before unless `to` names an earlier one.
+    """Go back step by step, to the phase before, or to the earlier phase `to`.
 
-    Each step is made and recorded by itself; a refusal leaves the rollout at the last one made.
-    A waiver holds for every step that has the gate.
+    Each step is made and recorded by itself; a refusal leaves the rollout at the last step made.
+    A waiver holds for every step with that gate.
 
-    Raises: TransitionRefused, NoSuchStep when `to` is not before the present phase, FenceBusy.
+    Raises: TransitionRefused, NoSuchStep if `to` is not before the present phase, FenceBusy.
     """
     not_in_a_transaction()
     now = status()
@@ -170,15 +184,16 @@ def rollback(
     return made
 
 
+@reconnecting
 def emergency(*, reason: str = "", actor: str = "") -> Status | None:
-    """Let legacy alone be written, and be preferred for reading, in every process within a second.
+    """Write legacy alone and prefer it for reading, in every process within a second.
 
-    No gate is asked, no lock is waited for long, and nothing but waffle's table has to answer:
-    it works while the tables are dropped, locked or failing. Then it cannot be recorded, and is
-    noticed later.
+    It asks no gate, waits for no lock for long, and needs only waffle's table to answer. So it
+    works while the tables are dropped, locked or failing. If the step then cannot be recorded, a
+    later look records it as noticed.
 
-    Returns: where the rollout stands, None when it could not be recorded.
-    Raises: SwitchesUnreadable when waffle's table does not answer.
+    Returns: where the rollout stands, None if the step could not be recorded.
+    Raises: SwitchesUnreadable if waffle's table does not answer.
     """
     not_in_a_transaction()
     if not conversations_settings().get("LEGACY"):
@@ -192,14 +207,15 @@ def emergency(*, reason: str = "", actor: str = "") -> Status | None:
             fence.hurry()
             return _overruled(Kind.EMERGENCY, reason=reason, actor=actor)
     except Error as error:
-        logger.error("the emergency could not be recorded: %s", type(error).__name__)
+        logger.error("the emergency could not be recorded: %s", named(error))
         return None
 
 
+@reconnecting
 def resume(*, reason: str = "", actor: str = "", waive: Mapping[str, str] | None = None) -> Status:
-    """End an emergency: the other switches hold again, and the tables take in what was written.
+    """End an emergency: the other switches hold again, and the tables take in later writes.
 
-    Its gates ask whether both stores can be written.
+    Its gates test whether both stores can be written.
     Raises: TransitionRefused.
     """
     not_in_a_transaction()
@@ -217,6 +233,7 @@ def resume(*, reason: str = "", actor: str = "", waive: Mapping[str, str] | None
         return _overruled(Kind.RESUME, results=results, reason=reason, actor=actor)
 
 
+@reconnecting
 def rehearse(
     to: Phase = Phase.LEGACY,
     *,
@@ -226,17 +243,18 @@ def rehearse(
 ) -> Record:
     """Ask the gates of every step back to a phase, as from one phase ahead; change nothing.
 
-    One of them plays the way back with a conversation of its own, which is rolled back. What
-    was found is recorded; the step into new_reads needs it.
+    One gate plays the way back with a test conversation, which is rolled back. The findings are
+    recorded, because the step into new_reads needs the record.
 
-    Raises: TransitionRefused when one of them refuses, which is not recorded; NoSuchStep when
-    there is none back to that phase.
+    Raises: TransitionRefused if a gate refuses, which is not recorded; NoSuchStep if there is no
+    step back to that phase.
     """
     not_in_a_transaction()
     now = status()
     ahead = Phase(min(now.phase + 1, max(Phase)))
     if to >= ahead:
         raise NoSuchStep(f"{to.label} is not before {ahead.label}.")
+    refuse_if_unanswered()
     began = timezone.now()
     steps = [
         Step(Phase(phase), Phase(phase - 1), began, now.since, rehearsed=True, waivers=waive or {})
@@ -268,7 +286,7 @@ def _refuse_if_retired() -> None:
 
 
 def _hurry_to_emergency() -> None:
-    """Switch the emergency on, waiting for a lock of waffle's row for less than a second."""
+    """Turn the emergency on, and wait for a lock of waffle's row for less than a second."""
     for left in reversed(range(TRIES_OF_EMERGENCY)):
         try:
             with transaction.atomic(using=database_alias()):
@@ -277,7 +295,7 @@ def _hurry_to_emergency() -> None:
             return
         except Error as error:
             if not left or not fence.timed_out(error):
-                raise SwitchesUnreadable from error
+                raise records.unreadable(error) from error
 
 
 def _overruled(
@@ -287,7 +305,7 @@ def _overruled(
     reason: str = "",
     actor: str = "",
 ) -> Status:
-    """Record that the emergency began or ended; the phase behind it stays."""
+    """Record that the emergency began or ended; the phase that it overrules stays."""
     settings = records.stored()
     phase = records.routed(settings).phase
     records.recorded(kind, phase, phase, settings, results=results, reason=reason, actor=actor)
@@ -295,8 +313,8 @@ def _overruled(
 
 
 def not_in_a_transaction() -> None:
-    """Raise TransitionRefused inside a caller's transaction, where nothing can be fenced."""
-    if connections[database_alias()].in_atomic_block:
+    """Raise TransitionRefused inside a caller's transaction, where the fence cannot work."""
+    if managed(connections[database_alias()]):
         raise TransitionRefused(
             "a step is made in a transaction of its own: call it outside of yours."
         )
@@ -318,6 +336,8 @@ def _step(now: Status, to: Phase | None, waive: Mapping[str, str] | None) -> Ste
             " `rollout canary 100` first."
         )
     target = now.phase + 1 if to is None else to
+    if target > now.phase:
+        refuse_if_unanswered()
     if target < now.phase:
         _refuse_if_retired()
     if target > max(Phase):
@@ -343,13 +363,13 @@ def _make(
     with transaction.atomic(using=database_alias()):
         fence.close()
         _refuse_if_moved(records.current(), step)
-        # What was waived stays so: a second look is at what changed since, and might pass.
+        # A waived gate stays waived: its second look sees only the changes since, and might pass.
         results = [
             before if before.waived else _waived(looked_again(gate, step, before), step)
             for gate, before in zip(guarding(step), found, strict=True)
         ]
         refuse_unless_holding(results)
-        # No other switch: an emergency waits for no fence, and would be undone.
+        # No other switch is written: that would undo an emergency, which waits for no fence.
         records.change(switches_for(step.target), canary=share)
         records.complete()
         settings = records.stored()
@@ -359,23 +379,28 @@ def _make(
 
 
 def _refuse_if_moved(now: Status, step: Step) -> None:
-    """Raise TransitionRefused when what the gates looked at outside of the fence is no more.
+    """Raise TransitionRefused if the rollout moved since the gates looked outside the fence.
 
-    A canary, an emergency, and a step there and back leave the phase as it was, and begin anew
-    what it has to show.
+    A canary, an emergency, and a step there and back leave the phase unchanged. But its time in
+    force begins anew, and with it the evidence of the gates.
     """
     if now.phase != step.source or now.since != step.since:
-        raise TransitionRefused("somebody else changed the phase meanwhile: look again.")
+        raise TransitionRefused(
+            "another step changed the phase meanwhile: look at `rollout status`."
+        )
     if now.retired and not step.forwards:
         raise TransitionRefused("legacy was retired meanwhile: there is nothing to go back to.")
 
 
 def _check_waivers(steps: Sequence[Step]) -> None:
-    """Raise UnknownGate for a waiver of a gate that none of these steps has."""
+    """Raise UnknownGate for a waiver whose gate belongs to none of these steps."""
     names = dict.fromkeys(gate.name for step in steps for gate in guarding(step))
-    for name in steps[0].waivers if steps else ():
+    waivers = steps[0].waivers if steps else {}
+    if not isinstance(waivers, Mapping):
+        raise UnknownGate(f"waive is {shown(waivers)}: map gates to your reasons.")
+    for name in waivers:
         if name.partition(":")[0] not in names:
-            raise UnknownGate(f"there is no gate {name} here: {', '.join(names)}.")
+            raise UnknownGate(f"there is no gate {shown(name)} here: {', '.join(names)}.")
 
 
 def _looked(steps: Iterable[Step]) -> list[GateResult]:
@@ -389,7 +414,7 @@ def _waived(result: GateResult, step: Step) -> GateResult:
 
 
 def refuse_unless_holding(results: Sequence[GateResult]) -> None:
-    """Raise TransitionRefused when a gate refuses and nobody answers for it."""
+    """Raise TransitionRefused if a gate refuses and is not waived."""
     failed = [result for result in results if not result.holds]
     if failed:
         said = "; ".join(f"{r.gate}: {r.message} {r.fix}".strip() for r in failed)

@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from flags.health import report
+from flags.health import recent_report
 
 View = Callable[[HttpRequest], HttpResponse]
 
@@ -18,7 +18,7 @@ View = Callable[[HttpRequest], HttpResponse]
 def for_machines(view: View) -> View:
     """Let a view be read without a login, never from a cache, and while databases are dead.
 
-    With ATOMIC_REQUESTS, a dead one would raise before the view is asked.
+    With ATOMIC_REQUESTS, a dead database would raise before the view runs.
     """
     found = never_cache(require_safe(view))
     for alias in connections:
@@ -28,13 +28,13 @@ def for_machines(view: View) -> View:
 
 @for_machines
 def health(request: HttpRequest) -> HttpResponse:
-    """Answer 503 when no store can serve, else 200; `status` and the slugs of the reasons as JSON.
+    """Answer 503 if no store can serve, else 200; `status` and the slugs of the reasons as JSON.
 
-    A stranger may ask, so nothing else stands in it: no ids, numbers, hosts or versions. A load
-    balancer must not take a process out of service because conversations conflict, so trouble
-    that another process would have as well shows in `status` alone.
+    A stranger may ask, so the answer has nothing else: no ids, numbers, hosts or versions. Trouble
+    that every process shares shows in `status` alone. A load balancer must not take a process out
+    of service because conversations conflict.
     """
-    found = report()
+    found = recent_report()
     serves = any(found.can_serve.values())
     slugs = dict.fromkeys(reason.slug for reason in found.reasons)
     return JsonResponse(

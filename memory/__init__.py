@@ -1,1 +1,1 @@
-"""What AI assistants remember: context items, metadata and legacy chunks."""
+"""The memory of AI assistants: context items, metadata and legacy chunks."""

@@ -1,7 +1,7 @@
-"""Whether tables of a host that already has `memory_chunks` or `memory_metadata` can be adopted.
+"""Finding whether a host's existing `memory_chunks` and `memory_metadata` can be adopted.
 
-A table fits when every statement of old code and of ours works on it. Types may differ from
-those that a fresh install gets: ids of 32 bits, varchar without a length, no defaults.
+A table fits if every statement of old code and of ours works on it. Its types may differ from a
+fresh install: ids of 32 bits, varchar without a length, no defaults.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _POSTGRESQL_COLUMNS = """
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as the database describes it."""
+    """The database's description of a column."""
 
     type: str
     nullable: bool
@@ -39,7 +39,7 @@ class Column:
 
 
 def columns_of(connection: BaseDatabaseWrapper, table: str) -> dict[str, Column]:
-    """Return the columns of a table by name; {} when there is no such table (a view is none)."""
+    """Return the columns of a table by name; {} if there is no such table (a view is none)."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(_POSTGRESQL_COLUMNS, [table])
@@ -60,7 +60,7 @@ def columns_of(connection: BaseDatabaseWrapper, table: str) -> dict[str, Column]
 
 
 def family_of(vendor: str, declared: str) -> str | None:
-    """Return what values a column type takes: "number", "text", "time" or "uuid"; None: unsure."""
+    """Return the values of a column type: "number", "text", "time" or "uuid"; None if unknown."""
     if declared in ("smallint", "integer", "bigint", "int"):
         return "number"
     if declared == "text" or declared.startswith(("character varying", "varchar")):
@@ -79,7 +79,7 @@ def family_of(vendor: str, declared: str) -> str | None:
 
 
 def problems_of(connection: BaseDatabaseWrapper, *, user_key: Any) -> list[str]:
-    """Return why existing tables cannot be adopted, each with its fix; [] when they can.
+    """Return the reasons against adopting existing tables, each with its fix; [] if there are none.
 
     Absent tables are no problem. `user_key` is the primary key field of the user model.
     """
@@ -107,7 +107,7 @@ def problems_of(connection: BaseDatabaseWrapper, *, user_key: Any) -> list[str]:
 def _misfits(
     vendor: str, table: str, columns: Mapping[str, Column], wanted: Mapping[str, str | None]
 ) -> Iterator[str]:
-    """Give the columns that are missing, of another type, or refuse our rows."""
+    """Yield the columns that are missing, have another type, or refuse our rows."""
     targets = TARGET_COLUMNS if table == METADATA else ()
     kinds = {**wanted, **dict.fromkeys(targets, "number")}
     for name in wanted:
@@ -117,7 +117,7 @@ def _misfits(
         yield f"{table}.id has no default: make it a serial or identity column."
     for name, column in columns.items():
         family, kind = family_of(vendor, column.type), kinds.get(name)
-        # SQLite stores what it is given, and Django parses text: a declared type says less.
+        # SQLite stores any value, and Django parses text, so a declared type matters less.
         loose = vendor == "sqlite" and (family is None or {family, kind} == {"text", "time"})
         if kind and family != kind and not loose:
             meaning = "as the user model's key" if name == "user_id" else f"of {kind}s"
@@ -145,7 +145,7 @@ def _relation_exists(connection: BaseDatabaseWrapper, table: str) -> bool:
 
 
 def _obstacles(connection: BaseDatabaseWrapper) -> Iterator[str]:
-    """Give what keeps SQLite from adding the CHECK (PostgreSQL adds it NOT VALID)."""
+    """Yield the reasons why SQLite cannot add the CHECK (PostgreSQL adds it NOT VALID)."""
     columns = columns_of(connection, METADATA)
     if connection.vendor != "sqlite" or not columns:
         return
@@ -154,8 +154,8 @@ def _obstacles(connection: BaseDatabaseWrapper) -> Iterator[str]:
             cursor.execute(f"SELECT count(*) FROM {METADATA} WHERE chunk_id IS NULL")
             if count := cursor.fetchone()[0]:
                 yield (
-                    f"{METADATA} has {count} rows without a chunk_id, which say nothing of"
-                    " anything: delete them."
+                    f"{METADATA} has {count} rows without a chunk_id, which describe nothing:"
+                    " delete them."
                 )
         elif not has_check(connection):
             yield (

@@ -1,4 +1,4 @@
-"""System checks of the memory tables, and whether recorded migrations and tables agree."""
+"""System checks of the memory tables, and of recorded migrations against tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STATE_CHUNK = """
 
 @database_check()
 def check_adoption(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage]:
-    """Check that tables of our names fit."""
+    """Check that existing tables with our names fit."""
     for problem in problems_of(connection, user_key=get_user_model()._meta.pk):
         message, _, fix = problem.partition(": ")
         yield Error(f"{message}.", hint=f"{fix[:1].upper()}{fix[1:]}", id="memory.E001")
@@ -71,7 +71,7 @@ def disagreements(
     unrecorded_id: str,
     adopted: Collection[str] = (),
 ) -> Iterator[CheckMessage]:
-    """Give an error when an app's recorded migrations and its tables disagree.
+    """Yield an error if an app's recorded migrations and its tables disagree.
 
     `adopted` are the tables that may exist before the first migration.
     """
@@ -98,7 +98,7 @@ def disagreements(
 
 
 def _migrations_of(label: str) -> set[tuple[str, str]]:
-    """Return an app's migrations as they are recorded; none where the settings disable them."""
+    """Return an app's migrations as the recorder names them; none if the settings disable them."""
     module_name, _ = MigrationLoader.migrations_module(label)
     if module_name is None:
         return set()

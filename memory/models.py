@@ -13,15 +13,19 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 
+from flags.installation import require_installed
+
+require_installed()
+
 
 class LegacyJSONField(models.JSONField):
-    """JSON in a column that may be older than we are: jsonb, json, text or a vector.
+    """JSON in a column that old code may have made: jsonb, json, text or a vector.
 
-    psycopg parses `json` by itself, where Django expects the text.
+    psycopg parses `json` by itself, but Django expects the text.
     """
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
-        """Return what the column holds, parsed once."""
+        """Return the column's value, parsed once."""
         if not isinstance(value, str):
             return value
         try:
@@ -50,7 +54,7 @@ class MemoryChunk(models.Model):
         indexes = [
             # the blobs of a user, and the foreign key's own look-ups
             models.Index(fields=["user"], name="chunk_by_user"),
-            # everybody's conversations in legacy by latest activity, in the admin and in lists
+            # the conversations of all users in legacy by latest activity, in the admin and in lists
             models.Index(fields=["created_at"], name="chunk_by_time"),
         ]
 
@@ -114,7 +118,7 @@ class MemoryContextItem(models.Model):
 
 
 class MemoryMetadata(models.Model):
-    """One key and value on any one row: a chunk, a conversation, a message or a context item."""
+    """One key and value about one row: a chunk, a conversation, a message or a context item."""
 
     chunk = models.ForeignKey(
         MemoryChunk,
@@ -168,7 +172,7 @@ class MemoryMetadata(models.Model):
                 name="metadata_conversation_chunk",
                 condition=Q(key="conversation_id"),
             ),
-            # what is said about a chunk, and the foreign key's own look-ups
+            # the metadata of a chunk, and the foreign key's own look-ups
             models.Index(fields=["chunk"], name="metadata_by_chunk"),
         ]
         constraints = [
@@ -203,15 +207,19 @@ class MemoryMetadata(models.Model):
         return self.key
 
     @property
-    def _target(self) -> str:
-        return next(name for name in self.TARGETS if getattr(self, f"{name}_id") is not None)
+    def target(self) -> str | None:
+        """Return the name of the foreign key that is set, None if none is.
+
+        A row of old code from before the constraint may name no target.
+        """
+        return next((n for n in self.TARGETS if getattr(self, f"{n}_id") is not None), None)
 
     @property
-    def table_name(self) -> str:
-        """Return the table of the row that this is about."""
-        return self.TARGETS[self._target]
+    def table_name(self) -> str | None:
+        """Return the table of the described row."""
+        return None if self.target is None else self.TARGETS[self.target]
 
     @property
-    def record_id(self) -> int:
-        """Return the primary key of the row that this is about."""
-        return int(getattr(self, f"{self._target}_id"))
+    def record_id(self) -> int | None:
+        """Return the primary key of the described row."""
+        return None if self.target is None else int(getattr(self, f"{self.target}_id"))

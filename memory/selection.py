@@ -1,4 +1,4 @@
-"""Which context items a load gives: those of sufficient quality. Pure."""
+"""Selecting the context items of a load by their quality. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def quality_of(item: Any) -> float | None:
-    """Return an item's quality in 0..1, or None when it is unknown.
+    """Return an item's quality in 0..1, or None if it is unknown.
 
-    Quality is `relevance_score` when that is a number in 0..1; a boolean is no number.
+    Quality is `relevance_score` if that is a number in 0..1; a boolean is no number.
     """
     score = item.get("relevance_score") if isinstance(item, dict) else None
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
@@ -17,7 +17,7 @@ def quality_of(item: Any) -> float | None:
 
 
 def selected(item: Any, *, threshold: float | None) -> bool:
-    """Whether a load with this threshold gives the item: unknown quality always stays in."""
+    """Whether a load with this threshold gives the item: an unknown quality always passes."""
     if threshold is None:
         return True
     quality = quality_of(item)

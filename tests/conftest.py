@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.db import connection
 
+from flags import health
 from flags.phases import Phase
 from flags.switches import forced_phase, snapshot
-from tests import emptying
+from tests.support import emptying
 
 emptying.install()
 
 
 @pytest.fixture(autouse=True)
 def _fresh_switches() -> Iterator[None]:
-    """Let no test see the switches of another."""
+    """Let no test see the switches, or the health, of another."""
     snapshot.forget()
+    health.recent.forget()
     yield
     snapshot.forget()
 
@@ -45,3 +49,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared data beside the repository: real conversations are not tried")
     return folder
+
+
+@pytest.fixture
+def no_sql() -> Iterator[None]:
+    """Fail on any statement."""
+
+    def refuse(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        raise AssertionError(f"a statement was executed: {sql}")
+
+    with connection.execute_wrapper(refuse):
+        yield

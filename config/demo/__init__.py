@@ -1,1 +1,1 @@
-"""The parts of `manage.py demo`: conversations, the rollout that carries them over, figures."""
+"""The parts of `manage.py demo`: conversations, the rollout that moves them, figures."""

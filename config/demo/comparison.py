@@ -17,12 +17,12 @@ from config.demo.sizes import TABLES, compact, size_of
 from config.demo.turns import Conversation
 from conversations.state import AgentState
 from conversations.storage import load_state, save_state
-from conversations.stores.chunks import ChunkStore
+from conversations.stores.chunks.store import ChunkStore
 from conversations.stores.normalized import NormalizedStore
 from flags.phases import Phase
 from flags.switches import current_plan
 
-# Turns that are compared, about: whole conversations are played, none longer than half of that.
+# About so many turns are compared: whole conversations, none longer than half of this.
 TURNS = 400
 
 
@@ -40,7 +40,7 @@ class Way:
     save: Callable[[str, Any, Any], Any] = save_state
 
     def take(self) -> None:
-        """Set the switches; the process knows them then, as it does between two flips."""
+        """Set the switches and read them, so that the process knows them as between two flips."""
         if current_plan().phase != self.phase:
             flip(self.phase)
             current_plan()
@@ -55,7 +55,7 @@ WAYS: Mapping[str, Way] = {
 
 @dataclass(slots=True)
 class Comparison:
-    """Plays a sample of the conversations once more, under other ids, in every way."""
+    """Plays a sample of the conversations again, under other ids, in every way."""
 
     conversations: Sequence[Conversation]
     figures: dict[str, Figures] = field(default_factory=lambda: {way: Figures() for way in WAYS})
@@ -63,7 +63,7 @@ class Comparison:
     turns: int = 0
 
     def run(self) -> list[Measure]:
-        """Measure, and remove what was written for it. Returns: the lines of the table."""
+        """Measure, and remove the played conversations. Returns: the lines of the table."""
         sample = sampled(self.conversations)
         longest = max(self.conversations, key=lambda one: len(one.document.messages))
         compact()
@@ -83,7 +83,7 @@ class Comparison:
         return f"{conversation.id}-in-{name.replace(' ', '-')}"
 
     def _play(self, conversation: Conversation) -> None:
-        """Play every turn in every way, each of them first as often as the others."""
+        """Play every turn in every way; each way is first equally often."""
         names = list(WAYS)
         for number in range(len(conversation.turns)):
             names = [*names[1:], names[0]]
@@ -100,7 +100,7 @@ class Comparison:
     def _turn(self, conversation: Conversation, number: int, name: str) -> None:
         key, way, figures = self._id(conversation, name), WAYS[name], self.figures[name]
         way.take()
-        # What the flip left in the processor's caches is no cost of this way.
+        # An unmeasured load first: cold caches of the processor after a flip are no cost of a way.
         way.load(key, conversation.owner)
         started = time.perf_counter()
         state = way.load(key, conversation.owner)
@@ -113,7 +113,7 @@ class Comparison:
         figures.saves.append(saved - added)
 
     def _weigh(self, before: Mapping[str, int]) -> None:
-        """Measure the bytes; ways that share tables wrote the same, so they share."""
+        """Measure the bytes; ways that share tables wrote the same, so each gets an equal part."""
         for figures, way in ((self.figures[name], way) for name, way in WAYS.items()):
             sharing = sum(other.store == way.store for other in WAYS.values())
             figures.bytes = (size_of(way.store).bytes - before[way.store]) / sharing

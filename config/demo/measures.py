@@ -1,4 +1,4 @@
-"""What the closing comparison measures, and the mission's floors. Pure."""
+"""The measures of the closing comparison, and their floors. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import median
 
 @dataclass(slots=True)
 class Figures:
-    """What one way needed: seconds of every save and load, and bytes."""
+    """The figures of one way: seconds of every save and load, and bytes."""
 
     saves: list[float] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
@@ -20,7 +20,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One line of the closing table. `floor` is the mission's least saving, a share."""
+    """One line of the closing table. `floor` is the least saving that we ask for, a share."""
 
     name: str
     unit: str
@@ -28,19 +28,19 @@ class Measure:
     values: Mapping[str, float]
 
     def saving(self, against: str) -> float:
-        """Return how much less the tables need, as a share of what another way needs.
+        """Return the saving of the tables, as a share of another way's value.
 
-        Nothing, where that is less than can be measured: databases grow by whole pages.
+        The saving is 0 if the other value is too small to measure: databases grow by whole pages.
         """
         needed = self.values[against]
         return 1 - self.values["tables"] / needed if needed else 0.0
 
     def met(self, against: str) -> bool:
-        """Whether the mission's floor is met."""
+        """Whether the saving exceeds the floor."""
         return self.saving(against) > self.floor
 
 
-# The floors are those of the mission (issue 2, point 7): name, unit, floor, value.
+# Name, unit, floor, value. README, "Measured", has the same floors.
 _LINES: tuple[tuple[str, str, float, Callable[[Figures], float]], ...] = (
     ("median save", "ms", 0.20, lambda one: median(one.saves)),
     ("median load", "ms", 0.30, lambda one: median(one.loads)),

@@ -1,7 +1,7 @@
-"""The code being replaced: its statements as bare SQL, each committed on its own.
+"""Old code, as the base of the comparison: its statements as bare SQL, each with its own commit.
 
-It takes no lock, keeps no order of writers and checks nothing; it is what the tables are
-measured against. What it is spared here: its ORM, and the pruning that lost messages.
+It takes no lock, keeps no order of writers and checks nothing. Two costs of old code are left out
+here: its ORM, and the pruning that lost messages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _METADATA = "INSERT INTO memory_metadata (chunk_id, key, value) VALUES (%s, %s, 
 
 
 def old_load(conversation_id: str) -> AgentState:
-    """Load a state as old code does: the newest chunk; an empty state when there is none."""
+    """Load a state as old code does: the newest chunk; an empty state if there is none."""
     with connection.cursor() as cursor:
         cursor.execute(_NEWEST, [conversation_id])
         found = cursor.fetchone()

@@ -1,6 +1,6 @@
 """Sentences of the synthetic conversations, written for this project: a bicycle workshop.
 
-Every language has what customers ask, what the assistant answers, and the words for the gaps.
+Every language has questions of customers, answers of the assistant, and words for the gaps.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """What is said in one language. Gaps: {part}, {day}, {hour}, {price}, {count}."""
+    """The sentences of one language. Gaps: {part}, {day}, {hour}, {price}, {count}."""
 
     code: str
     questions: tuple[str, ...]

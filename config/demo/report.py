@@ -23,7 +23,7 @@ def step_lines(step: Step) -> list[str]:
 
 
 def comparison_lines(measures: Sequence[Measure], *, turns: int, weighed: str) -> list[str]:
-    """Return the closing table; `weighed` says what the bytes are."""
+    """Return the closing table; `weighed` names the kind of bytes."""
     lines = [
         f"The same {turns} turns (load, add, save) in three ways, interleaved in this run:",
         "  old code  its statements as bare SQL, nine commits a save, no lock and no check",
@@ -38,7 +38,7 @@ def comparison_lines(measures: Sequence[Measure], *, turns: int, weighed: str) -
         factor = _FACTORS[measure.unit]
         values = "".join(f"{measure.values[name] * factor:>12,.2f} {measure.unit}" for name in WAYS)
         lines.append(f"{measure.name:<22}{values}")
-    lines += ["", f"{'':<22}{'mission floor':>15}{'against legacy':>25}{'against old code':>25}"]
+    lines += ["", f"{'':<22}{'floor':>15}{'against legacy':>25}{'against old code':>25}"]
     for measure in measures:
         verdicts = "".join(f"{_verdict(measure, name):>25}" for name in ("legacy", "old code"))
         lines.append(f"{measure.name:<22}{f'>{measure.floor:.0%} less':>15}{verdicts}")
@@ -46,11 +46,11 @@ def comparison_lines(measures: Sequence[Measure], *, turns: int, weighed: str) -
 
 
 def floor_line(measures: Sequence[Measure]) -> str:
-    """Return whether the mission's floor is met: the tables against legacy, in this run."""
+    """Return whether every floor is met: the tables against legacy, in this run."""
     missed = [measure.name for measure in measures if not measure.met("legacy")]
     verdict = f"not met ({', '.join(missed)})" if missed else "met"
     return (
-        "The mission's floor (saves >20 % and loads >30 % faster, >15 % less memory, >25 %"
+        "Our floor (saves >20 % and loads >30 % faster, >15 % less memory, >25 %"
         f" smaller), tables against legacy: {verdict}."
     )
 

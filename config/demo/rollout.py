@@ -1,4 +1,4 @@
-"""The rollout, played: from legacy to the tables and back, with turns saved at every step."""
+"""Playing the rollout: from legacy to the tables and back, with turns saved at every step."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from waffle import get_waffle_switch_model
 
 from config.demo.sizes import TABLES, Size, clocked, size_of
 from config.demo.turns import Conversation
+from conversations.rollout.sync import Action, sync
+from conversations.rollout.verification import verify
 from conversations.storage import load_state
-from conversations.sync import Action, sync
-from conversations.verification import verify
 from flags.phases import Phase, switches_for
 
-# The phases after the first one, there and back; each saves turns that were held back.
+# The phases after the first one, there and back; each saves turns that the first one left out.
 THERE = (Phase.DUAL_WRITE, Phase.NEW_READS, Phase.NEW_PRIMARY, Phase.NEW_ONLY)
 BACK = (Phase.NEW_PRIMARY, Phase.NEW_READS, Phase.DUAL_WRITE, Phase.LEGACY)
 HELD_BACK = (len(THERE) + len(BACK)) // 2
-# What was done, in words, and what was not right.
+# A description of the step, and its problems.
 Act = tuple[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step as it went: what was done, what each store takes then, what was not right."""
+    """One played step: its description, the size of each store behind it, and its problems."""
 
     name: str
     done: str
@@ -38,9 +38,9 @@ class Step:
 
 @dataclass(slots=True)
 class Rollout:
-    """Plays the steps over conversations; remembers how far each has come.
+    """Plays the steps over conversations, and counts the played turns of each.
 
-    In each phase every other conversation is saved, so that a sync finds something to do.
+    In each phase every other conversation is saved, so that a sync has conversations to carry over.
     """
 
     conversations: Sequence[Conversation]
@@ -48,8 +48,7 @@ class Rollout:
     phases: int = 0
 
     def steps(self) -> Iterator[Step]:
-        """Play and yield one step after the other; after each, every conversation is loaded
-        and held against what was put in."""
+        """Play and yield the steps. After each, load and compare every conversation."""
         yield self._step("legacy", self._fill)
         for phase in THERE:
             yield self._step(phase.label, self._play_one_more, phase)
@@ -72,7 +71,7 @@ class Rollout:
         return Step(name, done, sizes, clock.seconds, tuple(problems))
 
     def _fill(self) -> Act:
-        """Play every conversation, but for a few turns that later steps play."""
+        """Play every conversation, without a few turns for the later steps."""
         flip(Phase.LEGACY)
         turns = 0
         for conversation in self.conversations:
@@ -95,7 +94,7 @@ class Rollout:
         return f"{turns} turns", []
 
     def _unequal(self) -> list[str]:
-        """Return a line for every conversation that does not load as it was put in."""
+        """Return a line for every conversation whose load differs from its turns."""
         lines = []
         for conversation in self.conversations:
             state = load_state(conversation.id, user_id=conversation.owner)

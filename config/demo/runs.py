@@ -1,7 +1,7 @@
-"""Runs of the demo on one database: which conversations are its own, and which ids are free.
+"""Runs of the demo on one database: its own conversations, and its free ids.
 
-An id is `demo-<run>-<name>`. Ids of deleted conversations are never used again, so that each
-run needs a number of its own.
+An id is `demo-<run>-<name>`. Ids of deleted conversations are never used again, so each run needs
+a number of its own.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from itertools import count
 
-from conversations.batches import conversation_ids
 from conversations.models import ConversationTombstone
+from conversations.routing.ids import conversation_ids
 from conversations.storage import delete_conversation
 
 _OWN = re.compile(r"demo-\d+-")
@@ -22,14 +22,14 @@ def foreign_conversation() -> str | None:
 
 
 def remove_earlier() -> int:
-    """Delete, for ever, what earlier runs left. Returns: how many conversations that were."""
-    # All ids first: the batches are not to be walked over while they shrink.
+    """Delete the conversations of earlier runs permanently. Returns: their number."""
+    # All ids first, because the batches shrink during the deletion.
     own = [found for found in conversation_ids() if _OWN.match(found)]
     return sum(delete_conversation(found) for found in own)
 
 
 def free_prefix() -> str:
-    """Return what the ids of this run begin with: `demo-1-` at the first one."""
+    """Return the prefix of this run's ids: `demo-1-` for the first run."""
     return next(
         prefix
         for prefix in (f"demo-{number}-" for number in count(1))

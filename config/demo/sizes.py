@@ -1,4 +1,4 @@
-"""What each store takes: rows, bytes on disk, and the time of its statements."""
+"""The size of each store: rows, bytes on disk, and the time of its statements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TABLE = re.compile(r'(?:FROM|INTO|UPDATE)\s+"?(\w+)')
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Rows, and bytes: `how_weighed` says which."""
+    """Rows, and bytes; `how_weighed` names the kind of bytes."""
 
     rows: int
     bytes: int
@@ -31,7 +31,7 @@ class Size:
 
 
 def size_of(store: str) -> Size:
-    """Return what a store's tables take."""
+    """Return the size of a store's tables."""
     tables = TABLES[store]
     with connection.cursor() as cursor:
         rows = 0
@@ -42,7 +42,7 @@ def size_of(store: str) -> Size:
 
 
 def how_weighed() -> str:
-    """Return what the bytes of `size_of` are on this database."""
+    """Return the kind of the bytes of `size_of` on this database."""
     if connection.vendor == "postgresql":
         return "pages on disk, with indexes (pg_total_relation_size)"
     with connection.cursor() as cursor:
@@ -52,7 +52,7 @@ def how_weighed() -> str:
 
 
 def compact() -> None:
-    """Give back what deleted rows took. SQLite does without being told."""
+    """Give back the space of deleted rows. SQLite does so by itself."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             for table in _STORE_OF:
@@ -77,7 +77,7 @@ def _bytes(cursor: Any, tables: tuple[str, ...]) -> int:
 
 
 def _has_dbstat(cursor: Any) -> bool:
-    """Whether this SQLite was compiled with it; those of Debian and python.org are."""
+    """Whether this SQLite has dbstat; the builds of Debian and python.org do."""
     cursor.execute("SELECT 1 FROM pragma_module_list WHERE name = 'dbstat'")
     return cursor.fetchone() is not None
 

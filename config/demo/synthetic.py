@@ -31,7 +31,7 @@ def conversations(count: int = CONVERSATIONS, *, seed: int = SEED) -> Iterator[C
         language = LANGUAGES[number % len(LANGUAGES)]
         messages: list[Any] = [_system(language)]
         for turn in range(turns):
-            # Every seventh sentence or so is in another language, as it happens.
+            # About every seventh turn is in a random language.
             spoken = random.choice(LANGUAGES) if random.random() < 0.15 else language
             messages += _turn(random, spoken, number=number, turn=turn)
         yield Conversation(
@@ -80,7 +80,7 @@ def _turn(random: Random, language: Language, *, number: int, turn: int) -> list
 
 
 def _tool_use(random: Random, language: Language, *, call: str) -> list[dict[str, Any]]:
-    """Return an assistant's call, or two at once, and what the tools answered."""
+    """Return an assistant's call, or two at once, and the answers of the tools."""
     messages: list[dict[str, Any]] = []
     calls, answers = [], []
     for place in range(2 if random.random() < 0.1 else 1):

@@ -1,4 +1,4 @@
-"""Conversations as turns: what an assistant loads, adds to and saves, one after the other."""
+"""Conversations as turns: an assistant loads, adds and saves, turn after turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 
 from conversations import formats
-from conversations.documents import DEFAULTS, MESSAGES, Document
+from conversations.content.document import DEFAULTS, MESSAGES, Document
 from conversations.storage import load_state, save_state
 
 Message = Any
@@ -19,7 +19,7 @@ Turn = tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation that is going to be played, turn by turn."""
+    """A conversation to play, turn by turn."""
 
     id: str
     owner: Any
@@ -40,7 +40,7 @@ class Conversation:
         }
 
     def _context(self, played: int) -> list[Any]:
-        """Return the memory after so many turns: it grows by one item a turn, then is whole."""
+        """Return the memory after so many turns: one more item a turn, all after the last turn."""
         return self.document.items[: played if played < len(self.turns) else None]
 
     def play(self, number: int) -> None:
@@ -72,7 +72,7 @@ def _user_input(turn: Iterable[Message]) -> str:
 
 
 def turns_of(messages: Iterable[Message]) -> tuple[Turn, ...]:
-    """Return messages as turns: each begins with what a user says, the first with all before."""
+    """Return messages as turns: each begins with a user's message, the first with all before it."""
     turns: list[list[Message]] = [[]]
     for message in messages:
         if _role(message) == "user" and any(_role(earlier) != "system" for earlier in turns[-1]):
@@ -86,9 +86,9 @@ def _role(message: Message) -> Any:
 
 
 def bounded(turns: Sequence[Turn], most: int) -> tuple[Turn, ...]:
-    """Return at most so many turns: the earliest ones become one, and are saved at once.
+    """Return at most so many turns; the earliest ones become one, which is saved at once.
 
-    Legacy writes the whole conversation a turn: 1,200 turns of one conversation are 700 MB.
+    Legacy writes the whole conversation each turn: 1,200 turns of one conversation are 700 MB.
     """
     merged = max(len(turns) - most + 1, 1)
     first = tuple(message for turn in turns[:merged] for message in turn)
@@ -98,9 +98,9 @@ def bounded(turns: Sequence[Turn], most: int) -> tuple[Turn, ...]:
 def conversations_of(
     found: Iterable[formats.Conversation], *, prefix: str, most_turns: int
 ) -> list[Conversation]:
-    """Return conversations to play, each with a user of the name that it gives its user.
+    """Return conversations to play, each with a user of the name in the conversation.
 
-    Those without a message are left out; of ids that come again, the later ones get a number.
+    Conversations without a message are left out. A repeated id gets a number.
     """
     made = []
     seen: Counter[str] = Counter()

@@ -20,7 +20,7 @@ from conversations.storage import ANY_OWNER, delete_conversation
 from memory.admin.reading import MOST_COUNTED
 from memory.models import MemoryContextItem, MemoryMetadata
 
-# Each conversation is a transaction of its own: more would outlast a request.
+# Each conversation is a transaction of its own: more would take longer than a request may.
 MOST_AT_ONCE = 500
 MOST_LISTED = 20
 
@@ -31,9 +31,9 @@ class DeletesConversations:
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, Any], set[str], list[str]]:
-        """Count what goes with the conversations, instead of listing it.
+        """Count the rows that are deleted with the conversations, instead of listing them.
 
-        The stock preview of 100,000 messages takes 22 s and 14 MB.
+        Django's own preview of 100,000 messages takes 22 s and 14 MB.
         """
         chosen = list(objs)
         allowed = all(self.has_delete_permission(request, obj) for obj in chosen)  # type: ignore[attr-defined]
@@ -47,7 +47,7 @@ class DeletesConversations:
     def delete_model(self, request: HttpRequest, obj: ConversationState) -> None:
         """Delete a conversation from both stores.
 
-        Raises: ConversationNotFound when somebody else was faster, StorageUnavailable.
+        Raises: ConversationNotFound if another request was faster, StorageUnavailable.
         """
         if not delete_conversation(obj.conversation_id, ANY_OWNER):
             raise ConversationNotFound
@@ -57,7 +57,7 @@ class DeletesConversations:
         for obj in queryset:
             self.delete_model(request, obj)
 
-    # A host's ATOMIC_REQUESTS would take back what the messages have reported by then.
+    # A host's ATOMIC_REQUESTS would roll back deletions that the messages have already reported.
     @transaction.non_atomic_requests(using=conf.alias())
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
@@ -73,7 +73,7 @@ class DeletesConversations:
 
     @admin.action(permissions=["delete"], description="Delete selected conversations")
     def delete_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        """Confirm, then delete one after the other and report how far it went."""
+        """Confirm, then delete one after the other and report how many were deleted."""
         chosen = queryset[: MOST_AT_ONCE + 1]
         if len(chosen) > MOST_AT_ONCE:
             self._warn(request, f"Select {MOST_AT_ONCE} conversations at most.")
@@ -98,12 +98,12 @@ class DeletesConversations:
                 self._warn(request, f"{_said(left)} not deleted. {error}")
                 break
         if gone:
-            self._warn(request, f"{_said(gone)} deleted by somebody else already.")
+            self._warn(request, f"{_said(gone)} already deleted by another user.")
         if deleted:
             self.message_user(request, f"{_said(deleted)} deleted.", messages.SUCCESS)  # type: ignore[attr-defined]
 
     def delete_and_log(self, request: HttpRequest, obj: ConversationState) -> None:
-        """Delete one conversation; the log entry, which names its id only, goes with it."""
+        """Delete one conversation and write its log entry, with only its id, in one transaction."""
         with transaction.atomic(using=conf.alias()):
             self.log_deletions(request, [obj])  # type: ignore[attr-defined]
             self.delete_model(request, obj)
@@ -121,7 +121,7 @@ def _said(count: int) -> str:
 
 
 def _counts(chosen: Sequence[ConversationState]) -> dict[str, Any]:
-    """Return how many rows of each kind go, counted to 10,000."""
+    """Return how many rows of each kind are deleted, counted to 10,000."""
     pks = [obj.pk for obj in chosen]
     within = {"conversation_id__in": pks}
     alias = conf.alias()

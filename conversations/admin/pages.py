@@ -18,10 +18,11 @@ from conversations.admin.rendering import (
     shown_message,
 )
 from conversations.admin.residence import residence_of
-from conversations.codec import ITEM_COLUMNS, decode_item
-from conversations.documents import DEFAULTS, Document
-from conversations.fieldcodec import decode_fields
+from conversations.content.codec import ITEM_COLUMNS, decode_item
+from conversations.content.document import DEFAULTS, Document
+from conversations.content.field_codec import decode_fields
 from conversations.models import ConversationState
+from conversations.state import AgentState
 from conversations.storage import ANY_OWNER, MessagePage, list_messages, load_state
 from conversations.stores.normalized import owner_of
 from memory.admin.text import Shown, shown_json, shown_value
@@ -37,19 +38,19 @@ LARGEST_SEQUENCE = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the address asks for. What makes no sense there is taken as not said."""
+    """The parameters of the address. Meaningless ones are ignored."""
 
     tab: str = "transcript"
     before: int | None = None
     after: int | None = None
     superseded: bool = False
     role: str = ""
-    # Of the page of a conversation that has no row: its address names the id.
+    # The id of a conversation without a row, whose page's address names it.
     page_id: str = ""
 
     @classmethod
     def of(cls, request: HttpRequest, *, page_id: str = "") -> Asked:
-        """Return what a request asks for. Never raises."""
+        """Return the parameters of a request. Never raises."""
         said = request.GET
         before, after = _sequence(said.get("before")), _sequence(said.get("after"))
         tab, role = said.get("tab", ""), said.get("role", "")
@@ -90,7 +91,7 @@ def _sequence(text: str | None) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """One page of messages, and the links that lead on from it."""
+    """One page of messages, and the links to other pages."""
 
     messages: tuple[ShownMessage, ...]
     links: Mapping[str, str]
@@ -124,8 +125,8 @@ def transcript_of(conversation_id: str, asked: Asked) -> Transcript:
 def _links(page: MessagePage, asked: Asked) -> dict[str, str]:
     """Return the links to other pages.
 
-    With superseded versions a page may end between two versions of one message: the next
-    begins with that message again, unless it is all there is on the page.
+    With superseded versions, a page may end between two versions of one message. Then the next
+    page begins with that message again, unless it fills the whole page.
     """
     if page.first is None or page.last is None:
         return {"first": asked.query(after=0)} if asked.before or asked.after else {}
@@ -142,7 +143,7 @@ def _links(page: MessagePage, asked: Asked) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The fields of a conversation, and its context items as far as they are shown."""
+    """The fields of a conversation, and its first context items."""
 
     fields: tuple[tuple[str, Shown], ...]
     items: tuple[ShownItem, ...]
@@ -156,9 +157,13 @@ def context_of(conversation_id: str, row: ConversationState | None) -> Context:
     """
     if row is None or row.legacy_revision > row.revision:
         state = load_state(
-            conversation_id, user_id=ANY_OWNER, max_messages=0, max_context_items=ITEMS_SHOWN
+            conversation_id,
+            user_id=ANY_OWNER,
+            max_messages=0,
+            max_context_items=ITEMS_SHOWN,
+            state_class=AgentState,
         )
-        document = Document.from_dict(state.to_dict())
+        document = Document.from_dict(state.to_dict(with_baseline=False))
         fields = document.fields
         found = [shown_item(value, score=quality_of(value)) for value in document.items]
         hidden = 0 if state.load_info is None else state.load_info.hidden_items
@@ -182,14 +187,14 @@ def _says(name: str, value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What is noted about a conversation beside its content."""
+    """The records of a conversation beside its content."""
 
     metadata: tuple[tuple[str, Shown], ...]
     conflicts: tuple[tuple[Any, Shown], ...]
 
 
 def records_of(row: ConversationState | None, *, metadata: bool, conflicts: bool) -> Records:
-    """Return metadata and the latest conflicts, as far as the reader may see them."""
+    """Return the metadata and the latest conflicts that the reader may see."""
     noted: list[tuple[str, Shown]] = []
     found: list[tuple[Any, Shown]] = []
     if row is not None and metadata:
@@ -207,7 +212,7 @@ def _detail(text: str) -> Shown:
 
 
 def facts_of(row: ConversationState | None) -> dict[str, Any]:
-    """Return what the row says, for the head of the page."""
+    """Return the facts of the row, for the head of the page."""
     if row is None:
         return {"residence": "legacy", "explanation": "Only legacy holds this conversation."}
     residence = residence_of(row.revision, row.legacy_revision)

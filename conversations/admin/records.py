@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
-from conversations.codec import decode_message
+from conversations.content.codec import decode_message
 from conversations.models import (
     ConversationConflict,
     ConversationMessage,
@@ -18,6 +19,7 @@ from conversations.models import (
     SyncBatch,
     SyncRun,
 )
+from flags.admin.rights import ConversationRights, rights_of
 from flags.phases import Phase
 from memory.admin.models import (
     ConversationLinkMixin,
@@ -30,10 +32,16 @@ from memory.admin.reading import (
     ConditionFilter,
     ReadOnlyAdmin,
     RecentValuesFilter,
+    lines,
+    one_line,
     preformatted,
 )
+from memory.admin.rights import RowsThatNameConversations
 from memory.admin.text import shown, shown_json, shown_value
+from memory.admin.words import words_of
 
+# Shown in place of values that the reader may not see.
+HIDDEN = "…"
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -51,6 +59,12 @@ class OutcomeFilter(ConditionFilter):
         ("succeeded", "succeeded", Q(tool_success=True)),
         ("failed", "failed", Q(tool_success=False)),
     )
+
+
+def _seen(rights: ConversationRights, key: str) -> str:
+    """Return a key of a run's walk, if the reader may see it: a text may be a conversation's id."""
+    named = json.loads(key) if key else None
+    return key if not isinstance(named, str) or rights.viewable_names([named]) else HIDDEN
 
 
 @admin.register(SyncRun)
@@ -77,10 +91,18 @@ class SyncRunAdmin(ReadOnlyAdmin):
         "finished_at",
     )
 
+    def get_object(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return a run, without keys that may name a conversation the reader may not view."""
+        run = super().get_object(request, *args, **kwargs)
+        rights = rights_of(self.admin_site, request)
+        if run is not None and rights.by_row:
+            run.cursor, run.upper = (_seen(rights, key) for key in (run.cursor, run.upper))
+        return run
+
 
 @admin.register(SyncBatch)
 class SyncBatchAdmin(ReadOnlyAdmin):
-    """The batches of the runs, with what became of the conversations in them."""
+    """The batches of the runs, with the results of their conversations."""
 
     list_display = ("id", "run", "conversations", "failed", "generation", "taken_at", "finished_at")
     list_filter = ("taken_at",)
@@ -102,17 +124,29 @@ class SyncBatchAdmin(ReadOnlyAdmin):
         "finished_at",
     )
 
+    def get_object(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return a batch, without the conversations that the reader may not view."""
+        batch = super().get_object(request, *args, **kwargs)
+        rights = rights_of(self.admin_site, request)
+        if batch is not None and rights.by_row:
+            batch.low, batch.high = (_seen(rights, key) for key in (batch.low, batch.high))
+            notes = json.loads(batch.noted)
+            seen = rights.viewable_names(name for name, *_ in notes)
+            batch.noted = json.dumps([note for note in notes if note[0] in seen])
+        return batch
+
 
 @admin.register(ConversationMessage)
 class MessageAdmin(ConversationLinkMixin, ExcerptMixin, ReadOnlyAdmin):
     """Every version of every message that the tables hold."""
 
+    noted_in = ("tool_calls", "extra")
+
     list_display = (
         "id",
         "in_conversation",
-        "sequence",
-        "role",
-        "tool_name",
+        "place",
+        "speaker",
         "excerpt",
         "is_current",
         "timestamp",
@@ -146,6 +180,16 @@ class MessageAdmin(ConversationLinkMixin, ExcerptMixin, ReadOnlyAdmin):
     )
     readonly_fields = fields
 
+    @admin.display(description="no.")
+    def place(self, message: Any) -> int:
+        """Return the sequence."""
+        return int(message.sequence)
+
+    @admin.display(description="role, tool")
+    def speaker(self, message: Any) -> Any:
+        """Return the role, and below it the tool that was called or answers."""
+        return lines(message.role, message.tool_name)
+
     @admin.display(description="current", boolean=True)
     def is_current(self, message: Any) -> bool:
         """Whether no later revision superseded this version."""
@@ -153,14 +197,15 @@ class MessageAdmin(ConversationLinkMixin, ExcerptMixin, ReadOnlyAdmin):
 
     @admin.display(description="content")
     def full_content(self, message: Any) -> Any:
-        """Return the text."""
+        """Return the text, or the message's words in other fields."""
         value = decode_message(vars(message))
         content = value.get("content") if isinstance(value, dict) else None
-        return preformatted(shown(content if isinstance(content, str) else message.content or ""))
+        text = content if isinstance(content, str) else message.content or ""
+        return preformatted(shown(text if text.strip() else words_of(value)))
 
     @admin.display(description="as it was saved")
     def as_saved(self, message: Any) -> Any:
-        """Return the whole message, which is what a load gives."""
+        """Return the whole message, as a load returns it."""
         return preformatted(shown_value(decode_message(vars(message))))
 
     @admin.display(description="digest")
@@ -171,7 +216,7 @@ class MessageAdmin(ConversationLinkMixin, ExcerptMixin, ReadOnlyAdmin):
 
 @admin.register(ConversationConflict)
 class ConflictAdmin(ConversationLinkMixin, ReadOnlyAdmin):
-    """What merges could not keep in place, and blobs that were set aside."""
+    """Edits that merges could not keep in place, and blobs that were set aside."""
 
     list_display = ("id", "in_conversation", "kind", "reason", "revision", "created_at")
     list_filter = ("kind", "created_at")
@@ -190,10 +235,10 @@ class ConflictAdmin(ConversationLinkMixin, ReadOnlyAdmin):
 
 
 @admin.register(ConversationMismatch)
-class MismatchAdmin(ReadOnlyAdmin):
-    """Loads that differed from the other store: where, never what."""
+class MismatchAdmin(RowsThatNameConversations, ReadOnlyAdmin):
+    """Loads that differed from the other store: the places, never the content."""
 
-    list_display = ("id", "conversation_id", "in_phase", "revision", "seen_at")
+    list_display = ("id", "shown_id", "in_phase", "revision", "seen_at")
     list_filter = ("seen_at",)
     search_fields = ("conversation_id",)
     search_help_text = f"The exact id of a conversation {LATEST}. {FILTERED}"
@@ -215,6 +260,11 @@ class MismatchAdmin(ReadOnlyAdmin):
         """Find by the id of a conversation, which has no index here."""
         return self.latest(request, rows).filter(conversation_id=term)
 
+    @admin.display(description="conversation id")
+    def shown_id(self, mismatch: Any) -> Any:
+        """Return the id on one line."""
+        return one_line(mismatch.conversation_id)
+
     @admin.display(description="phase", ordering="phase")
     def in_phase(self, mismatch: Any) -> str:
         """Return the label of the phase in which it was found."""
@@ -228,7 +278,7 @@ class MismatchAdmin(ReadOnlyAdmin):
 
 @admin.register(ConversationRedaction)
 class RedactionAdmin(ConversationLinkMixin, ReadOnlyAdmin):
-    """Which conversations had a text redacted. The text itself is nowhere."""
+    """The conversations with redacted texts. The text itself is stored nowhere."""
 
     list_display = ("id", "in_conversation", "created_at")
     list_filter = ("created_at",)
@@ -242,7 +292,7 @@ class RedactionAdmin(ConversationLinkMixin, ReadOnlyAdmin):
 
     @admin.display(description="replacement")
     def shown_replacement(self, redaction: Any) -> Any:
-        """Return what stands in place of the redacted text."""
+        """Return the text that replaced the redacted one."""
         return preformatted(shown(redaction.replacement))
 
 
@@ -251,14 +301,19 @@ class ReasonFilter(RecentValuesFilter):
 
 
 @admin.register(ConversationTombstone)
-class TombstoneAdmin(ReadOnlyAdmin):
+class TombstoneAdmin(RowsThatNameConversations, ReadOnlyAdmin):
     """Deleted conversations. Their ids are never used again."""
 
-    list_display = ("conversation_id", "reason", "deleted_at")
+    list_display = ("shown_id", "reason", "deleted_at")
     list_filter = (ReasonFilter, "deleted_at")
     search_fields = ("conversation_id",)
     search_help_text = f"The exact id of a conversation. {FILTERED}"
     ordering = ("-id",)
-    sortable_by = ("conversation_id",)
+    sortable_by = ("shown_id",)
     fields = ("conversation_id", "reason", "deleted_at")
     readonly_fields = fields
+
+    @admin.display(description="conversation id", ordering="conversation_id")
+    def shown_id(self, tombstone: Any) -> Any:
+        """Return the id on one line."""
+        return one_line(tombstone.conversation_id)

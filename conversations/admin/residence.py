@@ -1,4 +1,4 @@
-"""Where a conversation lives, as its row says. Pure."""
+"""The stores that hold a conversation, by its row. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXPLANATIONS = {
 
 
 def residence_of(revision: int, legacy_revision: int) -> Residence:
-    """Return where a conversation with these two numbers in its row lives."""
+    """Return the residence of a conversation with these two numbers in its row."""
     if legacy_revision == 0:
         return Residence.TABLES
     if revision == 0:

@@ -1,7 +1,8 @@
-"""Conversations in the admin: the list, and the pages that it leads to."""
+"""Conversations in the admin: the list, and the pages behind it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +21,8 @@ from conversations.admin.deletions import DeletesConversations
 from conversations.admin.residence import CONDITIONS, residence_of
 from conversations.admin.views import ConversationViews
 from conversations.models import ConversationState
-from memory.admin.reading import FILTERED, ConditionFilter, ReadOnlyAdmin
+from flags.admin.rights import rights_of
+from memory.admin.reading import FILTERED, ConditionFilter, ReadOnlyAdmin, one_line
 
 
 class ResidenceFilter(ConditionFilter):
@@ -36,7 +38,7 @@ class ConversationAdmin(ConversationViews, DeletesConversations, ReadOnlyAdmin):
     """Conversations: found by id and user, read as a transcript, deleted through the API."""
 
     change_list_template = "admin/conversations/conversation_list.html"
-    list_display = ("conversation_id", "owner", "message_count", "last_activity", "lives")
+    list_display = ("shown_id", "owner", "message_count", "last_activity", "lives")
     list_filter = (ResidenceFilter, "updated_at", "created_at")
     list_select_related = ("user",)
     search_fields = ("conversation_id",)
@@ -45,7 +47,7 @@ class ConversationAdmin(ConversationViews, DeletesConversations, ReadOnlyAdmin):
     )
     # state_by_activity, state_conversation_id and state_by_user
     ordering = ("-updated_at", "-conversation_id")
-    sortable_by = ("conversation_id", "owner", "last_activity")
+    sortable_by = ("shown_id", "owner", "last_activity")
     actions = ("delete_selected",)
     large_columns = ("user_input", "focus_areas", "last_tool_result", "extra")
 
@@ -54,6 +56,11 @@ class ConversationAdmin(ConversationViews, DeletesConversations, ReadOnlyAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return admin.ModelAdmin.has_delete_permission(self, request, obj)
+
+    def lines(self, request: HttpRequest, rows: Iterable[Any]) -> Iterable[Any]:
+        """Return the lines of a page of the list that the reader may see."""
+        rights = rights_of(self.admin_site, request)
+        return rights.viewable_rows(list(rows)) if rights.asks else rows
 
     def found(self, request: HttpRequest, rows: QuerySet[Any], term: str) -> QuerySet[Any]:
         """Find by the id of the conversation, or by its user; all of these have an index."""
@@ -64,21 +71,27 @@ class ConversationAdmin(ConversationViews, DeletesConversations, ReadOnlyAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """List conversations. Its bulk deletion commits each by itself."""
+        """List conversations. The bulk deletion commits each one by itself."""
         context = {"has_legacy": legacy.has_legacy(), "title": "Conversations"}
         return super().changelist_view(request, context | (extra_context or {}))
 
+    @admin.display(description="conversation id", ordering="conversation_id")
+    def shown_id(self, row: ConversationState) -> Any:
+        """Return the id on one line."""
+        return one_line(row.conversation_id)
+
     @admin.display(description="user", ordering="user_id")
     def owner(self, row: ConversationState) -> Any:
-        """Return the user, or the one whom only legacy knows."""
+        """Return the user, or the owner that only legacy knows."""
         if row.user_id is None:
-            return f"{row.legacy_user_id} (in legacy only)" if row.legacy_user_id else "-"
+            owner = row.legacy_user_id
+            return one_line(f"{owner} (in legacy only)") if owner else "-"
         user: Any = get_user_model()._meta
         return self.link(user.app_label, user.model_name, row.user_id, row.user)
 
     @admin.display(description="last activity", ordering="updated_at")
     def last_activity(self, row: ConversationState) -> Any:
-        """Return when the conversation was written last."""
+        """Return the time of the conversation's last write."""
         return row.updated_at
 
     @admin.display(description="lives in")

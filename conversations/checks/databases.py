@@ -13,7 +13,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 
 from conversations.checks.legacy import legacy_model
+from conversations.rollout.statistics import TABLES, analysis_of, tables_without_statistics
 from flags.checks import checked_alias, configured, database_check
+from flags.schema import named
+from flags.texts import quoted
 from memory.checks import disagreements
 
 VENDORS = ("postgresql", "sqlite")
@@ -22,12 +25,12 @@ OLDEST_POSTGRESQL = 14
 
 @register("conversations")
 def check_alias(**kwargs: Any) -> list[CheckMessage]:
-    """Check the alias and what it stands for."""
+    """Check the alias and its database."""
     alias = checked_alias()
     if alias is None:
         return [
             Error(
-                f'CONVERSATIONS["DATABASE"] is {configured().get("DATABASE")!r}, which is no'
+                f'CONVERSATIONS["DATABASE"] is {quoted(configured().get("DATABASE"))}, which is no'
                 " alias of DATABASES.",
                 hint=f"Use one of {', '.join(connections)}.",
                 id="conversations.E009",
@@ -57,7 +60,7 @@ def _routes(alias: str) -> Iterator[CheckMessage]:
         unmigrated = [m._meta.label for m in ours if not router.allow_migrate_model(alias, m)]
     except Exception as error:  # noqa: BLE001  (a host's router may fail in any way)
         yield Error(
-            f"A router of DATABASE_ROUTERS failed: {error!r}.",
+            f"A router of DATABASE_ROUTERS failed: {named(error)}.",
             hint="Make it answer for every model, or return None.",
             id="conversations.E011",
         )
@@ -104,7 +107,7 @@ def _sqlite_transactions(connection: Any) -> Iterator[CheckMessage]:
 
 @register("conversations", deploy=True)
 def check_persistent_connections(**kwargs: Any) -> list[CheckMessage]:
-    """Check that a connection which the server has closed is replaced."""
+    """Check that a connection is replaced after the server closed it."""
     alias = checked_alias()
     if alias is None or connections[alias].vendor != "postgresql":
         return []
@@ -160,12 +163,12 @@ def _postgresql(connection: Any) -> Iterator[CheckMessage]:
         encoding = cursor.fetchone()[0]
         cursor.execute("SHOW default_transaction_isolation")
         isolation = cursor.fetchone()[0]
-    # Django knows what OPTIONS chose once it has connected.
+    # After connecting, Django knows the choice in OPTIONS.
     chosen = getattr(getattr(connection, "isolation_level", None), "name", READ_COMMITTED)
     if isolation.upper().replace(" ", "_") != READ_COMMITTED or chosen != READ_COMMITTED:
         yield Error(
             f"The PostgreSQL database {connection.alias!r} does not use the isolation level READ"
-            " COMMITTED: whoever waited for a lock would not see what was written meanwhile.",
+            " COMMITTED: after waiting for a lock, a transaction would miss the latest writes.",
             hint='Take "isolation_level" out of its OPTIONS, and default_transaction_isolation'
             " out of the settings of the server, the database and the role.",
             id="conversations.E016",
@@ -188,3 +191,17 @@ def check_recorded_migrations(connection: BaseDatabaseWrapper) -> Iterator[Check
         missing_id="conversations.E014",
         unrecorded_id="conversations.E015",
     )
+
+
+@database_check()
+def check_statistics(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage]:
+    """Check that the database has statistics of its tables: after a restore it has none."""
+    legacy = legacy_model()
+    tables = [*TABLES, "memory_chunks", *([legacy._meta.db_table] if legacy else [])]
+    missing = tables_without_statistics(connection, tables)
+    if missing:
+        yield Warning(
+            f"The database has no statistics of {', '.join(missing)}: it may read them whole.",
+            hint=f"Type in psql: {analysis_of(connection, missing)}",
+            id="conversations.W006",
+        )

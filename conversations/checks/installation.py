@@ -1,36 +1,19 @@
-"""Checks of what is installed beside us."""
+"""Checks of the packages and settings beside ours."""
 
 from __future__ import annotations
 
 from importlib import metadata
 from typing import Any
 
-from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
-APPS = ("waffle", "flags", "memory", "conversations")
 PACKAGES = ("conversations", "memory", "flags")
 
 
 @register("conversations")
-def check_apps(**kwargs: Any) -> list[CheckMessage]:
-    """Check that all apps that belong together are installed, in any order."""
-    missing = [name for name in APPS if not apps.is_installed(name)]
-    if not missing:
-        return []
-    return [
-        Error(
-            f"INSTALLED_APPS lacks {', '.join(missing)}.",
-            hint=f"Install {', '.join(APPS)} together; their order does not matter.",
-            id="conversations.E001",
-        )
-    ]
-
-
-@register("conversations")
 def check_time_zones(**kwargs: Any) -> list[CheckMessage]:
-    """Check that times have a zone: ours are compared with those that clients state."""
+    """Check that times have a zone: ours are compared with times that clients state."""
     if settings.USE_TZ:
         return []
     return [
@@ -45,7 +28,7 @@ def check_time_zones(**kwargs: Any) -> list[CheckMessage]:
 
 @register("conversations", deploy=True)
 def check_distributions(**kwargs: Any) -> list[CheckMessage]:
-    """Check that nobody else installed a package of our names: they would merge on disk."""
+    """Check that no other distribution has a package of our names: they would merge on disk."""
     try:
         providers = metadata.packages_distributions()
     except Exception:  # noqa: BLE001  (broken metadata of anything installed)

@@ -10,6 +10,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from flags.checks import checked_alias, configured, database_check
+from flags.texts import quoted
 
 _IDENTITY = "SELECT system_identifier, current_database() FROM pg_control_system()"
 
@@ -19,9 +20,9 @@ def check_replica(**kwargs: Any) -> list[CheckMessage]:
     """Check that the replica is another PostgreSQL database than the primary."""
     alias, primary = configured().get("REPLICA"), checked_alias()
     if not isinstance(alias, str) or primary is None:
-        # None is no replica; conversations.E007 and E009 say the rest.
+        # None means no replica; conversations.E007 and E009 report the other cases.
         return []
-    said, hint = f'CONVERSATIONS["REPLICA"] is {alias!r}, ', "Or leave REPLICA out."
+    said, hint = f'CONVERSATIONS["REPLICA"] is {quoted(alias)}, ', "Or leave REPLICA out."
     if alias not in list(connections):
         said += "which is no alias of DATABASES."
         others = ", ".join(name for name in connections if name != primary)

@@ -1,4 +1,4 @@
-"""Checks of `settings.CONVERSATIONS`, but for LEGACY and SWITCHES."""
+"""Checks of `settings.CONVERSATIONS`, except LEGACY and SWITCHES."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from django.core.checks import CheckMessage, Error, register
 from django.utils.module_loading import import_string
 
 from conversations.conf import DEFAULTS
+from conversations.storage.arguments import shortcoming
 from flags.checks import configured
+from flags.texts import MOST, quoted, shown
 
 # json.dumps raises RecursionError somewhat above a depth of 1,000.
 DEEPEST = 1000
@@ -42,7 +44,7 @@ def _limits(value: Any) -> bool:
     return _whole(1)(chosen["MINIMUM"]) and all(map(_share, shares)) and 0 < shares[0] <= shares[1]
 
 
-# What a value must be, and how to say it. LEGACY, SWITCHES and STATE_CLASS have their own checks.
+# The condition of a value, and its words. LEGACY, SWITCHES and STATE_CLASS have their own checks.
 RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "DATABASE": (lambda value: isinstance(value, str), "the alias of a database"),
     "REPLICA": (lambda value: isinstance(value, str), "the alias of a streaming replica"),
@@ -54,6 +56,7 @@ RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "RESUME_WITHIN": (_duration, "a timedelta, not negative"),
     "KEEP_SUPERSEDED": (_duration, "a timedelta, not negative"),
     "KEEP_VERSIONS": (_whole(0), "a whole number, 0 or more"),
+    "KEEP_BLOBS": (_whole(1), "a whole number, 1 or more: the newest blob always stays"),
     "SOAK_TIME": (_duration, "a timedelta, not negative"),
     "RETIRE_AFTER": (_duration, "a timedelta, not negative"),
     "SYNC_MAX_REPLICA_LAG": (_duration, "a timedelta, not negative"),
@@ -91,13 +94,13 @@ def _problems(chosen: Mapping[Any, Any]) -> Iterator[CheckMessage]:
         if name not in DEFAULTS:
             near = difflib.get_close_matches(str(name), DEFAULTS, n=1)
             yield Error(
-                f"CONVERSATIONS has the key {name!r}, which means nothing.",
+                f"CONVERSATIONS has the unknown key {quoted(name)}.",
                 hint=f"Did you mean {near[0]!r}?" if near else f"Use {', '.join(DEFAULTS)}.",
                 id="conversations.E008",
             )
         elif value is not None and name in RULES and not RULES[name][0](value):
             yield Error(
-                f'CONVERSATIONS["{name}"] is {value!r}.',
+                f'CONVERSATIONS["{name}"] is {quoted(value)}.',
                 hint=f"Set it to {RULES[name][1]}.",
                 id="conversations.E007",
             )
@@ -110,7 +113,7 @@ def check_state_class(**kwargs: Any) -> list[CheckMessage]:
     if path is None:
         return []
     found, failure = imported(path)
-    problem = failure or _shortcoming(found)
+    problem = failure or shortcoming(found)
     if problem is None:
         return []
     return [
@@ -123,22 +126,14 @@ def check_state_class(**kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-def _shortcoming(found: Any) -> str | None:
-    """Return what a state class lacks, or None."""
-    if not isinstance(found, type):
-        return f"names {found!r}, which is no class"
-    for name in ("from_dict", "to_dict"):
-        if not callable(getattr(found, name, None)):
-            return f"names {found.__qualname__}, which has no method {name}"
-    has_room = found.__dictoffset__ or all(hasattr(found, n) for n in ("_baseline", "load_info"))
-    return None if has_room else f"names {found.__qualname__}, whose __slots__ leave no room"
-
-
 def imported(path: Any) -> tuple[Any, str | None]:
-    """Return what a dotted path names, or None and why it names nothing."""
+    """Return the object of a dotted path, or None and why it names none."""
     if not isinstance(path, str):
-        return None, f"is {path!r}, no dotted path"
+        return None, f"is {quoted(path)}, no dotted path"
     try:
         return import_string(path), None
     except Exception as error:  # noqa: BLE001  (a host's module may fail in any way)
-        return None, f"names {path!r}, which cannot be imported ({error})"
+        # The error repeats the path, which is quoted already: skip it if it is long.
+        said = f": {shown(str(error))}" if len(path) <= MOST else ""
+        why = f"{type(error).__name__}{said}"
+        return None, f"names {quoted(path)}, which cannot be imported ({why})"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -14,15 +16,15 @@ from typing import Any, BinaryIO, cast
 from conversations import conf
 from conversations.exceptions import InvalidState
 
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# One character of a state takes up to six bytes as an ASCII escape.
-_ESCAPED_BYTES = 6
+# One character of a state needs up to six bytes as an ASCII escape.
+ESCAPED_BYTES = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a file, by its number from 1; `problem` says why it has no text."""
+    """A line of a file, by its number from 1; `problem` is the reason if it has no text."""
 
     number: int
     text: str
@@ -32,17 +34,17 @@ class Line:
 def lines_of(stream: BinaryIO) -> Iterator[Line]:
     """Yield the lines of a binary stream, gzipped or not; empty ones are left out.
 
-    Raises: InvalidState when the stream is broken off or damaged.
+    Raises: InvalidState if the stream is cut off or damaged.
     """
     buffered: Any = stream if hasattr(stream, "peek") else io.BufferedReader(cast(Any, stream))
-    source: Any = gzip.GzipFile(fileobj=buffered) if buffered.peek(2)[:2] == _GZIP else buffered
-    limit = conf.get("MAX_STATE_BYTES") * _ESCAPED_BYTES
+    source: Any = gzip.GzipFile(fileobj=buffered) if buffered.peek(2)[:2] == GZIP else buffered
+    limit = conf.get("MAX_STATE_BYTES") * ESCAPED_BYTES
     number = 0
     while True:
         number += 1
         try:
             raw = source.readline(limit + 1)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, zlib.error) as error:
             raise InvalidState(f"cannot be read ({error})", path=f"line {number}") from error
         if not raw:
             return
@@ -62,19 +64,22 @@ def _decoded(number: int, raw: bytes) -> Line:
 
 
 def open_for_writing(path: Path) -> AbstractContextManager[BinaryIO]:
-    """Open a file that is written whole or not at all; gzipped when its name ends in .gz.
+    """Open a file that is written whole or not at all; gzipped if its name ends in .gz.
 
-    It is on the disk when it is closed. The same content gives the same bytes. It holds what
-    users said: a new one is its owner's alone to read.
+    Its content is on the disk when it is closed, and the same content gives the same bytes. Only
+    its owner can read it, also when it replaces another file, since it holds users' texts. A link
+    under this name is replaced, and never followed.
     """
     return _replacing(path)
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    # A new file with a random name, for its owner alone: an existing file is never written to.
+    descriptor, name = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
+    unfinished = Path(name)
     try:
-        with open(unfinished, "wb", opener=_for_its_owner) as file:
+        with open(descriptor, "wb") as file:
             if path.suffix == ".gz":
                 with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as zipped:
                     yield cast(BinaryIO, zipped)
@@ -88,12 +93,8 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         unfinished.unlink(missing_ok=True)
 
 
-def _for_its_owner(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def _keep_name(folder: Path) -> None:
-    """Let the new name of a file survive a crash of the machine."""
+    """Make the new name of a file survive a crash of the machine."""
     if os.name != "posix":
         return
     opened = os.open(folder, os.O_RDONLY)

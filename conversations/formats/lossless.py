@@ -1,7 +1,8 @@
-"""Every conversation as a line of JSON, and lines back into the tables, without loss.
+"""Lines of our own format, and chats of other products, into the tables.
 
-What comes back is what a load gives, and with it owner, origin, times, and each message's
-sequence and key: export, import into an empty database and export again give the same bytes.
+Our own format restores all that a load returns, with the owner, the origin, the times, and each
+message's sequence and key. So an export, an import into an empty database and another export give
+the same bytes.
 
 Not carried: superseded versions, records of merges, redaction hashes, tombstones and metadata
 rows, and revisions, which begin again.
@@ -9,131 +10,155 @@ rows, and revisions, which begin again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.db import transaction
 
-from conversations import conf, redactions
-from conversations.exceptions import InvalidOwner, InvalidState, UnreadableState
-from conversations.formats.reading import BadLine
+from conversations import conf
+from conversations.content import redaction
+from conversations.content.digests import digest_of
+from conversations.exceptions import InvalidState, UnreadableState
+from conversations.formats.ownership import Owners, Refused, owner_of
+from conversations.formats.reading import BadLine, Read
 from conversations.formats.records import Record, parsed, record_of
-from conversations.formats.snapshots import snapshot, snapshots
+from conversations.formats.snapshots import snapshot
 from conversations.formats.together import TOGETHER_BYTES, created_together
 from conversations.formats.writing import create, join, overwrite
-from conversations.locking import deleted, lock
 from conversations.models import ConversationState
-from conversations.owners import owner_key, same_owner, user_exists
-from conversations.stores.registry import legacy_store
-from conversations.transactions import translated
+from conversations.routing.locks import deleted, lock
+from conversations.routing.owners import same_owner
+from conversations.routing.standing import decide, in_transaction
+from conversations.stores.normalized import redactions_of
 
 
 class Result(StrEnum):
-    """What became of one line."""
+    """The result of one conversation of a file."""
 
     CREATED = "created"
-    # It is here already, with the same content.
+    # The database holds it already, with the same content.
     UNCHANGED = "unchanged"
     REPLACED = "replaced"
-    # It is here with other content, or its owner is not here: nothing was written.
+    # The database holds it with other content or another owner, or does not know its owner:
+    # nothing was written.
     REFUSED = "refused"
-    # It was deleted here, and its id is never used again.
+    # It was deleted in this database, and its id is never used again.
     DELETED = "deleted"
     INVALID = "invalid"
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOutcome:
-    """What became of the line with this number (from 1).
+    """The result of the conversation that begins in this line (from 1).
 
-    `reason` says why, naming places and never content; "" where there is nothing to say.
-    `conversation_id` is None when the line is invalid.
+    `reason` explains the result, with places and never content; "" if there is nothing to explain.
+    `conversation_id` is None if the line is invalid. `place` is its place in an array or among one
+    user's chats. `reason_class` is a slug: "invalid", "unknown_owner", "no_owner", "other_owner",
+    "other_content", "unreadable", "deleted" or "". `ownerless`: it was created without an owner.
     """
 
     line: int
     conversation_id: str | None
     result: Result
     reason: str = ""
+    place: str = field(default="", compare=False)
+    reason_class: str = field(default="", compare=False)
+    ownerless: bool = field(default=False, compare=False)
 
 
-def export_lines(ids: Iterable[str] | None = None) -> Iterator[str]:
-    """Yield a line, without its end, for every conversation, or for those named.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of an import.
 
-    Each is as of one revision, wherever its truth is; what old code wrote meanwhile is merged
-    first, as at a load. Lines come by the age of the rows, so that the origin of a fork is
-    before it, then those that only legacy holds; named ones in the order of the names. One
-    conversation is in memory at a time.
-
-    Raises: ConversationNotFound for a named id that is missing or deleted, StorageUnavailable
-    (also for what is unreadable): an export with holes would be taken for a whole one.
+    `replace`: the file's content replaces other content in the database. `any_owner`: also in a
+    conversation that has another owner in the database, and keeps that owner. `dry_run`: nothing
+    is kept.
     """
-    for record in snapshots(ids):
-        yield record.to_line()
+
+    owners: Owners = field(default_factory=Owners)
+    replace: bool = False
+    any_owner: bool = False
+    dry_run: bool = False
 
 
 def import_lines(
-    lines: Iterable[str], *, replace: bool = False, dry_run: bool = False, together: int = 1
-) -> Iterator[ImportOutcome]:
-    """Bring lines of `export_lines` into the tables; yield what became of each.
-
-    A line is checked whole before anything of it is written, and written in one transaction,
-    whatever the switches say: the tables are then the truth of it. Blank lines are passed
-    over. A conversation that is here with equal content (state, sequences, keys) stays as it
-    is, so a broken-off import can be run again. With other content it is refused; with
-    `replace` it becomes what the line says, and its messages that differ are superseded. Its
-    owner never changes, what was deleted stays deleted, and what was redacted here stays so.
-
-    The origin of a fork may come behind it: the two are joined when both are here. With
-    `dry_run` nothing is kept, so each line is judged as if it were the only one.
-
-    `together` is how many lines are read ahead, up to some megabytes, so that those that are new
-    here are written in one transaction: six times as fast with 100 of them. Where that fails,
-    each is written by itself.
-
-    Raises: StorageUnavailable when a store does not answer; the lines before are written.
-    """
-    return import_records(_records(lines), replace=replace, dry_run=dry_run, together=together)
-
-
-def import_records(
-    records: Iterable[tuple[int, Record] | BadLine],
+    lines: Iterable[str],
     *,
     replace: bool = False,
     dry_run: bool = False,
     together: int = 1,
+    owners: Owners | None = None,
+    any_owner: bool = False,
 ) -> Iterator[ImportOutcome]:
-    """Bring what `read_records` found into the tables, as `import_lines` does.
+    """Bring lines of `export_lines` into the tables; yield the result of each.
 
-    A chat names no places, so its messages are numbered from 1, and no times, so it is new.
-    Its owner is the user of that name, or nobody.
+    A line is checked whole before any part of it is written. It is written in one transaction,
+    whatever the switches say: the tables then hold the truth of it. Blank lines are skipped. A
+    conversation that the database holds with equal content (state, sequences, keys) stays as it
+    is, so a broken-off import can be run again. With other content it is refused. With `replace`,
+    it gets the line's content, and its messages that differ are superseded. Its owner never
+    changes, and only `any_owner` allows replacing another owner's. Deleted conversations stay
+    deleted, and redacted texts stay redacted. A line is refused if its owner is not in the
+    database, unless `owners` assigns one.
+
+    The origin of a fork may come behind it: the two are joined when both are in the database. With
+    `dry_run` nothing is kept, and the yielded results are those of a real import.
+
+    `together` is how many lines are read ahead, up to some megabytes. The new ones among them are
+    written in one transaction: six times as fast with 100 of them. If that fails, each is written
+    by itself.
+
+    Raises: StorageUnavailable if a store does not answer; the lines before are written.
     """
-    imports = _Imports(replace=replace, dry_run=dry_run)
+    return import_records(
+        _records(lines),
+        replace=replace,
+        dry_run=dry_run,
+        together=together,
+        owners=owners,
+        any_owner=any_owner,
+    )
+
+
+def import_records(
+    records: Iterable[Read | BadLine],
+    *,
+    replace: bool = False,
+    dry_run: bool = False,
+    together: int = 1,
+    owners: Owners | None = None,
+    any_owner: bool = False,
+) -> Iterator[ImportOutcome]:
+    """Bring the results of `read_records` into the tables, as `import_lines` does.
+
+    A chat names no places, so its messages are numbered from 1. Its times are those that it or its
+    messages state, so that an old chat does not look recent. Its owner is the user of that name;
+    see `ownership`.
+    """
+    rules = Rules(owners or Owners(), replace=replace, any_owner=any_owner, dry_run=dry_run)
+    imports = _Imports(rules)
     for batch in _batches(records, together=together):
         yield from imports.outcomes(batch)
 
 
-def _records(lines: Iterable[str]) -> Iterator[tuple[int, Record] | BadLine]:
+def _records(lines: Iterable[str]) -> Iterator[Read | BadLine]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            yield number, replace(record_of(parsed(line)), size=len(line))
+            yield Read(number, replace(record_of(parsed(line)), size=len(line)))
         except InvalidState as error:
             yield BadLine(number, str(error))
 
 
-def _batches(
-    records: Iterable[tuple[int, Record] | BadLine], *, together: int
-) -> Iterator[list[tuple[int, Record] | BadLine]]:
-    """Yield up to `together` lines, and up to so many bytes, each conversation once."""
-    batch: list[tuple[int, Record] | BadLine] = []
+def _batches(records: Iterable[Read | BadLine], *, together: int) -> Iterator[list[Read | BadLine]]:
+    """Yield up to `together` lines, within `TOGETHER_BYTES`, each conversation once."""
+    batch: list[Read | BadLine] = []
     ids: set[str] = set()
     size = 0
     for found in records:
-        record = None if isinstance(found, BadLine) else found[1]
+        record = None if isinstance(found, BadLine) else found.record
         if record is not None and record.conversation_id in ids:
             yield batch
             batch, ids, size = [], set(), 0
@@ -148,78 +173,136 @@ def _batches(
         yield batch
 
 
-class _Refused(Exception):
-    """The line cannot be written; the message is the reason."""
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """The database's own conversation: its owner, and digests of its content and places."""
+
+    owner: str | None
+    content: bytes
+    places: bytes | None
+
+    @classmethod
+    def of(cls, record: Record, owner: str | None) -> _Here:
+        document = record.document
+        named = None
+        if record.places is not None:
+            named = digest_of([[place.sequence, place.key] for place in record.places])
+        return cls(owner, document.state_digest + document.messages_digest, named)
+
+    def equals(self, other: _Here) -> bool:
+        """Whether the content is the same, and the places too if both have some."""
+        if self.content != other.content:
+            return False
+        return None in (self.places, other.places) or self.places == other.places
+
+
+def _numbered(record: Record) -> bytes:
+    """Return the digest of the places of a chat: it is numbered from 1."""
+    count = len(record.document.messages)
+    return digest_of([[sequence, None] for sequence in range(1, count + 1)])
 
 
 @dataclass(slots=True)
 class _Imports:
-    """A run over lines: it remembers only the forks whose origin has not come yet."""
+    """A run over lines: it remembers the forks whose origin has not come yet.
 
-    replace: bool
-    dry_run: bool
+    In a dry run, it also remembers what an import would have written: some 200 bytes a
+    conversation.
+    """
+
+    rules: Rules
     waiting: dict[str, set[str]] = field(default_factory=dict)
+    imagined: dict[str, _Here] = field(default_factory=dict)
 
-    def outcomes(self, batch: Sequence[tuple[int, Record] | BadLine]) -> Iterator[ImportOutcome]:
-        """Yield what became of each line."""
-        created: Collection[str] = ()
-        if not self.dry_run:
-            records = [found[1] for found in batch if not isinstance(found, BadLine)]
-            created = created_together([one for one in records if self._stands_alone(one)])
+    def outcomes(self, batch: Sequence[Read | BadLine]) -> Iterator[ImportOutcome]:
+        """Yield the result of each line."""
+        created: Mapping[str, str | None] = {}
+        if not self.rules.dry_run:
+            records = [found.record for found in batch if not isinstance(found, BadLine)]
+            alone = [record for record in records if self._stands_alone(record)]
+            created = created_together(alone, self.rules.owners)
         for found in batch:
             if isinstance(found, BadLine):
-                reason = f"line {found.number}: {found.reason}"
-                yield ImportOutcome(found.number, None, Result.INVALID, reason)
-            elif found[1].conversation_id in created:
-                yield ImportOutcome(found[0], found[1].conversation_id, Result.CREATED)
+                reason = f"line {found.line}{found.place}: {found.reason}"
+                yield ImportOutcome(
+                    found.line, None, Result.INVALID, reason, found.place, "invalid"
+                )
+            elif found.record.conversation_id in created:
+                owner = created[found.record.conversation_id]
+                yield _outcome(found, Result.CREATED, ownerless=owner is None)
             else:
-                yield self.outcome(*found)
+                yield self.outcome(found)
 
     def _stands_alone(self, record: Record) -> bool:
         """Whether a conversation is no fork, and no fork of it waits."""
         return record.forked_from is None and record.conversation_id not in self.waiting
 
-    def outcome(self, number: int, record: Record) -> ImportOutcome:
-        conversation_id = record.conversation_id
+    def outcome(self, found: Read) -> ImportOutcome:
+        """Return the result of a conversation that is imported by itself."""
         try:
-            result, reason = self._import(record)
-        except _Refused as refusal:
-            result, reason = Result.REFUSED, str(refusal)
+            return self._import(found)
+        except Refused as refusal:
+            return _outcome(found, Result.REFUSED, str(refusal), refusal.reason_class)
         except UnreadableState:
-            result, reason = Result.REFUSED, "legacy holds something unreadable under this id"
-        return ImportOutcome(number, conversation_id, result, reason)
+            reason = "legacy holds an unreadable state under this id"
+            return _outcome(found, Result.REFUSED, reason, "unreadable")
 
-    def _import(self, record: Record) -> tuple[Result, str]:
-        conversation_id = record.conversation_id
-        with translated(conversation_id), transaction.atomic(using=conf.alias()):
-            row = lock(conversation_id)
-            if row is None and deleted(conversation_id):
-                return Result.DELETED, "it was deleted here"
-            result = self._write(record, row)
-            if self.dry_run:
+    def _import(self, found: Read) -> ImportOutcome:
+        record = found.record
+        with in_transaction(record.conversation_id):
+            row = lock(record.conversation_id)
+            if row is None and deleted(record.conversation_id):
+                return _outcome(found, Result.DELETED, "it was deleted here", "deleted")
+            result, owner = self._write(record, row)
+            if self.rules.dry_run:
+                reason = self._would_miss(record)
                 transaction.set_rollback(True, using=conf.alias())
-                return result, ""
-            return result, self._joined(record)
+            else:
+                reason = self._joined(record)
+            nobodys = result == Result.CREATED and owner is None
+            return _outcome(found, result, reason, ownerless=nobodys)
 
-    def _write(self, record: Record, row: ConversationState | None) -> Result:
-        owner = _owner_of(record)
+    def _write(self, record: Record, row: ConversationState | None) -> tuple[Result, str | None]:
+        """Write a conversation beside the existing one. Returns: the result, and the owner then."""
+        owner = owner_of(record, self.rules.owners)
         record = _redacted(record, row)
-        legacy = legacy_store()
-        # Before legacy is read: a blob that comes in between is not taken for one we know.
-        seen = legacy.survey(record.conversation_id, "") if legacy and row is None else ""
-        found = snapshot(record.conversation_id)
-        if found is None:
+        wanted, here, seen = _Here.of(record, owner), self.imagined.get(record.conversation_id), ""
+        imagined = here is not None
+        if not imagined:
+            legacy = decide(record.conversation_id).legacy
+            # Before legacy is read: a blob that comes in between is not taken for one we know.
+            seen = legacy.survey(record.conversation_id, "") if legacy and row is None else ""
+            found = snapshot(record.conversation_id)
+            here = None if found is None else _Here.of(found, found.owner or found.legacy_user)
+        if here is None:
             create(record, owner, seen=seen)
-            return Result.CREATED
-        # A chat that names no user who is here says nothing of the owner.
-        silent = record.places is None and owner is None
-        if not silent and not same_owner(owner, found.owner or found.legacy_user):
-            raise _Refused("it belongs to another owner here, or to none")
-        if _equal(record, found):
+            result, here = (
+                Result.CREATED,
+                replace(wanted, places=wanted.places or _numbered(record)),
+            )
+        else:
+            result = self._judged(record, wanted, here)
+            if result == Result.REPLACED and not imagined:
+                overwrite(record)
+            here = replace(wanted, owner=here.owner) if result == Result.REPLACED else here
+        if self.rules.dry_run and result in (Result.CREATED, Result.REPLACED):
+            self.imagined[record.conversation_id] = here
+        return result, here.owner
+
+    def _judged(self, record: Record, wanted: _Here, here: _Here) -> Result:
+        """Return the result for a conversation that the database holds. Raises: Refused."""
+        same = same_owner(wanted.owner, here.owner)
+        equal = wanted.equals(here)
+        # A chat without an owner claims none; if it is equal, nothing is written.
+        silent = (
+            record.places is None and wanted.owner is None and (equal or not self.rules.replace)
+        )
+        if not same and not silent and not self.rules.any_owner:
+            raise Refused("it belongs to another owner here, or to none", "other_owner")
+        if equal:
             return Result.UNCHANGED
-        if not self.replace:
-            raise _Refused("it is here with other content")
-        overwrite(record)
+        if not self.rules.replace:
+            raise Refused("it is here with other content", "other_content")
         return Result.REPLACED
 
     def _joined(self, record: Record) -> str:
@@ -229,46 +312,37 @@ class _Imports:
         if record.forked_from is None or join(record.conversation_id, record.forked_from):
             return ""
         self.waiting.setdefault(record.forked_from, set()).add(record.conversation_id)
-        return "the conversation it was forked from is not here yet"
+        return _NO_ORIGIN
+
+    def _would_miss(self, record: Record) -> str:
+        """Return the result of `_joined` in a dry run."""
+        origin = record.forked_from
+        rows = ConversationState.rows.using(conf.alias())
+        if origin is None or origin in self.imagined:
+            return ""
+        return "" if rows.filter(conversation_id=origin).exists() else _NO_ORIGIN
 
 
-def _owner_of(record: Record) -> str | None:
-    """Return the owner's key. Raises: _Refused for a user who is not here."""
-    if record.username is not None:
-        return _owner_named(record.username)
-    name = "user" if record.legacy_user is None else "legacy_user"
-    try:
-        owner = owner_key(record.owner or record.legacy_user, required=False)
-    except InvalidOwner:
-        raise _Refused(f"{name}: can be no user's primary key here") from None
-    if record.owner is not None and owner is not None and not user_exists(owner):
-        raise _Refused("user: there is no such user here")
-    return owner
+_NO_ORIGIN = "the conversation it was forked from is not here yet"
 
 
-def _owner_named(username: str) -> str | None:
-    model: Any = get_user_model()
-    users = model._base_manager.using(conf.alias())
-    key = users.filter(**{model.USERNAME_FIELD: username}).values_list("pk", flat=True).first()
-    return None if key is None else str(key)
+def _outcome(
+    found: Read,
+    result: Result,
+    reason: str = "",
+    reason_class: str = "",
+    *,
+    ownerless: bool = False,
+) -> ImportOutcome:
+    name = found.record.conversation_id
+    return ImportOutcome(found.line, name, result, reason, found.place, reason_class, ownerless)
 
 
 def _redacted(record: Record, row: ConversationState | None) -> Record:
-    """Return the record with what was redacted here, or in its origin, in its redacted form."""
-    known = dict(redactions.of(row))
+    """Return the record in redacted form, by the redactions of the conversation or its origin."""
+    known = dict(redactions_of(row))
     if record.forked_from is not None:
         rows = ConversationState.rows.using(conf.alias())
-        known |= redactions.of(rows.filter(conversation_id=record.forked_from).first())
-    document = redactions.applied_to(record.document, known)
+        known |= redactions_of(rows.filter(conversation_id=record.forked_from).first())
+    document = redaction.applied_to(record.document, known)
     return record if document is None else replace(record, document=document)
-
-
-def _equal(record: Record, found: Record) -> bool:
-    """Whether what is here has the content of the record, at the same places if it has any."""
-    one, other = record.document, found.document
-    if (one.state_digest, one.messages_digest) != (other.state_digest, other.messages_digest):
-        return False
-    if record.places is None or found.places is None:
-        return True
-    named = [(place.sequence, place.key) for place in record.places]
-    return named == [(place.sequence, place.key) for place in found.places]

@@ -1,9 +1,6 @@
-"""Conversations of others, from files: our data sets' format, and OpenAI's chat messages.
+"""Conversations of other products, from files, as states: for the demo, benchmarks and tests.
 
-A line is a chat (see `chats`), or one user's chats: an object with "conversations", a list of
-them. Messages stay exactly as they are; "context" becomes the memory context; everything but
-"id" and "user" goes to the unknown fields of the state, source and license too: they have to
-stay with every copy. "questions" beside conversations are about them, and are left out.
+`reading` documents the forms of a file, `chats` those of a chat and of one user's chats.
 """
 
 from __future__ import annotations
@@ -15,16 +12,15 @@ from typing import Any
 
 from conversations.exceptions import InvalidState
 from conversations.formats.chats import chat_record
-from conversations.formats.files import lines_of
-from conversations.formats.records import checked_text, parsed, within
+from conversations.formats.reading import chats_of, opened, values
+from conversations.formats.records import checked_text, within
+from conversations.formats.values import Value
 from conversations.state import AgentState
-
-_ABOUT = ("user", "source", "license")
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One conversation of a file; `user` is whatever the file calls its user."""
+    """One conversation of a file; `user` is the file's own name of its user."""
 
     conversation_id: str
     user: str | None
@@ -34,23 +30,22 @@ class Conversation:
 
 
 def read_conversations(path: str | Path) -> Iterator[Conversation]:
-    """Yield the conversations of a file of JSON Lines, gzipped or not, one in memory at a time.
+    """Yield the conversations of a file, gzipped or not, one in memory at a time.
 
-    One without an "id" gets the file's name (without .jsonl, .json and .gz) and its line's
-    number: "chats-17". Blank lines are passed over.
+    One without an "id" gets the file's name (without .jsonl, .json and .gz) and its line's number:
+    "chats-17". In an array, or among one user's chats, a number from 1 follows.
 
-    Raises: OSError; InvalidState naming line and place, for the first line that holds no
-    conversation, and for a file that is broken off.
+    Raises: OSError. InvalidState naming line and place, for the first line without a conversation,
+    and for a file that is cut off or is another product's.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        for line in lines_of(file):
+    with opened(path) as file:
+        for value in values(file):
+            name = f"{_stem(path)}-{value.line}"
             try:
-                if line.problem:
-                    raise InvalidState(line.problem)
-                yield from _conversations(line.text, name=f"{_stem(path)}-{line.number}")
+                yield from _conversations(value, name=name)
             except InvalidState as error:
-                raise within(error, f"line {line.number}", ": ") from error
+                raise within(error, f"line {value.line}{value.place}", ": ") from error
 
 
 def _stem(path: Path) -> str:
@@ -60,22 +55,16 @@ def _stem(path: Path) -> str:
     return name
 
 
-def _conversations(text: str, *, name: str) -> Iterator[Conversation]:
-    data = parsed(text)
-    if not isinstance(data, dict) or "conversations" not in data or "messages" in data:
-        yield _conversation(data, name=name)
-        return
-    found = data["conversations"]
-    if not isinstance(found, list):
-        raise InvalidState(f"is a {type(found).__name__}, not a list", path="conversations")
-    about = {known: data[known] for known in _ABOUT if known in data}
-    for place, chat in enumerate(found):
-        messages = {"messages": chat} if isinstance(chat, list) else chat
-        whole = {**about, **messages} if isinstance(messages, dict) else chat
+def _conversations(value: Value, *, name: str) -> Iterator[Conversation]:
+    if value.place:
+        name = f"{name}-{int(value.place[1:-1]) + 1}"
+    for number, (place, chat) in enumerate(chats_of(value), start=1):
         try:
-            yield _conversation(whole, name=f"{name}-{place + 1}")
+            yield _conversation(chat, name=f"{name}-{number}" if place else name)
         except InvalidState as error:
-            raise within(error, f"conversations[{place}]", ".") from error
+            if not place:
+                raise
+            raise within(error, place, ".") from error
 
 
 def _conversation(data: Any, *, name: str) -> Conversation:

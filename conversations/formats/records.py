@@ -4,15 +4,15 @@
      "created_at": "2026-01-31T12:00:00+00:00", "updated_at": "2026-01-31T12:30:00+00:00",
      "state": {…}, "messages": [[1, null], [4, "key"]]}
 
-`state` is what `AgentState.to_dict()` gives; `messages` says the sequence and the key of each
-message of its `conversation_history`. `user` is a primary key as text, or null; a line whose
-owner is known to legacy only has `legacy_user` behind it. The times are null where legacy
-alone holds a conversation and knows none. What is seldom needed is there only where it is:
+`state` is the result of `AgentState.to_dict()`. `messages` holds the sequence and the key of each
+message of its `conversation_history`. `user` is a primary key as text, or null; if only legacy
+knows the owner, the line has a `legacy_user` behind it. The times are null if only legacy holds a
+conversation, without a time. Rare parts stand in a line only if they are needed:
 
-- the third element of a message, {"first_digest": "…", "timestamp": "…"}: of the key's first
-  content, where it was edited since; when the message was added, where that is not
-  `updated_at` and the message does not say itself when it was;
-- `next_sequence`, behind everything, where the sequences behind the last are taken.
+- the third element of a message, {"first_digest": "…", "timestamp": "…"}. The digest is that of
+  the key's first content, if the message was edited since. The timestamp is the time of adding, if
+  that is not `updated_at` and the message states none;
+- `next_sequence`, at the end, if the sequences behind the last one are taken.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from conversations.codec import BIGINT, SHORT, parse_timestamp, storable
-from conversations.digests import DIGEST_BYTES
-from conversations.documents import BASELINE_KEY, Document, checked_document
+from conversations.content.codec import BIGINT, SHORT, storable
+from conversations.content.digests import DIGEST_BYTES
+from conversations.content.document import BASELINE_KEY, Document, checked_document
+from conversations.content.moments import parse_timestamp
 from conversations.exceptions import InvalidState
+from flags.texts import quoted
 
 FORMAT = 1
 _EXTRAS = ("first_digest", "timestamp")
@@ -40,12 +42,13 @@ _REQUIRED = (
     "state",
     "messages",
 )
+_TO_FIT = f"must have 1 to {SHORT} characters, without NUL and lone surrogates"
 _NAMES = (*_REQUIRED, "legacy_user", "next_sequence")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a conversation knows of a message beside its content."""
+    """A message's data in a conversation, beside its content."""
 
     sequence: int
     key: str | None = None
@@ -53,7 +56,7 @@ class Place:
     timestamp: datetime | None = None
 
     def to_json(self) -> list[Any]:
-        """Return the sequence, the key and, where there is more, the rest."""
+        """Return the sequence, the key and, if there is more, the rest."""
         extras: dict[str, Any] = {}
         if self.first_digest is not None:
             extras["first_digest"] = self.first_digest.hex()
@@ -66,9 +69,10 @@ class Place:
 class Record:
     """One conversation outside of any store.
 
-    `owner` is the primary key of a user as text, `legacy_user` that of an owner whom legacy
-    alone knows, `username` the name that another format gives its user. `places` is None in
-    formats that know none. `size` is the length of the line that it was read from, if it was.
+    `owner` is the primary key of a user as text, `legacy_user` that of an owner that only legacy
+    knows. `username` is another format's name of its user; `is_number` says that it is a number
+    instead: a key of an unknown database. `places` is None in formats without any. `size` is the
+    length of the line that the record was read from, if any.
     """
 
     conversation_id: str
@@ -76,6 +80,7 @@ class Record:
     owner: str | None = None
     legacy_user: str | None = None
     username: str | None = None
+    is_number: bool = False
     forked_from: str | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
@@ -109,7 +114,7 @@ class Record:
 def record_of(data: Any) -> Record:
     """Return the conversation of a parsed line, after checking all of it.
 
-    Raises: InvalidState naming the place, and nothing of the content.
+    Raises: InvalidState naming the place, without any content.
     """
     if not isinstance(data, dict):
         raise InvalidState(f"is a {type(data).__name__}, not an object")
@@ -117,7 +122,7 @@ def record_of(data: Any) -> Record:
     document = _document(data["state"])
     places = _places(data["messages"], count=len(document.messages))
     record = Record(
-        conversation_id=checked_text(data["conversation_id"], path="conversation_id"),
+        conversation_id=checked_id(data["conversation_id"], path="conversation_id"),
         document=document,
         owner=_optional_text(data, "user"),
         legacy_user=_optional_text(data, "legacy_user"),
@@ -143,32 +148,43 @@ def following(places: Sequence[Place]) -> int:
 
 def parsed(text: str) -> Any:
     """Return the JSON value of a line. Raises: InvalidState naming the column."""
+    # Raised after the handlers: json's errors hold the whole line, and would become the context.
     try:
-        # A line's end is no part of it, and would be the place of what is missing before it.
+        # Without its end: that would be the place of anything missing before it.
         return json.loads(text.rstrip())
     except json.JSONDecodeError as error:
-        raise InvalidState(f"is no JSON: {error.msg}", path=f"column {error.colno}") from error
+        problem = InvalidState(f"is no JSON: {error.msg}", path=f"column {error.colno}")
     except (ValueError, RecursionError) as error:
-        raise InvalidState(f"is no JSON that can be read ({type(error).__name__})") from error
+        problem = InvalidState(f"is no JSON that can be read ({type(error).__name__})")
+    raise problem
 
 
 def within(error: InvalidState, place: str, separator: str) -> InvalidState:
-    """Return the error with its place named from further outside."""
+    """Return the error with the outer part of its place added."""
     if not error.path:
         return InvalidState(str(error), path=place)
     reason = str(error).removeprefix(f"{error.path}: ")
     return InvalidState(reason, path=f"{place}{separator}{error.path}")
 
 
+def _fits(value: str) -> bool:
+    return 0 < len(value) <= SHORT and storable(value)
+
+
 def checked_text(value: Any, *, path: str) -> str:
-    """Return an id or a key. Raises: InvalidState when its column cannot hold it."""
+    """Return an id or a key. Raises: InvalidState if its column cannot hold it."""
     if not isinstance(value, str):
         raise InvalidState(f"is a {type(value).__name__}, not a string", path=path)
-    if not 0 < len(value) <= SHORT or not storable(value):
-        raise InvalidState(
-            f"must have 1 to {SHORT} characters, without NUL and lone surrogates", path=path
-        )
+    if not _fits(value):
+        raise InvalidState(_TO_FIT, path=path)
     return value
+
+
+def checked_id(value: Any, *, path: str) -> str:
+    """Return a conversation's id. Raises: InvalidState quoting it, for legacy has any."""
+    if isinstance(value, str) and not _fits(value):
+        raise InvalidState(f"{quoted(value)} {_TO_FIT}", path=path)
+    return checked_text(value, path=path)
 
 
 def _optional_text(data: Mapping[str, Any], name: str) -> str | None:
@@ -180,7 +196,7 @@ def _check_names(data: Mapping[str, Any]) -> None:
     for name in _REQUIRED:
         if name not in data:
             raise InvalidState("is missing", path=name)
-    # True and 1.0 equal 1, and are not what was written.
+    # True and 1.0 equal 1, but are not the format's number.
     if type(data["format"]) is not int or data["format"] != FORMAT:
         raise InvalidState(f"is not {FORMAT}, the one format this version reads", path="format")
     unknown = sum(name not in _NAMES for name in data)
@@ -263,7 +279,7 @@ def _text_of(moment: datetime | None) -> str | None:
 
 
 def _moment(value: Any, *, path: str) -> datetime | None:
-    """Return a moment, or None for null. Raises: InvalidState for what databases cannot keep."""
+    """Return a moment, or None for null. Raises: InvalidState if databases cannot keep it."""
     if value is None:
         return None
     moment = parse_timestamp(value)

@@ -1,68 +1,60 @@
-"""Conversations as records: each as of one revision, from wherever its truth is."""
+"""Conversations as records: each of one revision, from the store that holds its truth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from django.db import transaction
 
 from conversations import conf
-from conversations.batches import conversation_ids
-from conversations.documents import Document
-from conversations.exceptions import ConversationNotFound, StorageUnavailable
+from conversations.content.document import Document
+from conversations.content.merge import Entry, entries_of, resequence
+from conversations.content.moments import states_time
+from conversations.exceptions import StorageUnavailable
 from conversations.formats.records import Place, Record, following
-from conversations.locking import lock
-from conversations.merge import Entry, entries_of, resequence
 from conversations.models import ConversationMessage, ConversationState
-from conversations.owners import user_exists
 from conversations.reading import RACES, at_truth
+from conversations.routing.locks import lock
+from conversations.routing.owners import user_exists
+from conversations.routing.standing import Decision, decide
+from conversations.routing.transactions import translated
 from conversations.stores.base import Stored
 from conversations.stores.normalized import NormalizedStore, owner_of, replaced
-from conversations.transactions import translated
+from flags.texts import shown
 
 
 class _Raced(Exception):
-    """The conversation moved on while it was read."""
-
-
-def snapshots(ids: Iterable[str] | None = None) -> Iterator[Record]:
-    """Yield every conversation, or those named; see `export_lines`."""
-    named = ids is not None
-    for conversation_id in conversation_ids(ids):
-        record = snapshot(conversation_id)
-        if record is not None:
-            yield record
-        elif named:
-            raise ConversationNotFound(f"there is no conversation {conversation_id}.")
+    """A writer changed the conversation during the read."""
 
 
 def snapshot(conversation_id: str) -> Record | None:
-    """Return a conversation as of one revision, or None when no store holds it.
+    """Return a conversation as of one revision, or None if no store holds it.
 
     Takes no lock, unless it loses too many races against writers.
 
-    Raises: StorageUnavailable, also when the rows are not those that the counts promise.
+    Raises: StorageUnavailable, also if the rows do not match the counts.
     """
-    with translated(conversation_id):
+    decision = decide(conversation_id)
+    with translated(conversation_id, emergency=decision.emergency):
         for _ in range(RACES):
             try:
-                return _read(conversation_id, locked=False)
+                return _read(conversation_id, decision, locked=False)
             except _Raced:
                 continue
         with transaction.atomic(using=conf.alias()):
             lock(conversation_id)
             try:
-                return _read(conversation_id, locked=True)
+                return _read(conversation_id, decision, locked=True)
             except _Raced as error:
                 raise StorageUnavailable(
-                    f"Conversation {conversation_id} does not hold what its counts say: run"
-                    " `conversations verify`."
+                    f"Conversation {shown(conversation_id)} has rows that do not match its counts:"
+                    " run `conversations verify`."
                 ) from error
 
 
-def _read(conversation_id: str, *, locked: bool) -> Record | None:
-    found = at_truth(conversation_id, owner=None)
+def _read(conversation_id: str, decision: Decision, *, locked: bool) -> Record | None:
+    found = at_truth(conversation_id, decision, owner=None)
     if found is None:
         return None
     row, stored = found
@@ -72,8 +64,8 @@ def _read(conversation_id: str, *, locked: bool) -> Record | None:
     if stored is not None:
         return _ahead_in_legacy(row, stored)
     if row.legacy_revision > row.revision and not locked:
-        # Legacy moved on since the row was read. Under the lock: its last write has vanished,
-        # and what the tables hold is all there is.
+        # Legacy changed since the row was read. Under the lock, it means that legacy's last write
+        # has vanished, and the tables hold all there is.
         raise _Raced
     return _in_tables(row)
 
@@ -95,7 +87,7 @@ def _in_tables(row: ConversationState) -> Record:
 
 
 def _ahead_in_legacy(row: ConversationState, stored: Stored) -> Record:
-    """Return what legacy holds; its messages have the sequences they get when taken in."""
+    """Return legacy's state; its messages get the sequences that an ingest would give them."""
     held = NormalizedStore().messages(row, revision=row.revision, values=False)
     entries = replaced(held, entries_of(stored.document.messages))
     resequence(entries, next_sequence=row.next_sequence)
@@ -125,7 +117,7 @@ def _of_row(row: ConversationState, document: Document, entries: Sequence[Entry]
 def _places(
     row: ConversationState, document: Document, entries: Sequence[Entry]
 ) -> tuple[Place, ...]:
-    """Return the places, with when each message was added where nothing else says it."""
+    """Return the places, with the time of adding if the message and `updated_at` do not say it."""
     added: dict[int | None, Any] = dict(
         ConversationMessage.rows.using(conf.alias())
         .filter(conversation_id=row.pk)
@@ -143,13 +135,8 @@ def _places(
     )
 
 
-def states_time(message: Any) -> bool:
-    """Whether a message says itself when it was."""
-    return isinstance(message, dict) and message.get("timestamp") is not None
-
-
 def _only_in_legacy(conversation_id: str, stored: Stored) -> Record:
-    """Return what legacy knows: of the times, only that of the last write."""
+    """Return legacy's conversation; its only time is that of the last write."""
     places = tuple(Place(number) for number, _ in enumerate(stored.document.messages, start=1))
     known = stored.owner is not None and user_exists(stored.owner)
     return Record(

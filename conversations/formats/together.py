@@ -1,61 +1,62 @@
-"""Creating many conversations at once, of records that are new here.
+"""Create many conversations at once, of records that are new to the database.
 
-That is for the plain case alone. Whatever is known here, is a fork, or fails, is left to be
-imported by itself: see `lossless`.
+Only the plain case is handled here. Known conversations, forks and failures are left to be
+imported one by one: see `lossless`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from django.contrib.auth import get_user_model
-from django.db import Error, connections, transaction
+from django.db import Error, connections
 from django.utils import timezone
 
 from conversations import conf
-from conversations.exceptions import ConversationStoreError, InvalidOwner
+from conversations.exceptions import ConversationStoreError
+from conversations.formats.ownership import Owners, plain_owners
 from conversations.formats.records import Record
 from conversations.formats.writing import creation
-from conversations.locking import new_among, try_lock
-from conversations.owners import columns_of_owners, owner_key
+from conversations.routing.locks import new_among, try_lock
+from conversations.routing.owners import columns_of_owners
+from conversations.routing.standing import in_transaction
+from conversations.routing.transactions import lost
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import create_all
-from conversations.stores.registry import legacy_store
-from conversations.transactions import lost, translated
+from flags.connections import managed
+from flags.schema import named
 
 logger = logging.getLogger("conversations")
 
-# What is read ahead, and locked for a moment; a larger line is read alone.
+# How much is read ahead, and locked for a moment; a larger line is read alone.
 TOGETHER, TOGETHER_BYTES = 100, 2**22
 
 
-def created_together(records: Sequence[Record]) -> frozenset[str]:
-    """Create those conversations that nobody here knows, in one transaction, or none of them.
+def created_together(records: Sequence[Record], owners: Owners) -> Mapping[str, str | None]:
+    """Create the conversations that no store knows, in one transaction, or none of them.
 
-    Takes only locks that nobody holds. Returns: the ids of those that were created.
+    It takes only free locks. Returns: the created conversations, with the owner of each.
 
-    Raises: the database's error inside a caller's transaction that is lost with it.
+    Raises: the database's error, if it spoils a caller's transaction.
     """
     if len(records) < 2:
-        return frozenset()
+        return {}
     connection = connections[conf.alias()]
     try:
-        with translated(records[0].conversation_id), transaction.atomic(using=conf.alias()):
-            return _created(records)
+        with in_transaction(records[0].conversation_id) as decision:
+            return _created(records, owners, decision.legacy)
     except (Error, ConversationStoreError, ValueError) as error:
-        if connection.in_atomic_block and lost(conf.alias()):
+        if managed(connection) and lost(conf.alias()):
             raise
-        logger.info("%s lines at once: %s", len(records), type(error).__name__)
-    if not connection.in_atomic_block:
-        # Nobody else does this between requests, and a lost connection would fail for ever.
-        connection.close_if_unusable_or_obsolete()
-    return frozenset()
+        logger.info("%s lines at once: %s", len(records), named(error))
+    return {}
 
 
-def _created(records: Sequence[Record]) -> frozenset[str]:
-    tokens = _unknown([record.conversation_id for record in records])
-    owners = _owners([record for record in records if record.conversation_id in tokens])
+def _created(
+    records: Sequence[Record], said: Owners, legacy: LegacyStore | None
+) -> Mapping[str, str | None]:
+    tokens = _unknown([record.conversation_id for record in records], legacy)
+    owners = plain_owners([one for one in records if one.conversation_id in tokens], said)
     columns = columns_of_owners(owners.values())
     now = timezone.now()
     creations = []
@@ -64,51 +65,22 @@ def _created(records: Sequence[Record]) -> frozenset[str]:
         found = columns.get(owner)
         if record.conversation_id not in owners or found is None:
             continue
-        if record.owner is not None and found["user_id"] is None:
-            # There is no such user.
+        if found["legacy_user_id"] is not None and record.legacy_user is None:
+            # The user does not exist.
             continue
         token = tokens[record.conversation_id]
         creations.append(creation(record, found, token=token, now=now))
     create_all(creations)
-    return frozenset(one.row.conversation_id for one in creations)
+    return {one.row.conversation_id: owners[one.row.conversation_id] for one in creations}
 
 
-def _unknown(ids: Sequence[str]) -> Mapping[str, str]:
+def _unknown(ids: Sequence[str], legacy: LegacyStore | None) -> Mapping[str, str]:
     """Lock those conversations that no store holds. Returns: legacy's token of each."""
     # Whether they are here is looked up under their locks.
     new = new_among(try_lock(ids))
-    legacy = legacy_store()
     if legacy is None:
         return dict.fromkeys(new, "")
     looks = [look for look in legacy.looks(new) if not look.held]
-    # Legacy is not written: its number stays 0, so that the tables are the truth.
+    # Legacy is not written: its number stays 0, so that the tables hold the truth.
     legacy.settle_looks(looks, revision=0)
     return {look.conversation_id: look.token for look in looks}
-
-
-def _owners(records: Sequence[Record]) -> Mapping[str, str | None]:
-    """Return the owner's key of each conversation, but for those that need a look by themselves."""
-    named = _users({record.username for record in records if record.username is not None})
-    owners: dict[str, str | None] = {}
-    for record in records:
-        if record.username is not None:
-            if named is not None:
-                owners[record.conversation_id] = named.get(record.username)
-            continue
-        try:
-            key = owner_key(record.owner or record.legacy_user, required=False)
-        except InvalidOwner:
-            continue
-        owners[record.conversation_id] = key
-    return owners
-
-
-def _users(names: set[str]) -> Mapping[str, str] | None:
-    """Return the keys of users by their names; None where a column takes two names for one."""
-    if not names:
-        return {}
-    model: Any = get_user_model()
-    name = model.USERNAME_FIELD
-    users = model._base_manager.using(conf.alias()).filter(**{f"{name}__in": sorted(names)})
-    found = {str(user): str(pk) for user, pk in users.values_list(name, "pk")}
-    return found if found.keys() <= names else None

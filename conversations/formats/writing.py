@@ -9,35 +9,28 @@ from typing import Any
 from django.utils import timezone
 
 from conversations import conf
-from conversations.erasure import inherit
-from conversations.forking import touch
+from conversations.content.changes.change import Change
+from conversations.content.merge import Entry, entries_of
+from conversations.content.moments import states_time
 from conversations.formats.records import Record
-from conversations.formats.snapshots import states_time
-from conversations.merge import Entry, entries_of
 from conversations.models import (
     ConversationMessage,
     ConversationState,
 )
-from conversations.operations import write
-from conversations.owners import owner_columns
-from conversations.stores.normalized import (
-    Change,
-    Creation,
-    NormalizedStore,
-    create_all,
-    new_row,
-    replaced,
-)
-from conversations.stores.registry import legacy_store
-from conversations.truth import Numbers
-from flags.phases import PLANS, Phase
+from conversations.routing.owners import owner_columns
+from conversations.routing.standing import decide
+from conversations.routing.truth import Numbers
+from conversations.stores.normalized import Creation, NormalizedStore, create_all, new_row, replaced
+from conversations.writing.fork import touch
+from conversations.writing.redact import inherit
+from conversations.writing.write import write
 
 
 def create(record: Record, owner: str | None, *, seen: str) -> None:
     """Create a conversation; `seen` is what legacy showed before it was found to hold nothing."""
-    legacy, token = legacy_store(), ""
+    legacy, token = decide(record.conversation_id).legacy, ""
     if legacy is not None:
-        # Legacy is not written: its number stays 0, so that the tables are the truth.
+        # Legacy is not written: its number stays 0, so that the tables hold the truth.
         token = legacy.settle(record.conversation_id, revision=0, known="", seen=seen)
     create_all([creation(record, owner_columns(owner), token=token, now=timezone.now())])
 
@@ -45,7 +38,7 @@ def create(record: Record, owner: str | None, *, seen: str) -> None:
 def creation(
     record: Record, owner: Mapping[str, str | None], *, token: str, now: datetime
 ) -> Creation:
-    """Return the conversation that a record says, of an owner's columns and legacy's token."""
+    """Return a record's conversation, with an owner's columns and legacy's token."""
     row = new_row(record.conversation_id, now=now, **owner)
     row.created_at = record.created_at or now
     row.next_sequence, row.legacy_token = record.next_sequence, token
@@ -71,7 +64,7 @@ def _entries(record: Record) -> list[Entry]:
 
 
 def _set_times(record: Record, entries: Sequence[Entry]) -> None:
-    """Give messages the moment at which they were added, where it is not `updated_at`."""
+    """Give messages their time of adding, if it is not `updated_at`."""
     added: dict[int | None, Any] = {
         place.sequence: place.timestamp for place in record.places or ()
     }
@@ -86,7 +79,8 @@ def _set_times(record: Record, entries: Sequence[Entry]) -> None:
 
 def overwrite(record: Record) -> None:
     """Make a conversation what the record says, after the tables have taken in its truth."""
-    row = write(record.conversation_id, touch(), owner=None, plan=PLANS[Phase.NEW_ONLY]).row
+    carrying = decide(record.conversation_id).carrying()
+    row = write(record.conversation_id, touch(), owner=None, decision=carrying).row
     assert row is not None
     tables = NormalizedStore()
     current = tables.messages(row, values=False)
@@ -95,7 +89,7 @@ def overwrite(record: Record) -> None:
     if record.document.items or row.context_item_count:
         items = tables.items(row)[0]
         change.items = (items, replaced(items, entries_of(record.document.items)))
-    # A write counts on from the row's own next sequence, and never sets the first time.
+    # A write continues from the row's own next sequence, and never sets the time of creation.
     row.next_sequence = max(row.next_sequence, record.next_sequence)
     row.created_at = record.created_at or row.created_at
     row.save(using=conf.alias(), update_fields=["next_sequence", "created_at"])
@@ -107,7 +101,7 @@ def overwrite(record: Record) -> None:
 def _taking_over(
     current: Sequence[Entry], wanted: Sequence[Entry], *, numbered: bool
 ) -> Sequence[Entry]:
-    """Return the wanted entries, with the current one wherever it is the same message."""
+    """Return the wanted entries, but the current one wherever it is the same message."""
     if not numbered:
         return replaced(current, wanted)
     here = {entry.identity: entry for entry in current}
@@ -127,9 +121,9 @@ def _message(entry: Entry) -> tuple[bytes, str | None, bytes | None]:
 
 
 def join(fork: str, origin: str) -> bool:
-    """Note where a conversation was forked from. Returns: whether its origin is here.
+    """Note the origin of a fork. Returns: whether the origin is in the tables.
 
-    What already has an origin keeps it; a circle, which no fork can make, is left open.
+    A conversation with an origin keeps it. A circle, which no fork can make, is not closed.
     """
     rows = ConversationState.rows.using(conf.alias())
     above = rows.filter(conversation_id=origin).values_list("pk", "forked_from_id").first()

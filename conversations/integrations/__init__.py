@@ -1,1 +1,1 @@
-"""Optional integrations. Each module needs its own package, and says which where it is missing."""
+"""Optional integrations. Each module needs its own package, and names it if it is missing."""

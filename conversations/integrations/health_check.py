@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from asgiref.sync import sync_to_async
 
-from flags.health import Level, report
+from flags.health import Level, recent_report
 
 try:
     from health_check.base import HealthCheck
@@ -27,17 +27,17 @@ except ImportError as error:
 
 @dataclass
 class ConversationStores(HealthCheck):  # type: ignore[misc]
-    """Fail when no store can serve.
+    """Fail if no store works.
 
-    HealthCheckView answers 500 to every failure, and whoever asks it may take a process out of
-    service: what is merely critical fails only where `strict` says so.
+    HealthCheckView answers 500 to every failure, and a load balancer may then take the process out
+    of service. So a merely critical state fails only with `strict`.
     """
 
     strict: bool = field(default=False, repr=False)
 
     async def run(self) -> None:
-        """Look. Raises: ServiceUnavailable; ServiceWarning when it is critical and `strict`."""
-        found = await sync_to_async(report)()
+        """Look. Raises: ServiceUnavailable; ServiceWarning if it is critical and `strict`."""
+        found = await sync_to_async(recent_report)()
         if not any(found.can_serve.values()):
             raise ServiceUnavailable("no store of conversations can serve")
         if self.strict and found.status == Level.CRITICAL:

@@ -21,7 +21,7 @@ except ImportError as error:
     ) from error
 
 NAME = "conversations"
-# How an operation may end, as `flags.metrics.observe` calls it, and what counts it.
+# The outcomes of an operation in `flags.metrics.observe`, and the counter of each.
 COUNTED: Mapping[str, str] = {
     "error": "errors",
     "fallback": "fallbacks",

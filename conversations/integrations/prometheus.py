@@ -1,8 +1,8 @@
 """Metrics for Prometheus, from the minutes that all processes share; see `flags.metrics`.
 
-In a host's URLs: `path("metrics/", conversations.integrations.prometheus.metrics)`. Whichever
-process answers, the numbers are the same, so no multi-process directory is needed. The view asks
-for no login: let only Prometheus reach it.
+In a host's URLs: `path("metrics/", conversations.integrations.prometheus.metrics)`. Every process
+returns the same numbers, so no multi-process directory is needed. The view requires no login: only
+Prometheus should reach it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ except ImportError as error:
     ) from error
 
 LABELS = ("operation", "store")
-# What is counted of operations: the attribute of a measure, and what it says.
+# The counts of operations: the attribute of a measure, and its description.
 COUNTED: Mapping[str, str] = {
     "count": "Operations on conversations.",
     "errors": "Operations that failed.",
@@ -50,11 +50,11 @@ ABOVE = "+Inf"
 
 @for_machines
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Return everything in the text format of Prometheus.
+    """Return all metrics in the text format of Prometheus.
 
-    Counters begin anew with every full hour (UTC, by the database's clock), which Prometheus
-    takes for the restart of a process; a scrape then reads an hour's minutes, not a month's.
-    Where the database does not answer, health says so, and the counters are left out.
+    Counters begin anew with every full hour (UTC, by the database's clock), which Prometheus takes
+    for the restart of a process. So a scrape reads an hour's minutes, not a month's. If the
+    database does not answer, the health says so, and the counters are left out.
     """
     registry = CollectorRegistry()
     registry.register(_Shared())
@@ -62,7 +62,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 
 class _Shared(Collector):
-    """What the database says at the moment of a scrape."""
+    """The database's metrics at the moment of a scrape."""
 
     def collect(self) -> Iterator[Metric]:
         yield from _health()
@@ -73,7 +73,7 @@ class _Shared(Collector):
         yield from _operations(totals)
 
     def describe(self) -> list[Metric]:
-        """Return nothing: else a registry would collect once only to learn the names."""
+        """Return nothing: otherwise a registry would collect once only to learn the names."""
         return []
 
 

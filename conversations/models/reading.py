@@ -1,4 +1,4 @@
-"""Querysets that read: `conversations.storage` writes."""
+"""Querysets for reading: `conversations.storage` writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Self
 from django.db import models
 from django.db.models import Q
 
-from conversations.exceptions import DirectWriteRefused
+from conversations.exceptions import DirectWriteRefused, InvalidOwner
 
 PAGE = 500
 
@@ -16,8 +16,8 @@ PAGE = 500
 def in_pages(rows: models.QuerySet[Any], *columns: str) -> Iterator[tuple[Any, ...]]:
     """Yield columns of rows by primary key, in constant memory.
 
-    Unlike `iterator()`, whose cursor on the server does not outlive its statement behind a
-    pooler in transaction mode.
+    `iterator()` would need a cursor on the server, which a pooler in transaction mode closes after
+    its statement.
     """
     behind = rows.order_by("pk").values_list("pk", *columns)
     page = list(behind[:PAGE])
@@ -29,7 +29,7 @@ def in_pages(rows: models.QuerySet[Any], *columns: str) -> Iterator[tuple[Any, .
 
 
 class ReadingQuerySet(models.QuerySet[Any]):
-    """A queryset that reads, and refuses the bulk writes that would bypass revisions."""
+    """A queryset for reading: it refuses the bulk writes that would bypass revisions."""
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise DirectWriteRefused
@@ -40,15 +40,22 @@ class ReadingQuerySet(models.QuerySet[Any]):
     abulk_create = abulk_update = aupdate = adelete = _refuse
 
     def for_user(self, user: Any) -> Self:
-        """Return the conversations of a user (an instance or any form of its primary key)."""
-        return self.filter(user_id=getattr(user, "pk", user))
+        """Return the conversations of a user (an instance or any form of its primary key).
+
+        Raises: InvalidOwner for None and for a user who is not saved, such as an anonymous
+        visitor; ValueError for an instance of another model.
+        """
+        if getattr(user, "pk", user) is None:
+            # NULL would find the conversations without an owner.
+            raise InvalidOwner
+        return self.filter(user=user)
 
     def current(self) -> Self:
-        """Return what no later revision superseded."""
+        """Return the versions that no later revision superseded."""
         return self.filter(superseded_in__isnull=True)
 
     def as_of(self, revision: int) -> Self:
-        """Return what was current when the conversation was at `revision`."""
+        """Return the versions that were current when the conversation was at `revision`."""
         return self.filter(added_in__lte=revision).filter(
             Q(superseded_in__isnull=True) | Q(superseded_in__gt=revision)
         )

@@ -6,17 +6,20 @@ from django.db import models
 from django.db.models import Q
 
 from conversations.models.reading import ReadingManager
+from flags.installation import require_installed
+
+require_installed()
 
 
 class SyncRun(models.Model):
-    """One walk over everything at scale, a backfill or a verification, and how it stands."""
+    """One walk over everything at scale, a backfill or a verification, and its progress."""
 
     class State(models.TextChoices):
         RUNNING = "running"
         PAUSED = "paused"
         FINISHED = "finished"
         CANCELLED = "cancelled"
-        # Too much of it failed.
+        # Too many of its conversations failed.
         FAILED = "failed"
 
     target = models.CharField(
@@ -26,8 +29,8 @@ class SyncRun(models.Model):
     stage = models.PositiveSmallIntegerField(
         default=0, help_text="Which of the walks that make up the run."
     )
-    # Keys of the rows that this stage walks over, as JSON: what is behind `cursor` is not in a
-    # batch yet, and what came after the start of the stage is behind `upper`.
+    # Keys of the rows that this stage walks over, as JSON. Rows behind `cursor` are not in a batch
+    # yet. Rows added after the start of the stage are behind `upper`.
     cursor = models.TextField()
     upper = models.TextField()
     sample = models.FloatField(
@@ -74,7 +77,7 @@ class SyncBatch(models.Model):
     stage = models.PositiveSmallIntegerField(default=0)
     low = models.TextField()
     high = models.TextField()
-    # Rises when another worker takes it over: whoever held it before is refused.
+    # Rises when another worker takes the batch over: its former worker is then refused.
     generation = models.PositiveIntegerField(default=1)
     conversations = models.PositiveIntegerField(default=0)
     counts = models.TextField(default="{}", help_text="JSON: what became of those not noted.")

@@ -1,6 +1,6 @@
-"""The tables that hold conversations, and what is recorded of them.
+"""The tables of conversations, and of the records about them.
 
-JSON that must come back exactly is kept as text: jsonb reorders keys and changes numbers.
+JSON that must return exactly is kept as text: jsonb reorders keys and changes numbers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from django.db import models
 from django.db.models import F, Q
 
 from conversations.models.reading import ReadingManager
+from flags.installation import require_installed
+
+require_installed()
 
 DIGEST_BYTES = 16
 UNVERIFIED = Q(verified_revision__lt=F("revision")) | Q(verified_revision__lt=F("legacy_revision"))
@@ -20,8 +23,8 @@ UNSETTLED = UNVERIFIED | LEGACY_BEHIND
 class ConversationState(models.Model):
     """One conversation: everything of its state but messages and context items.
 
-    `revision` numbers the last write that the tables hold, `legacy_revision` the last one
-    that legacy is known to hold; the side with the higher number is the truth.
+    `revision` numbers the last write in the tables, `legacy_revision` the last one that legacy is
+    known to hold. The store with the higher number holds the truth.
     """
 
     conversation_id = models.CharField(max_length=255)
@@ -54,6 +57,9 @@ class ConversationState(models.Model):
     )
     redaction_count = models.BigIntegerField(default=0)
     messages_digest = models.BinaryField(max_length=DIGEST_BYTES)
+    message_blocks = models.BinaryField(
+        null=True, help_text="Digests of the blocks of messages that are full; none: of no block."
+    )
     state_digest = models.BinaryField(
         max_length=2 * DIGEST_BYTES, help_text="Of the fields, then of the context items."
     )
@@ -111,8 +117,9 @@ class ConversationState(models.Model):
                 name="state_by_origin",
                 condition=Q(forked_from__isnull=False),
             ),
-            # what changed since it was verified, and what a rollback would leave behind: read
-            # while nobody may write. One for both, as every save pays for it: docs/indexes.md
+            # changes since the last verification, and rows that a rollback would leave behind:
+            # read while all writers wait. One index for both, since every save pays for it:
+            # docs/indexes.md
             models.Index(fields=["id"], name="state_unsettled", condition=UNSETTLED),
         ]
         constraints = [
@@ -196,11 +203,17 @@ class ConversationMessage(models.Model):
         verbose_name = "message"
         base_manager_name = "rows"
         indexes = [
-            # what a conversation held before: appends with keys, retention
+            # earlier messages of a conversation: appends with keys, retention
             models.Index(
                 fields=["conversation", "key"],
                 name="message_superseded",
                 condition=Q(superseded_in__isnull=False),
+            ),
+            # the successor of a version: restore_message
+            models.Index(
+                fields=["supersedes"],
+                name="message_successor",
+                condition=Q(supersedes__isnull=False),
             ),
         ]
         constraints = [
@@ -231,7 +244,7 @@ class ConversationMessage(models.Model):
 
 
 class ConversationConflict(models.Model):
-    """What a merge could not keep in place, or a legacy blob that was set aside."""
+    """An edit that a merge could not keep in place, or a legacy blob that was set aside."""
 
     class Kind(models.TextChoices):
         """Why the record was written."""
@@ -266,7 +279,7 @@ class ConversationConflict(models.Model):
 
 
 class ConversationMismatch(models.Model):
-    """A shadow read that found the stores to differ: where and when, never what."""
+    """A shadow read that found the stores to differ: the places and the time, never the content."""
 
     conversation_id = models.CharField(max_length=255)
     seen_at = models.DateTimeField()
@@ -285,7 +298,7 @@ class ConversationMismatch(models.Model):
         verbose_name_plural = "mismatches"
         base_manager_name = "rows"
         indexes = [
-            # the latest ones, and those that are old
+            # the latest ones, and the old ones
             models.Index(fields=["seen_at"], name="mismatch_by_time"),
         ]
 

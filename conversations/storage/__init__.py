@@ -1,32 +1,17 @@
 """The public API: saving, loading, appending, listing and deleting conversations.
 
 Every function has a coroutine twin with the prefix `a`; `conversations.aio` gives the
-coroutines under the plain names. `user_id` is a user or any form of its primary key; an
-operator's tool, which acts whoever the owner is, says `ANY_OWNER`.
+coroutines under the plain names. `user_id` is a user or any form of its primary key (the type
+`UserRef`); an operator's tool, which acts for any owner, says `ANY_OWNER`.
 """
 
-from conversations.owners import ANY_OWNER
-from conversations.storage.asynchronous import (
-    aappend_messages,
+from conversations.routing.owners import ANY_OWNER, UserKey, UserRef
+from conversations.storage.lifecycle import (
     aclaim_conversation,
     aclear_conversation,
     acreate_new_conversation,
     adelete_conversation,
     afork_conversation,
-    aget_conversation_id,
-    aget_conversation_timestamp,
-    alist_conversations,
-    alist_messages,
-    aload_state,
-    aredact_message,
-    aremove_messages,
-    areplace_message,
-    arestore_message,
-    asave_state,
-    ashould_resume_conversation,
-    aupdate_state_partial,
-)
-from conversations.storage.lifecycle import (
     claim_conversation,
     clear_conversation,
     create_new_conversation,
@@ -36,6 +21,12 @@ from conversations.storage.lifecycle import (
 from conversations.storage.listing import (
     ConversationPage,
     ConversationSummary,
+    aconversation_exists,
+    aget_conversation_id,
+    aget_conversation_timestamp,
+    alist_conversations,
+    ashould_resume_conversation,
+    conversation_exists,
     get_conversation_id,
     get_conversation_timestamp,
     list_conversations,
@@ -44,14 +35,23 @@ from conversations.storage.listing import (
 from conversations.storage.messages import (
     MessagePage,
     StoredMessage,
+    alist_messages,
+    aredact_message,
+    aremove_messages,
+    areplace_message,
+    arestore_message,
     list_messages,
+    redact_message,
     remove_messages,
     replace_message,
     restore_message,
 )
-from conversations.storage.redaction import redact_message
 from conversations.storage.states import (
+    aappend_messages,
+    aload_state,
     append_messages,
+    asave_state,
+    aupdate_state_partial,
     load_state,
     save_state,
     update_state_partial,
@@ -63,9 +63,12 @@ __all__ = [
     "ConversationSummary",
     "MessagePage",
     "StoredMessage",
+    "UserKey",
+    "UserRef",
     "aappend_messages",
     "aclaim_conversation",
     "aclear_conversation",
+    "aconversation_exists",
     "acreate_new_conversation",
     "adelete_conversation",
     "afork_conversation",
@@ -84,6 +87,7 @@ __all__ = [
     "aupdate_state_partial",
     "claim_conversation",
     "clear_conversation",
+    "conversation_exists",
     "create_new_conversation",
     "delete_conversation",
     "fork_conversation",

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
-from conversations.changes import Clear, SaveState
-from conversations.deletion import claim, delete
-from conversations.documents import Checked, Document
-from conversations.forking import fork
-from conversations.owners import owner_key
+from conversations.content.changes import Clear, SaveState
+from conversations.content.document import Checked, Document
+from conversations.routing.owners import UserKey, UserRef, owner_key
 from conversations.state import AgentState, SaveResult
-from conversations.storage.arguments import checked_id, checked_limit
+from conversations.storage.arguments import (
+    ConversationId,
+    checked_flag,
+    checked_id,
+    checked_limit,
+)
+from conversations.storage.coroutines import coroutine_of
 from conversations.storage.states import written
+from conversations.writing.delete import claim, delete
+from conversations.writing.fork import fork
 
 
-def create_new_conversation(user_id: Any = None) -> str:
+def create_new_conversation(user_id: UserRef = None) -> str:
     """Create an empty conversation. Returns: its id, a UUID4.
 
     Raises: InvalidOwner, StorageUnavailable.
@@ -26,7 +31,10 @@ def create_new_conversation(user_id: Any = None) -> str:
     return conversation_id
 
 
-def clear_conversation(conversation_id: Any, user_id: Any = None) -> SaveResult:
+acreate_new_conversation = coroutine_of(create_new_conversation)
+
+
+def clear_conversation(conversation_id: ConversationId, user_id: UserRef = None) -> SaveResult:
     """Remove every message and context item, and set the fields to their defaults.
 
     The conversation stays, its messages can be restored.
@@ -36,7 +44,10 @@ def clear_conversation(conversation_id: Any, user_id: Any = None) -> SaveResult:
     return written(checked_id(conversation_id), Clear(), owner_key(user_id))[1]
 
 
-def delete_conversation(conversation_id: Any, user_id: Any = None) -> bool:
+aclear_conversation = coroutine_of(clear_conversation)
+
+
+def delete_conversation(conversation_id: ConversationId, user_id: UserRef = None) -> bool:
     """Remove a conversation from both stores, for ever. Its id is never used again.
 
     Returns: False when it is missing, another owner's or deleted already.
@@ -45,7 +56,10 @@ def delete_conversation(conversation_id: Any, user_id: Any = None) -> bool:
     return delete(checked_id(conversation_id), owner=owner_key(user_id))
 
 
-def claim_conversation(conversation_id: Any, user_id: Any) -> None:
+adelete_conversation = coroutine_of(delete_conversation)
+
+
+def claim_conversation(conversation_id: ConversationId, user_id: UserKey) -> None:
     """Make a user the owner of a conversation that has none.
 
     Raises: ConversationNotFound (missing, another owner's or deleted), InvalidOwner,
@@ -56,10 +70,30 @@ def claim_conversation(conversation_id: Any, user_id: Any) -> None:
     claim(checked_id(conversation_id), owner)
 
 
-def fork_conversation(conversation_id: Any, at: int | None = None, *, user_id: Any = None) -> str:
+aclaim_conversation = coroutine_of(claim_conversation)
+
+
+def fork_conversation(
+    conversation_id: ConversationId,
+    at: int | None = None,
+    *,
+    user_id: UserRef = None,
+    whole_turns: bool = True,
+) -> str:
     """Copy a conversation up to and including the sequence `at` (None: all of it).
+
+    An `at` between a tool call and its results is refused, with the sequences that will do, as
+    providers refuse a history that ends so; `whole_turns=False` copies it all the same.
 
     Returns: the id of the new conversation (a UUID4), with the same owner and `forked_from`.
     Raises: ConversationNotFound, InvalidState, StorageUnavailable.
     """
-    return fork(checked_id(conversation_id), checked_limit(at, path="at"), owner=owner_key(user_id))
+    return fork(
+        checked_id(conversation_id),
+        checked_limit(at, path="at"),
+        owner=owner_key(user_id),
+        whole_turns=checked_flag(whole_turns, path="whole_turns"),
+    )
+
+
+afork_conversation = coroutine_of(fork_conversation)

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from django.utils import timezone
 
 from conversations import conf
+from conversations.content.codec import storable
 from conversations.exceptions import ConversationNotFound, InvalidState
-from conversations.owners import owner_key
-from conversations.reading import at_truth
-from conversations.storage.arguments import checked_id, checked_size
+from conversations.reading import at_truth, exists
+from conversations.reading.lists import Position, summaries
+from conversations.routing.owners import UserKey, UserRef, owner_key
+from conversations.routing.standing import decide
+from conversations.routing.transactions import attempt, translated
+from conversations.storage.arguments import ConversationId, checked_id, checked_size, lazy
+from conversations.storage.coroutines import coroutine_of
 from conversations.storage.measuring import measured_list
 from conversations.stores.base import NEVER, Summary
-from conversations.stores.combined import Position, summaries
-from conversations.transactions import attempt, translated
 from flags.phases import StoreName
+
+# Longer ids are in no index of PostgreSQL.
+LONGEST_CURSOR = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class ConversationPage:
 
 
 def list_conversations(
-    user_id: Any, *, before: str | None = None, limit: int = 50
+    user_id: UserRef, *, before: str | None = None, limit: int = 50
 ) -> ConversationPage:
     """Return a page of a user's conversations, latest activity first.
 
@@ -66,13 +71,17 @@ def list_conversations(
     )
 
 
+alist_conversations = coroutine_of(list_conversations)
+
+
 def _summaries(owner: str | None, *, before: Position | None = None, limit: int) -> list[Summary]:
     return measured_list(lambda: _asked(owner, before, limit))
 
 
 def _asked(owner: str | None, before: Position | None, limit: int) -> list[Summary]:
-    with translated("of a user"), attempt():
-        return summaries(owner, before=before, limit=limit)
+    decision = decide()
+    with translated("of a user", emergency=decision.emergency), attempt():
+        return summaries(owner, decision.legacy, before=before, limit=limit)
 
 
 def _cursor(summary: Summary) -> str:
@@ -83,17 +92,28 @@ def _cursor(summary: Summary) -> str:
 def _position(cursor: str | None) -> Position | None:
     if cursor is None:
         return None
-    try:
-        moment, store, conversation_id = str(cursor).split("|", 2)
-        position = Position(datetime.fromisoformat(moment), StoreName(store), conversation_id)
-    except ValueError as error:
-        raise InvalidState("is no cursor that a page gave", path="before") from error
-    if position.moment.tzinfo is None:
+    position = _parsed(cursor) if isinstance(cursor, str) and not lazy(cursor) else None
+    if position is None:
         raise InvalidState("is no cursor that a page gave", path="before")
     return position
 
 
-def get_conversation_id(user_id: Any) -> str | None:
+def _parsed(cursor: str) -> Position | None:
+    """Return the position that a cursor names, or None: any text of a URL may be here."""
+    if len(cursor) > LONGEST_CURSOR or not storable(cursor):
+        return None
+    try:
+        text, store, conversation_id = cursor.split("|", 2)
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            return None
+        # In UTC, as a page wrote it: a database knows fewer zones, and fewer moments in them.
+        return Position(moment.astimezone(UTC), StoreName(store), conversation_id)
+    except (ValueError, OverflowError):
+        return None
+
+
+def get_conversation_id(user_id: UserKey) -> str | None:
     """Return the id of a user's conversation with the latest activity, or None.
 
     Raises: InvalidOwner, StorageUnavailable.
@@ -103,15 +123,21 @@ def get_conversation_id(user_id: Any) -> str | None:
     return found[0].conversation_id if found else None
 
 
-def get_conversation_timestamp(user_id: Any, conversation_id: Any) -> datetime | None:
+aget_conversation_id = coroutine_of(get_conversation_id)
+
+
+def get_conversation_timestamp(
+    user_id: UserRef, conversation_id: ConversationId
+) -> datetime | None:
     """Return the moment of a conversation's latest activity, or None when it is missing.
 
     Raises: InvalidState, InvalidOwner, StorageUnavailable.
     """
     conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
     try:
-        with translated(conversation_id):
-            found = at_truth(conversation_id, owner=owner)
+        decision = decide(conversation_id)
+        with translated(conversation_id, emergency=decision.emergency):
+            found = at_truth(conversation_id, decision, owner=owner)
     except ConversationNotFound:
         return None
     if found is None:
@@ -122,14 +148,41 @@ def get_conversation_timestamp(user_id: Any, conversation_id: Any) -> datetime |
     return None if stored is None else stored.updated_at
 
 
+aget_conversation_timestamp = coroutine_of(get_conversation_timestamp)
+
+
+def conversation_exists(conversation_id: ConversationId, *, user_id: UserRef = None) -> bool:
+    """Return whether `load_state` would find a conversation. Reads none of its content.
+
+    Costs one statement, two where only legacy may hold it. False for one that is missing,
+    another owner's or deleted.
+
+    Raises: InvalidState, InvalidOwner, StorageUnavailable (a store that may hold the
+    conversation did not answer).
+    """
+    return exists(checked_id(conversation_id), owner=owner_key(user_id))
+
+
+aconversation_exists = coroutine_of(conversation_exists)
+
+
 def should_resume_conversation(last_timestamp: datetime | None) -> bool:
     """Return whether a conversation that was last active then should be gone on with.
 
     True within `RESUME_WITHIN` of that moment. A time without a zone is taken as UTC.
+
+    Raises: InvalidState for what is neither a datetime nor None.
     """
     if last_timestamp is None:
         return False
+    if not isinstance(last_timestamp, datetime):
+        raise InvalidState(
+            f"is a {type(last_timestamp).__name__}, not a datetime", path="last_timestamp"
+        )
     if timezone.is_naive(last_timestamp):
         last_timestamp = last_timestamp.replace(tzinfo=UTC)
     age = timezone.now() - last_timestamp
     return bool(age <= conf.get("RESUME_WITHIN"))
+
+
+ashould_resume_conversation = coroutine_of(should_resume_conversation)

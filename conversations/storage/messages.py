@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from conversations.changes import OWN_KEYS, removal, replacement, restoration
-from conversations.codec import storable
-from conversations.documents import checked_messages
+from conversations import conf
+from conversations.content.changes import OWN_KEYS, removal, replacement, restoration
+from conversations.content.codec import storable
+from conversations.content.document import canonical, checked_messages
+from conversations.content.merge import Entry
+from conversations.content.redaction import REDACTED
 from conversations.exceptions import InvalidState
-from conversations.merge import Entry
-from conversations.owners import owner_key
+from conversations.reading.pages import transcript
+from conversations.routing.owners import UserRef, owner_key
 from conversations.state import SaveResult
 from conversations.storage.arguments import (
+    ConversationId,
+    checked_flag,
     checked_id,
     checked_limit,
     checked_name,
     checked_reference,
     checked_references,
     checked_size,
+    lazy,
 )
+from conversations.storage.coroutines import coroutine_of
 from conversations.storage.states import written
-from conversations.transcripts import transcript
+from conversations.writing.redact import erase
+
+MOST_ROLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +74,25 @@ class MessagePage:
 
 
 def list_messages(
-    conversation_id: Any,
+    conversation_id: ConversationId,
     *,
-    user_id: Any = None,
+    user_id: UserRef = None,
     before: int | None = None,
     after: int | None = None,
     limit: int = 50,
     roles: Collection[str] | None = None,
     tool_name: str | None = None,
     include_superseded: bool = False,
+    whole_turns: bool = False,
 ) -> MessagePage:
     """Return a page of messages in ascending order: the newest page without cursors.
 
     `before` and `after` are sequences (exclusive). With `include_superseded`, earlier versions
     and removed messages stand beside the current ones, by sequence and age.
+
+    With `whole_turns`, no page parts a tool call from its results, as `load_state` does: a page
+    may hold more than `limit` messages, or fewer, and each message is on one page. Together with
+    roles, tool_name or include_superseded it is refused: these leave out calls, or repeat them.
 
     Raises: ConversationNotFound (missing, another owner's or deleted), InvalidState,
     StorageUnavailable.
@@ -89,6 +103,11 @@ def list_messages(
         raise InvalidState("give before or after, not both", path="before")
     for name, cursor in (("before", before), ("after", after)):
         checked_limit(cursor, path=name)
+    wanted = _filter(roles, tool_name)
+    if checked_flag(whole_turns, path="whole_turns") and (wanted or include_superseded):
+        raise InvalidState(
+            "give it without roles, tool_name and include_superseded", path="whole_turns"
+        )
     page, more = transcript(
         conversation_id,
         owner=owner,
@@ -96,7 +115,8 @@ def list_messages(
         after=after,
         limit=size,
         include_superseded=include_superseded,
-        wanted=_filter(roles, tool_name),
+        wanted=wanted,
+        whole_turns=whole_turns,
     )
     forwards = after is not None
     return MessagePage(
@@ -106,12 +126,18 @@ def list_messages(
     )
 
 
+alist_messages = coroutine_of(list_messages)
+
+
 def _filter(roles: Collection[str] | None, tool_name: str | None) -> dict[str, list[str]]:
     wanted: dict[str, list[str]] = {}
     if roles is not None:
         if not isinstance(roles, Collection):
             raise InvalidState(f"is a {type(roles).__name__}, not a list", path="roles")
         names = [roles] if isinstance(roles, str) else roles
+        if len(names) > MOST_ROLES:
+            # A database takes so many in one statement, and compares each message with each.
+            raise InvalidState(f"{len(names)} roles are more than {MOST_ROLES}", path="roles")
         wanted["role"] = [
             checked_name(name, path=f"roles[{index}]") for index, name in enumerate(names)
         ]
@@ -127,7 +153,11 @@ def _message(entry: Entry) -> StoredMessage:
 
 
 def replace_message(
-    conversation_id: Any, key_or_sequence: int | str, message: Any, *, user_id: Any = None
+    conversation_id: ConversationId,
+    key_or_sequence: int | str,
+    message: Mapping[str, Any],
+    *,
+    user_id: UserRef = None,
 ) -> SaveResult:
     """Replace one message, at its place and under its key; the earlier version is superseded.
 
@@ -139,12 +169,15 @@ def replace_message(
     return written(conversation_id, replacement(reference, value), owner)[1]
 
 
+areplace_message = coroutine_of(replace_message)
+
+
 def remove_messages(
-    conversation_id: Any,
+    conversation_id: ConversationId,
     keys_or_sequences: Sequence[int | str] | int | str | None = None,
     *,
     last: int | None = None,
-    user_id: Any = None,
+    user_id: UserRef = None,
 ) -> list[Any]:
     """Remove messages by key or sequence, or the `last` so many. They can be restored.
 
@@ -162,12 +195,15 @@ def remove_messages(
     return removed
 
 
+aremove_messages = coroutine_of(remove_messages)
+
+
 def restore_message(
-    conversation_id: Any,
+    conversation_id: ConversationId,
     key_or_sequence: int | str,
     *,
     revision: int | None = None,
-    user_id: Any = None,
+    user_id: UserRef = None,
 ) -> SaveResult:
     """Bring back a removed message, or the version that an edit superseded, at its place.
 
@@ -180,3 +216,44 @@ def restore_message(
         checked_reference(key_or_sequence), checked_limit(revision, path="revision")
     )
     return written(conversation_id, operation, owner)[1]
+
+
+arestore_message = coroutine_of(restore_message)
+
+
+def redact_message(
+    conversation_id: ConversationId,
+    key_or_sequence: int | str,
+    *,
+    replacement: str = REDACTED,
+    user_id: UserRef = None,
+) -> int:
+    """Replace a message's text in every version, in both stores, in forks and in records.
+
+    Its position, key and role stay. A caller that writes the old text again, old code included,
+    stores the redacted form.
+
+    Returns: how many stored versions were rewritten in the tables.
+    Raises: MessageNotFound, ConversationNotFound, InvalidState, StorageUnavailable (a store
+    that may hold the text did not answer; nothing was changed).
+    """
+    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
+    return erase(
+        conversation_id,
+        checked_reference(key_or_sequence),
+        replacement=_checked_replacement(replacement),
+        owner=owner,
+    )
+
+
+aredact_message = coroutine_of(redact_message)
+
+
+def _checked_replacement(replacement: Any) -> str:
+    """Return a replacement that a message and a text column of its own can hold."""
+    if lazy(replacement) or not isinstance(replacement, str):
+        raise InvalidState(f"is a {type(replacement).__name__}, not a string", path="replacement")
+    text, _ = canonical(replacement, path="replacement", max_bytes=conf.get("MAX_MESSAGE_BYTES"))
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidState("holds a NUL or half of a surrogate pair", path="replacement")
+    return str(text)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal
 
 from django.db import connections, transaction
 
-from conversations import conf, operations
-from conversations.changes import AppendMessages, SaveState
-from conversations.digests import digest_of
-from conversations.documents import (
+from conversations import conf
+from conversations.content.baseline import Baseline
+from conversations.content.changes import AppendMessages, SaveState
+from conversations.content.digests import digest_of
+from conversations.content.document import (
     BASELINE_KEY,
+    DEFAULTS,
     FOCUS,
     HISTORY,
     ITEMS,
@@ -27,23 +30,50 @@ from conversations.documents import (
     checked_messages,
     field_digests,
 )
+from conversations.content.fingerprint import Seal
+from conversations.content.turns import OVERLAPS
 from conversations.exceptions import ConversationNotFound, InvalidState
-from conversations.operations import Outcome
-from conversations.owners import owner_key
-from conversations.reading import Selection, read
-from conversations.seals import Seal
-from conversations.shadow import shadow
-from conversations.state import UNCOMMITTED_KEY, AgentState, Baseline, LoadInfo, SaveResult
+from conversations.reading import EVERYTHING, Selection, read
+from conversations.reading.shadow import shadow
+from conversations.routing.owners import UserRef, owner_key
+from conversations.routing.standing import decide
+from conversations.state import (
+    UNCOMMITTED_KEY,
+    AgentState,
+    LoadableState,
+    LoadInfo,
+    SaveResult,
+    StateLike,
+)
 from conversations.storage.arguments import (
+    ConversationId,
+    Texts,
+    checked_choice,
+    checked_class,
+    checked_flag,
     checked_id,
     checked_keys,
     checked_limit,
     checked_threshold,
 )
+from conversations.storage.coroutines import coroutine_of
 from conversations.storage.measuring import measured_read, measured_write
-from conversations.transactions import managed
+from conversations.writing import write
+from conversations.writing.write import Outcome
 from flags import metrics
+from flags.connections import managed
 from flags.phases import StoreName
+
+if TYPE_CHECKING:
+    # From Python 3.13 on, typing's takes a default as well. It says what `load_state` returns
+    # where nothing names a class.
+    from typing_extensions import TypeVar
+
+    S = TypeVar("S", bound=LoadableState, default=AgentState)
+else:
+    from typing import TypeVar
+
+    S = TypeVar("S", bound=LoadableState)
 
 _FIELDS = {
     "user_input": USER_INPUT,
@@ -51,12 +81,18 @@ _FIELDS = {
     "step_count": STEP_COUNT,
     "last_tool_result": LAST_TOOL_RESULT,
 }
+# What a load does when there is no such conversation.
+Missing = Literal["empty", "raise"]
+EMPTY: Missing = "empty"
+RAISE: Missing = "raise"
 # How many elements behind a seal are told by their digests, before the list is sealed anew.
 UNSEALED = 64
 _LISTS = ("new_messages", "new_context_items")
 
 
-def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveResult:
+def save_state(
+    conversation_id: ConversationId, state: StateLike, user_id: UserRef = None
+) -> SaveResult:
     """Make a conversation what the state says, and create it if there is none.
 
     Of a loaded state, only what the caller changed since the load is applied; what the load
@@ -66,14 +102,18 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
 
     Returns: a SaveResult; `revision` is 0 while the conversation is in legacy alone.
     Raises: InvalidState (before any SQL), InvalidOwner, ConversationNotFound (the id belongs
-    to somebody else), ConversationDeleted, StorageUnavailable (nothing was changed, or the
+    to another user), ConversationDeleted, StorageUnavailable (nothing was changed, or the
     connection was lost: save the same state again). Where the caller's own transaction is lost
     with its connection, the database's error stays what it is, as in every operation.
     """
     conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
     to_dict = getattr(state, "to_dict", None)
     if not callable(to_dict) or isinstance(state, type):
-        raise InvalidState(f"a {type(state).__name__} is no state", path="state")
+        raise InvalidState(
+            f"a {type(state).__name__} is no state: pass an AgentState, such as"
+            " AgentState.from_dict(mapping)",
+            path="state",
+        )
     data = to_dict()
     baseline = _baseline_of(state)
     if isinstance(data, Mapping) and baseline is None and data.get(BASELINE_KEY) is not None:
@@ -94,12 +134,18 @@ def save_state(conversation_id: Any, state: Any, user_id: Any = None) -> SaveRes
     outcome, result = written(conversation_id, operation, owner)
     if _remembers(state):
         seals = (
-            _unbroken(message_seal, data.get(MESSAGES), before[0]),
-            _unbroken(item_seal, data.get(ITEMS), before[1]),
+            message_seal and _unbroken(message_seal, data.get(MESSAGES), before[0]),
+            item_seal and _unbroken(item_seal, data.get(ITEMS), before[1]),
         )
         baseline, info = _advanced(conversation_id, operation, outcome, seals=seals)
-        _attach(state, baseline, info, committed=result["committed"])
+        if result["committed"]:
+            attach(state, baseline, info)
+        else:
+            _attach_later(state, baseline, info)
     return result
+
+
+asave_state = coroutine_of(save_state)
 
 
 def _seal(values: Any, before: Seal | None, known: Known | None) -> Seal | None:
@@ -110,9 +156,9 @@ def _seal(values: Any, before: Seal | None, known: Known | None) -> Seal | None:
     return Seal.of(values)
 
 
-def _unbroken(seal: Seal | None, values: Any, before: Seal | None) -> Seal | None:
+def _unbroken(seal: Seal, values: Any, before: Seal | None) -> Seal | None:
     """Return a new seal only if the list is still what it was before its digests were taken."""
-    return seal if seal is None or seal is before or seal.unbroken(values) else None
+    return seal if seal is before or seal.unbroken(values) else None
 
 
 def _remembers(state: Any) -> bool:
@@ -127,11 +173,15 @@ def _remembers(state: Any) -> bool:
 def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Outcome, SaveResult]:
     """Carry out an operation. Returns: its outcome, and what callers get of it."""
     committed = not managed(connections[conf.alias()])
-    outcome = measured_write(
-        operation.name,
-        conversation_id,
-        lambda: operations.write(conversation_id, operation, owner=owner),
-    )
+    decision = decide(conversation_id)
+    if metrics.enabled():
+        outcome = measured_write(
+            operation.name,
+            decision,
+            lambda: write.write(conversation_id, operation, owner=owner, decision=decision),
+        )
+    else:
+        outcome = write.write(conversation_id, operation, owner=owner, decision=decision)
     result = SaveResult(
         success=True,
         conversation_id=conversation_id,
@@ -186,13 +236,10 @@ def _advanced(
     )
 
 
-def _attach(state: Any, baseline: Baseline, info: LoadInfo, *, committed: bool) -> None:
+def _attach_later(state: Any, baseline: Baseline, info: LoadInfo) -> None:
     """Let the state's baseline be what was saved, once that is committed; see `Uncommitted`."""
-    if committed:
-        attach(state, baseline, info)
-        return
     if not connections[conf.alias()].in_atomic_block:
-        # Nobody tells whether a caller without autocommit has committed. From the baseline
+        # Django does not say whether a caller without autocommit has committed. From the baseline
         # before, the next save is right either way: what is there already is not added again.
         return
     uncommitted = Uncommitted(state, baseline, info)
@@ -262,59 +309,83 @@ def attach(state: Any, baseline: Baseline, info: LoadInfo | None) -> None:
 
 
 def load_state(
-    conversation_id: Any,
+    conversation_id: ConversationId,
     context_quality_threshold: float | None = None,
     *,
-    user_id: Any = None,
+    user_id: UserRef = None,
     max_messages: int | None = None,
     max_context_items: int | None = None,
-) -> Any:
+    whole_turns: bool = True,
+    state_class: type[S] | None = None,
+    missing: Missing = EMPTY,
+) -> S:
     """Return the state of a conversation as of one revision, for a later `save_state`.
 
     `max_messages` gives the newest so many, `max_context_items` the best, and the threshold
     leaves out context items of a known lower quality (`relevance_score`, 0..1); order stays.
     `state.load_info` says where the state came from, whether it is stale, and what was left
-    out. With `user_id`, another owner's conversation reads as missing.
+    out.
 
-    Returns: an instance of `STATE_CLASS`; an empty one when there is no such conversation.
-    Raises: InvalidState, InvalidOwner, StorageUnavailable (a store that may hold the
-    conversation did not answer).
+    With `whole_turns`, the messages begin with one that can be sent to a provider, which refuses
+    a tool's result without its call: where the limit would part them, up to 16 messages more are
+    given. Where a group of a call and its results is longer, the messages begin behind it; where
+    there is nothing behind it, they are that group. `load_info.messages_beyond_limit` says how
+    many more, or fewer (negative), were given. `max_messages=0` gives none.
+
+    With `user_id`, another owner's conversation reads as missing.
+
+    Returns: an instance of `state_class`, by default of `STATE_CLASS`, which type checkers take
+    for AgentState; an empty one when there is no such conversation, unless `missing` is "raise".
+    Raises: InvalidState (before any SQL), InvalidOwner, StorageUnavailable (a store that may hold
+    the conversation did not answer), ConversationNotFound with `missing="raise"` (missing,
+    another owner's or deleted).
     """
     conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
-    selection = Selection(
-        checked_threshold(context_quality_threshold),
-        checked_limit(max_messages, path="max_messages"),
-        checked_limit(max_context_items, path="max_context_items"),
-    )
+    made: Any = conf.state_class() if state_class is None else checked_class(state_class)
+    turns = checked_flag(whole_turns, path="whole_turns")
+    selection = EVERYTHING
+    if (context_quality_threshold, max_messages, max_context_items) != (None, None, None):
+        selection = Selection(
+            checked_threshold(context_quality_threshold),
+            checked_limit(max_messages, path="max_messages"),
+            checked_limit(max_context_items, path="max_context_items"),
+            OVERLAPS[0] if turns and max_messages else 0,
+        )
+    raises = checked_choice(missing, of=(EMPTY, RAISE), path="missing") == RAISE
+    decision = decide(conversation_id)
     measured = metrics.enabled()
     try:
         if measured:
             found = measured_read(
-                conversation_id, lambda: read(conversation_id, selection, owner=owner)
+                decision, lambda: read(conversation_id, selection, decision, owner=owner)
             )
         else:
-            found = read(conversation_id, selection, owner=owner)
+            found = read(conversation_id, selection, decision, owner=owner)
     except ConversationNotFound:
         found = None
-    made = conf.state_class()
+    if found is None and raises:
+        raise ConversationNotFound
     if found is None:
         # Two callers who both found nothing and both save lose nothing: each was given nothing.
-        state = made.from_dict(AgentState(user_input="").to_dict())
+        state: S = made.from_dict(AgentState(user_input="").to_dict())
         attach(state, _nothing_of(conversation_id), None)
         return state
     if measured:
-        shadow(conversation_id)
+        shadow(conversation_id, decision)
     state = made.from_dict(found.document.to_dict())
     attach(state, found.baseline, found.info)
     return state
 
 
+aload_state = coroutine_of(load_state)
+
+
 def append_messages(
-    conversation_id: Any,
-    messages: Iterable[Any],
+    conversation_id: ConversationId,
+    messages: Iterable[Mapping[str, Any]],
     *,
-    user_id: Any = None,
-    keys: Iterable[str] | None = None,
+    user_id: UserRef = None,
+    keys: Texts | Iterator[str] | None = None,
     create: bool = False,
 ) -> SaveResult:
     """Add messages behind the last one; the cost does not grow with the conversation.
@@ -331,8 +402,23 @@ def append_messages(
     return written(conversation_id, operation, owner)[1]
 
 
+aappend_messages = coroutine_of(append_messages)
+
+
+def _unknown_update(name: Any, place: int) -> InvalidState:
+    """Return what is raised for a name among updates; what a mapping holds is not repeated."""
+    known = [*_FIELDS, *_LISTS]
+    if name in DEFAULTS:
+        return InvalidState(f"is none of {', '.join(known)}", path=f"updates.{name}")
+    near = get_close_matches(name, known, n=1) if isinstance(name, str) else ()
+    hint = f": did you mean {near[0]}?" if near else ""
+    return InvalidState(
+        f"the name of entry {place} is none of {', '.join(known)}{hint}", path="updates"
+    )
+
+
 def update_state_partial(
-    conversation_id: Any, updates: Mapping[str, Any], user_id: Any = None
+    conversation_id: ConversationId, updates: Mapping[str, Any], user_id: UserRef = None
 ) -> SaveResult:
     """Change a few things of a conversation, and leave everything else as it is.
 
@@ -345,11 +431,9 @@ def update_state_partial(
     conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
     if not isinstance(updates, Mapping):
         raise InvalidState(f"is a {type(updates).__name__}, not a mapping", path="updates")
-    unknown = [name for name in updates if name not in _FIELDS and name not in _LISTS]
-    if unknown:
-        raise InvalidState(
-            f"is none of {', '.join([*_FIELDS, *_LISTS])}", path=f"updates.{unknown[0]}"
-        )
+    for place, name in enumerate(updates, start=1):
+        if name not in _FIELDS and name not in _LISTS:
+            raise _unknown_update(name, place)
     fields = {}
     limit = conf.get("MAX_STATE_BYTES")
     for name, field in _FIELDS.items():
@@ -366,3 +450,6 @@ def update_state_partial(
         ),
     )
     return written(conversation_id, operation, owner)[1]
+
+
+aupdate_state_partial = coroutine_of(update_state_partial)

@@ -1,30 +1,49 @@
-"""The protocol of a store, and what crosses it.
+"""The protocol of a store, and the values that cross it.
 
-The protocol documents the contract; implementations document only what differs. A store
-opens no transaction, takes no lock and knows neither phases nor the other store: `operations`
-does, and calls a store inside its transaction.
+The protocol documents the contract; implementations document only differences. A store opens no
+transaction, takes no lock and knows neither the phases nor the other store. `operations` does, and
+calls a store inside its transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
-from django.db import connections
+from django.db import DataError, connections
 from django.db.models import Model, Q, QuerySet
 
 from conversations import conf
-from conversations.documents import Document
-from conversations.exceptions import ConversationNotFound
+from conversations.content.document import Document
+from conversations.exceptions import InvalidState
+
+# SQLite's error for text that is no UTF-8: other code may have written such bytes.
+_NO_TEXT = "Could not decode to UTF-8"
+
+
+def cannot_be_read(error: BaseException) -> bool:
+    """Whether the database answered with a value that its driver cannot represent.
+
+    PostgreSQL: a time before the year 1 or after 9999, such as infinity; SQLite: text that is no
+    UTF-8.
+    """
+    return isinstance(error, DataError) or _NO_TEXT in str(error)
+
+
+class IdRefused(InvalidState):
+    """The legacy store can create no conversation with this id: see `LegacyStore.refusal`.
+
+    Callers see an InvalidState.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """One conversation as a store holds it.
 
-    `owner` is the primary key of the user as text. `version` identifies what was read:
+    `owner` is the primary key of the user as text. `version` identifies the content that was read:
     equal versions of a conversation mean equal content. `reference` names the row for logs.
     """
 
@@ -37,7 +56,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A blob that somebody else wrote into legacy: readable (`stored`), or not (`problem`)."""
+    """A blob in legacy that we did not write: readable (`stored`), or not (`problem`)."""
 
     reference: str
     owner: str | None
@@ -47,10 +66,11 @@ class Foreign:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What legacy holds of a conversation that the tables do not know, as of one moment.
+    """The content of a conversation in legacy that the tables do not know, as of one moment.
 
-    `stored` is None where it is `held`, but has to be looked at by itself: what cannot be read,
-    or was set aside. `seen` is what `survey` notes, `token` what `settle` gives for it.
+    `stored` is None if legacy holds the conversation (`held`) but it needs a look of its own: it
+    is unreadable, or was set aside. `seen` is the note of `survey`, `token` the result of
+    `settle`.
     """
 
     conversation_id: str
@@ -62,17 +82,21 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One line of a list of conversations. Legacy does not count its messages (None)."""
+    """One line of a list of conversations. Legacy does not count its messages (None).
+
+    `owner` is the primary key of the user as text, None if the conversation has no owner.
+    """
 
     conversation_id: str
     updated_at: datetime | None
     message_count: int | None
     store: str
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Blobs:
-    """How many states a legacy store holds, and how many bytes of JSON they are."""
+    """How many states a legacy store holds, and their size in bytes of JSON."""
 
     count: int = 0
     bytes: int = 0
@@ -80,11 +104,11 @@ class Blobs:
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What a legacy store holds that no load reads.
+    """The rows of a legacy store that no load reads.
 
-    `overtaken`: states that are not the newest of their conversation. `unnamed`: states that name
-    no conversation. `bare_metadata`: metadata rows that belong to nothing. `of_deleted`: states
-    of conversations that were deleted.
+    `overtaken`: states that are not the newest of their conversation. `unnamed`: states without
+    the name of a conversation. `bare_metadata`: metadata rows without an object. `of_deleted`:
+    states of deleted conversations.
     """
 
     overtaken: int = 0
@@ -94,35 +118,41 @@ class Leftovers:
     of_deleted: int = 0
 
 
-# The time of a conversation that has none: it is listed behind all that have one.
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """One batch of a conversation's removed blobs: their number, and their bytes of JSON.
+
+    The next batch continues at `behind`; None: there is none.
+    """
+
+    blobs: int = 0
+    bytes: int = 0
+    behind: Any = None
+
+
+# No key of a table is greater. For a range with one end, PostgreSQL without statistics expects a
+# third of the table, and reads all of it. For a range with two ends, it expects a 200th.
+EVERY_KEY = 2**62
+# The time of a conversation without one: lists put it behind all others.
 NEVER = datetime.min.replace(tzinfo=UTC)
-# The last time that has a later one.
+# The last moment that has a later one.
 LAST_MOMENT = datetime.max.replace(tzinfo=UTC) - timedelta(microseconds=1)
 
 
-def listed_behind(before: tuple[datetime, str], *, time: str, name: str) -> Q:
-    """Return the condition of standing behind a time and an id, in columns of these names."""
-    moment, conversation_id = before
-    lower = Q(**{f"{name}__lt": conversation_id})
+def listed_behind(before: tuple[datetime, str], *, time: str, lower: Q) -> Q:
+    """Return the condition of standing behind a time and an id in a list.
+
+    `time` is the column of the time, `lower` the condition of having a lower id.
+    """
+    moment = before[0]
     untimed = Q(**{f"{time}__isnull": True})
     if moment == NEVER:
         return untimed & lower
     return Q(**{f"{time}__lt": moment}) | Q(**{time: moment}) & lower | untimed
 
 
-def grown(stored: Stored | None, messages: Sequence[Any]) -> Stored:
-    """Return what a store holds, with messages added: for stores that write it whole.
-
-    Raises: ConversationNotFound when the store holds nothing.
-    """
-    if stored is None:
-        raise ConversationNotFound
-    document = stored.document
-    return replace(stored, document=replace(document, messages=[*document.messages, *messages]))
-
-
 def has_foreign_key(model: type[Model], column: str) -> bool:
-    """Whether the database enforces a foreign key on a column, whatever the model says."""
+    """Whether the database enforces a foreign key on a column; the model may say otherwise."""
     connection = connections[conf.alias()]
     with connection.cursor() as cursor:
         found = connection.introspection.get_constraints(cursor, model._meta.db_table)
@@ -142,29 +172,32 @@ def key_after(rows: QuerySet[Any], low: Any, upper: Any, *, count: int) -> Any:
 
 
 def byte_length(expression: str, vendor: str) -> str:
-    """Return the SQL of how many bytes a text has (an older SQLite has no octet_length)."""
+    """Return the SQL of a text's size in bytes (older SQLites have no octet_length)."""
     if vendor == "sqlite":
         return f"LENGTH(CAST({expression} AS BLOB))"
     return f"OCTET_LENGTH({expression})"
 
 
 def single_row(sql: str) -> tuple[int, ...]:
-    """Return the one row of sums that a statement gives; null counts as 0."""
+    """Return the one row of sums of a statement; null counts as 0."""
     with connections[conf.alias()].cursor() as cursor:
         cursor.execute(sql)
         return tuple(int(value or 0) for value in cursor.fetchone())
 
 
 @runtime_checkable
-class StateStore(Protocol):
-    """What every store can do. A conversation is named by its public id."""
+class LegacyStore(Protocol):
+    """A store that old code, which knows nothing of us, writes as well.
+
+    A conversation is named by its public id.
+    """
 
     name: str
 
     def load(self, conversation_id: str) -> Stored | None:
-        """Return what the store holds, or None when it holds nothing of this conversation.
+        """Return the stored state, or None if the store holds nothing of this conversation.
 
-        Raises: UnreadableState when what it holds is no state.
+        Raises: UnreadableState if the stored value is no state.
         """
 
     def save(
@@ -176,23 +209,9 @@ class StateStore(Protocol):
         revision: int = 0,
         known: str = "",
     ) -> str:
-        """Make `document` what the store holds, as of `revision` (0: no number is kept).
+        """Replace the stored state by `document`, as of `revision` (0: no number is kept).
 
-        Returns: the token; `known` is the one that `operations` has seen last.
-        """
-
-    def append(
-        self,
-        conversation_id: str,
-        messages: Sequence[Any],
-        *,
-        revision: int = 0,
-        known: str = "",
-    ) -> str:
-        """Add messages behind the last one of a conversation that the store holds.
-
-        Returns: the token.
-        Raises: ConversationNotFound when the store does not hold the conversation.
+        Returns: the token; `known` is the last one that `operations` has seen.
         """
 
     def delete(self, conversation_id: str) -> bool:
@@ -207,81 +226,104 @@ class StateStore(Protocol):
     ) -> Sequence[Summary]:
         """Return summaries by latest activity, newest first (ties by id, descending).
 
-        `owner` None means every owner's; `before` continues behind a summary's time and id.
+        `owner` None means every owner; `before` continues behind a summary's time and id.
         """
 
     def token(self, conversation_id: str, known: str = "") -> str:
-        """Return what the store looks like now, compared for equality with an earlier token.
+        """Return a token of the stored state, to compare with an earlier one for equality.
 
-        It changes when somebody writes without telling `operations`; a store that is never
-        written by others answers "". `known` is the token to compare with.
+        It changes when other code writes without `operations`; a store that others never write
+        answers "". `known` is the token to compare with.
         """
-
-
-@runtime_checkable
-class LegacyStore(StateStore, Protocol):
-    """A store that old code, which knows nothing of us, writes as well."""
 
     @property
     def exact(self) -> bool:
-        """Whether JSON comes back exactly. A jsonb column reorders keys and changes numbers."""
+        """Whether JSON returns exactly. A jsonb column reorders keys and changes numbers."""
+
+    @property
+    def removable(self) -> bool:
+        """Whether a retirement archives and removes its rows: those of memory_chunks alone."""
 
     @property
     def tables(self) -> Sequence[str]:
         """Return the names of the tables that hold the states."""
 
     def blobs(self) -> Blobs:
-        """Count what the store holds, in the database."""
+        """Count the stored states, in the database."""
 
     def leftovers(self) -> Leftovers:
-        """Count what the store holds and no load reads, in the database."""
+        """Count the rows that no load reads, in the database."""
+
+    def overtaken(self) -> Blobs:
+        """Count the states that are not the newest of their conversation, in the database."""
+
+    def crowded(self, ids: Sequence[str], *, keep: int) -> Sequence[str]:
+        """Return those of these conversations that may have more than `keep` blobs."""
+
+    def prune(
+        self,
+        conversation_id: str,
+        *,
+        keep: int,
+        held: int,
+        behind: Any = None,
+        dry_run: bool = False,
+        measured: bool = True,
+    ) -> Pruned:
+        """Remove a batch of blobs that we wrote and that `keep` or more later ones overtook.
+
+        Three kinds stay: the newest blob, blobs of others, and blobs that `held` may need for the
+        revision `held` or a later one. The cost of a batch does not grow with the number of blobs.
+        Without `measured`, the bytes are not counted. The caller holds the conversation's lock,
+        except for a `dry_run`, which removes nothing.
+        """
 
     def probe(self) -> str:
         """Return the SQL of a scalar expression over conversation_states, for `judge`.
 
-        It is the token, inside the statement that reads the conversation's row.
+        The statement that reads the conversation's row computes the token with it.
         """
 
     def judge(self, probed: Any, known: str) -> str:
-        """Return the token that a probe's value means."""
+        """Return the token that a value of `probe` means."""
 
     def settled(self) -> str | None:
-        """Return the SQL of a condition over conversation_states: that `judge` gives the token.
+        """Return the SQL condition over conversation_states that the token is unchanged.
 
-        None where the database alone cannot tell, and "" is no condition.
+        None if the database alone cannot decide; "" is no condition.
         """
 
     def held_columns(self) -> tuple[str, ...] | None:
-        """Return SQL of scalar expressions over conversation_states, to read at once.
+        """Return SQL of scalar expressions over conversation_states, for one statement.
 
-        The first is for `judge`; the last, for `held_from`, is what `held` reads. They may be
-        one and the same. None where only the model knows how to read a state.
+        The first is for `judge`; the last is for `held_from`, and is the value that `held` reads.
+        They may be the same. None if only the model can read a state.
         """
 
     def held_from(self, text: str | None, *, known: str) -> Stored | None:
-        """Return what `held` gives where the token still is `known`, or None; not its owner.
+        """Return the result of `held` without its owner; None if the token is not `known`.
 
         Raises: UnreadableState.
         """
 
     def survey(self, conversation_id: str, known: str) -> str:
-        """Return a note of what others have written since `known`, for `foreign` and `settle`.
+        """Return a note of the writes of others since `known`, for `foreign` and `settle`.
 
-        Old code takes no lock. Only what stands in this note may be settled: what appears
-        between two statements is left for the next time.
+        Old code takes no lock. Only writes in this note may be settled: a write that appears
+        between two statements waits for the next time.
         """
 
     def foreign(self, conversation_id: str, known: str, seen: str) -> Sequence[Foreign]:
-        """Return what others wrote, of what was `seen`, in the order of writing."""
+        """Return the writes of others among those `seen`, in the order of writing."""
 
     def held(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
-        """Return what we know legacy to hold since `revision`, if it still does.
+        """Return the state that we know legacy to hold since `revision`, if it still does.
 
-        Unlike `load`, never what somebody else has written meanwhile.
+        Unlike `load`, it never returns a later write of others.
         """
 
     def correct(self, conversation_id: str, reference: str, document: Document, seen: str) -> str:
-        """Rewrite one blob of those `seen` in place. Returns: the note as it is now."""
+        """Rewrite one of the blobs `seen` in place. Returns: the note after that."""
 
     def settle(
         self,
@@ -292,65 +334,86 @@ class LegacyStore(StateStore, Protocol):
         seen: str,
         quarantined: Sequence[str] = (),
     ) -> str:
-        """Note that everything `seen` has been taken in at `revision`. Returns: the token."""
+        """Note that all writes `seen` were ingested at `revision`. Returns: the token."""
 
     def sizes(self, ids: Sequence[str]) -> Mapping[str, int]:
-        """Return how many bytes of JSON there are to `load`, of those that the store holds."""
+        """Return the bytes of JSON that `load` reads, of those ids that the store holds."""
 
     def looks(self, ids: Sequence[str]) -> Sequence[Look]:
-        """Return what `survey` and `load` would say of each, for conversations without a row.
+        """Return the results of `survey` and `load` for conversations that have no row yet.
 
-        Each is as of one moment. Who calls holds the conversations' locks.
+        Each is as of one moment. The caller holds the conversations' locks.
         """
 
     def settle_looks(self, looks: Sequence[Look], *, revision: int) -> None:
-        """Note that everything these looks have seen has been taken in at `revision`."""
+        """Note that all writes seen by these looks were ingested at `revision`."""
 
     def renumber(self, conversation_id: str, *, old: int, new: int) -> None:
-        """Note that what legacy held at revision `old` is what it holds at `new`."""
+        """Note that the state which legacy held at revision `old` is that of `new`."""
 
     def owner(self, conversation_id: str) -> tuple[bool, str | None]:
         """Return whether the store holds a conversation, and its owner, without reading it."""
 
+    @property
+    def names_owners(self) -> bool:
+        """Whether the store can name owners: if not, its conversations have none."""
+
+    def owner_by_id(self, conversation_id: str) -> str | None:
+        """Return the owner that an id itself names, None if ids name none."""
+
+    def refusal(self, conversation_id: str, *, owner: str | None) -> str:
+        """Return why `save` cannot create this id for this owner; "" if it can."""
+
+    def specimen(self) -> str:
+        """Return a conversation id for a drill, in a transaction that is rolled back.
+
+        No conversation has the id. If a save could make no row of it, this makes an empty one. If
+        that is impossible too, it is the id of an existing conversation. Raises: InvalidState if
+        there is none.
+        """
+
     def takes_any_owner(self) -> bool:
-        """Whether an owner who is no user can be stored: whether no foreign key forbids it."""
+        """Whether an owner who is no user can be stored: no foreign key forbids it."""
 
     def claim(self, conversation_id: str, owner: str) -> None:
-        """Make `owner` the owner of what the store holds."""
+        """Make `owner` the owner of the stored conversation."""
 
     def rewrite(
         self, conversation_id: str, change: Callable[[Document], Document | None], *, known: str
     ) -> str:
-        """Rewrite every version the store holds, where `change` gives one.
+        """Rewrite every stored version for which `change` returns a document.
 
-        Returns: the token, by which what others write meanwhile is still found.
+        Returns: the token; concurrent writes of others still differ from it.
         """
 
     def conversations_of(self, owner: str) -> Sequence[str]:
-        """Return the ids of everything the store holds of an owner."""
+        """Return the ids of all stored conversations of an owner."""
 
     def ids(self, *, after: str = "", limit: int = 500) -> Sequence[str]:
         """Return conversation ids in ascending order, for batches."""
 
     def last_key(self) -> Any:
-        """Return the greatest primary key of the rows that hold conversations, None without any."""
+        """Return the greatest primary key of the rows with conversations, None without any."""
 
     def key_after(self, low: Any, upper: Any, *, count: int) -> Any:
         """Return the key of the `count`-th row behind `low` (None: the first), or `upper`.
 
-        Keys are JSON values, in the order of the database; nothing behind `upper` is counted.
-        Returns: None when there is no row.
+        Keys are JSON values, in the order of the database; keys behind `upper` are not counted.
+        Returns: None if there is no row.
         """
 
     def ids_between(self, low: Any, high: Any, *, settled: datetime | None = None) -> Sequence[str]:
         """Return the ids of conversations with a row behind `low` up to and including `high`.
 
-        Where a conversation has many rows, those are left out that had one up to `low` before
-        `settled`: whoever walks over the keys from the first has met them.
+        If conversations have many rows, some are left out: those with a row up to `low` from
+        before `settled`. A walk over the keys from the first on has met them.
         """
 
+    def met(self, ids: Sequence[str], low: Any) -> Collection[str]:
+        """Return those of the conversations that have a row up to and including a key."""
+
     def mark(self) -> str:
-        """Return a note of what was written until now, for `written_since`."""
+        """Return a note of all writes until now, for `written_since`."""
 
     def written_since(self, mark: str) -> Iterable[str]:
-        """Return the ids of conversations written since `mark`, by whomever; more at worst."""
+        """Return the ids of conversations that any code wrote since `mark`, or more ids."""

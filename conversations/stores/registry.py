@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
+
 from conversations import conf
 from conversations.stores.base import LegacyStore
-from conversations.stores.chunks import ChunkStore
-from conversations.stores.jsonfield import JSONFieldStore
+from conversations.stores.chunks.store import ChunkStore
+from conversations.stores.jsonfield.appended_rows import AppendedRows
+from conversations.stores.jsonfield.store import JSONFieldStore
 from flags.conf import read_once
-from flags.switches import legacy_is_retired
-
-
-def legacy_store() -> LegacyStore | None:
-    """Return the store to migrate from; None for a team that has none, or has retired it."""
-    store = configured_store()
-    return None if store is None or legacy_is_retired() else store
 
 
 @read_once
 def configured_store() -> LegacyStore | None:
-    """Return the store that the settings name, retired or not; None where they name none.
+    """Return the store that the settings name, retired or not; None if they name none.
 
-    For what has to look there although no load does: deletions, redactions, verification and
-    syncs, which find what old code wrote behind a retirement.
+    Deletions, redactions, verification and syncs need it after a retirement, although loads do
+    not: they find late writes of old code.
+
+    Raises: ImproperlyConfigured if the settings describe no possible store; a server runs no
+    checks.
     """
     configured = conf.legacy()
     if configured is None:
         return None
     if configured == conf.MEMORY_CHUNKS:
         return ChunkStore()
-    return JSONFieldStore(configured)
+    try:
+        kind = AppendedRows if configured.get("newest_by") else JSONFieldStore
+        return kind(configured)
+    except _NO_STORE as error:
+        raise ImproperlyConfigured(
+            f'CONVERSATIONS["LEGACY"] describes no store ({type(error).__name__}):'
+            " `manage.py check` says what is wrong with it."
+        ) from error
+
+
+# Errors of a value that is no mapping, of a missing key, and of a name without an object.
+_NO_STORE = (
+    *(AttributeError, TypeError, ValueError, LookupError),
+    *(ImportError, FieldDoesNotExist),
+)

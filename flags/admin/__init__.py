@@ -1,4 +1,4 @@
-"""The admin of the rollout: switches, transitions, processes, and how the stores are doing."""
+"""The admin of the rollout: switches, transitions, processes and health."""
 
 from flags.admin.rollout import ProcessAdmin, TransitionAdmin
 from flags.admin.switches import register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django.contrib import admin
@@ -15,19 +16,27 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from flags import health
+from flags.admin.lookups import FilteredListMixin
+from flags.admin.migrated import SaysMigrate
+from flags.admin.rights import AsksFirst, ConversationRights, rights_of
 from flags.health import Operation
 from flags.models import ReportingProcess, Transition
 from flags.phases import EVERYTHING, Phase
 
-# How much of a reason a list shows: a few lines.
+# A list shows this many characters of a reason: a few lines.
 EXCERPT = 120
+# The keys of a gate's evidence that name conversations.
+NAMING = ("ids", "waived")
 
 
-class ReadingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """An admin that shows rows, and counts none of them only to say how many there are."""
+class ReadingAdmin(SaysMigrate, AsksFirst, FilteredListMixin, admin.ModelAdmin):  # type: ignore[type-arg]
+    """An admin that shows rows, and does not count a whole table for its length."""
 
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
+
+    class Media:
+        css = {"all": ("flags/lists.css",)}
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -41,7 +50,7 @@ class ReadingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(Transition)
 class TransitionAdmin(ReadingAdmin):
-    """The history of the rollout, and how the stores are doing."""
+    """The history of the rollout, and the health of the stores."""
 
     change_list_template = "admin/flags/transition_list.html"
     list_display = ("id", "at", "kind", "step", "actor", "why")
@@ -54,13 +63,21 @@ class TransitionAdmin(ReadingAdmin):
         css = {"all": ("flags/health.css", "flags/transitions.css")}
 
     def get_urls(self) -> list[URLPattern]:
-        """Put our page before Django's, whose last pattern takes everything."""
+        """Put our page before Django's, whose last pattern matches everything."""
         view = self.admin_site.admin_view(self.health_view)
         return [path("health/", view, name="flags_transition_health"), *super().get_urls()]
 
+    def get_object(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return a transition, without the ids of conversations that the reader may not view."""
+        row = super().get_object(request, *args, **kwargs)
+        rights = rights_of(self.admin_site, request)
+        if row is not None and rights.by_row:
+            row.gates = json.dumps([_seen(gate, rights) for gate in json.loads(row.gates)])
+        return row
+
     @method_decorator([require_safe, never_cache])
     def health_view(self, request: HttpRequest) -> HttpResponse:
-        """Show what `rollout health` and `rollout status` say."""
+        """Show the content of `rollout health` and `rollout status`."""
         if not self.has_view_permission(request):
             # admin_view alone lets every member of staff in.
             raise PermissionDenied
@@ -80,7 +97,7 @@ class TransitionAdmin(ReadingAdmin):
 
     @admin.display(description="step", ordering="to_phase")
     def step(self, row: Transition) -> str:
-        """Return the phases, and for how many percent of the conversations, in one column."""
+        """Return the phases, and the percentage of the conversations, in one column."""
         share = "" if row.canary >= EVERYTHING else f" for {row.canary:g} %"
         return f"{self.source(row)} to {self.target(row)}{share}"
 
@@ -100,6 +117,19 @@ class TransitionAdmin(ReadingAdmin):
         return Phase(row.to_phase).label
 
 
+def _seen(gate: dict[str, Any], rights: ConversationRights) -> dict[str, Any]:
+    """Return the answer of a gate, without ids if the reader may not view all of them."""
+    found = [gate["evidence"].get(key) for key in NAMING]
+    # A host's own gate may keep any value there.
+    every = [name for names in found if isinstance(names, list | dict) for name in names]
+    named = {name for name in every if isinstance(name, str)}
+    if rights.viewable_names(named) == named:
+        return gate
+    left = {key: value for key, value in gate["evidence"].items() if key not in NAMING}
+    # A message names some of the ids at its end.
+    return {**gate, "message": gate["message"].partition(": ")[0], "evidence": left}
+
+
 def _milliseconds(operation: Operation) -> tuple[str, ...]:
     times = (operation.p50, operation.p95, operation.p99)
     return tuple("-" if seconds is None else f"{1000 * seconds:.1f}" for seconds in times)
@@ -107,7 +137,7 @@ def _milliseconds(operation: Operation) -> tuple[str, ...]:
 
 @admin.register(ReportingProcess)
 class ProcessAdmin(ReadingAdmin):
-    """The processes that reported lately; those that ended or fell silent go by themselves."""
+    """The processes that reported lately; rows of ended or silent ones are removed."""
 
     list_display = ("host", "pid", "version", "acts_as", "epoch", "is_up_to_date", "seen_at")
     ordering = ("host", "pid")

@@ -1,4 +1,4 @@
-"""Waffle's switches in the admin, with what ours mean: alone, and in combination."""
+"""Waffle's switches in the admin, with the meaning of ours: alone, and in combination."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from django.http import HttpRequest, HttpResponse
 from waffle import get_waffle_switch_model
 from waffle.admin import SwitchAdmin
 
+from flags.admin.lookups import FilteredListMixin
+from flags.admin.rights import AsksFirst
+from flags.beginnings import ANSWER, QUESTION, unanswered
 from flags.conf import conversations_settings
 from flags.phases import HELP_TEXTS, Plan, Switch, switches_for
 from flags.switches import stored_settings
 
 
 def phase_notice() -> dict[str, Any]:
-    """Return what the stored switches mean together, for the top of the list and of the form.
+    """Return the meaning of the stored switches, for the top of the list and of the form.
 
-    Returns: `phase` (its label), `plan`, `mixed`, `emergency`, and `turn`: what to flip so that
-    the switches spell the phase as which they act. {} when they could not be read.
+    Returns: `phase` (its label), `plan`, `mixed`, `emergency`; `turn`, the switches to flip so
+    that they spell the phase in force; `unanswered`, the (question, answer) about where the
+    rollout begins. {} if the switches could not be read.
     """
     found = stored_settings()
     if found is None:
@@ -33,6 +37,7 @@ def phase_notice() -> dict[str, Any]:
         "canary": found.canary,
         "turn": list(_differences(plan, values)),
         "ignored": not conversations_settings().get("LEGACY"),
+        "unanswered": (QUESTION, ANSWER) if unanswered() else (),
     }
 
 
@@ -43,19 +48,19 @@ def _differences(plan: Plan, values: Mapping[str, bool]) -> Iterator[str]:
 
 
 def help_text(name: str) -> str:
-    """Return what one of our switches does; "" for any other switch."""
+    """Return the help text of one of our switches; "" for any other switch."""
     return HELP_TEXTS[Switch(name)] if name in [*Switch] else ""
 
 
-class RoutingSwitchAdmin(SwitchAdmin):
-    """Waffle's own admin, where our switches say what they do. Others look as before."""
+class RoutingSwitchAdmin(AsksFirst, FilteredListMixin, SwitchAdmin):
+    """Waffle's own admin, with help texts for our switches. Others look as before."""
 
     change_list_template = "admin/flags/switch_list.html"
     change_form_template = "admin/flags/switch_form.html"
     list_display = ("name", "active", "meaning", "created", "modified")
 
     class Media:
-        css = {"all": ("flags/switches.css",)}
+        css = {"all": ("flags/lists.css", "flags/switches.css")}
 
     @admin.display(description="what it does")
     def meaning(self, switch: Any) -> str:
@@ -65,7 +70,7 @@ class RoutingSwitchAdmin(SwitchAdmin):
     def get_actions(self, request: HttpRequest, action_location: Any = None) -> dict[str, Any]:
         """Leave out the bulk deletion, as waffle does: it flushes no cache.
 
-        With the signature of Django 6.1, which waffle 5.0 has not.
+        The signature is Django 6.1's, which waffle 5.0 lacks.
         """
         where = {} if action_location is None else {"action_location": action_location}
         actions: dict[str, Any] = admin.ModelAdmin.get_actions(self, request, **where)
@@ -73,7 +78,7 @@ class RoutingSwitchAdmin(SwitchAdmin):
         return actions
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Keep the names of our switches: under another name the default would hold instead."""
+        """Make the names of our switches read-only: a renamed switch would fall to its default."""
         fields = tuple(super().get_readonly_fields(request, obj))
         return (*fields, "name") if obj is not None and help_text(obj.name) else fields
 
@@ -107,7 +112,7 @@ class RoutingSwitchAdmin(SwitchAdmin):
 
 
 def register(site: admin.AdminSite) -> None:
-    """Take waffle's place, unless the host has put its own admin there (or none)."""
+    """Replace waffle's admin, unless the host has its own there, or none."""
     model = get_waffle_switch_model()
     if site.is_registered(model) and type(site.get_model_admin(model)) is SwitchAdmin:
         site.unregister(model)

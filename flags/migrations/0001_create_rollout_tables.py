@@ -1,6 +1,6 @@
-"""Create the record of transitions, of processes and of what was measured.
+"""Create the tables of transitions, processes and measures.
 
-New tables; takes no time, and its reverse drops them.
+New tables: it takes no time, and its reverse drops them.
 """
 
 from django.db import migrations, models

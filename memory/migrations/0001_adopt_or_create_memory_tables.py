@@ -1,18 +1,18 @@
 """Create memory_context_items; adopt memory_chunks and memory_metadata, or create them.
 
-Why: a host that kept its states in these two tables goes on writing them with old code before,
-during and after this migration. So they are never rebuilt: memory_metadata gets three nullable
-columns (what it may be about besides a chunk) and a CHECK that exactly one is set. A fresh
-install gets the tables of old code first and the same columns after, hence the same schema.
+Why: a host's old code writes its states to these two tables before, during and after this
+migration. So they are never rebuilt. memory_metadata gets three nullable columns (its targets
+besides a chunk) and a CHECK that exactly one target is set. A fresh install gets the tables of
+old code first and the same columns after, so the schema is the same.
 
-How long: milliseconds, whatever the tables hold. On PostgreSQL no row is read (new nullable
-foreign keys have nothing to validate, the CHECK is NOT VALID), and the one exclusive lock is
-asked for one second at a time, so that old code never queues behind us for longer. On SQLite
-the CHECK comes with the last column and reads the table once.
+How long: milliseconds, for tables of any size. PostgreSQL reads no row: new nullable foreign keys
+have nothing to validate, and the CHECK is NOT VALID. It waits for the one exclusive lock for a
+second at a time, so that old code never queues behind it for longer. On SQLite the CHECK comes
+with the last column and reads the table once.
 
-Reversible: yes. The reverse drops memory_context_items, and from memory_metadata the three
-columns with the rows about conversations, messages and context items; it keeps both tables and
-every row about a chunk, and migrating forward again adopts them.
+Reversible: yes. The reverse drops memory_context_items. From memory_metadata it drops the three
+columns, with the rows about conversations, messages and context items. It keeps both tables and
+every row about a chunk. Migrating forward again adopts them.
 """
 
 import time
@@ -39,7 +39,7 @@ LOCK_ATTEMPTS = 60
 
 
 def refuse_misfits(apps, schema_editor):
-    """Raise before anything changes when a table of that name cannot be adopted."""
+    """Raise before any change if an existing table cannot be adopted."""
     user_key = apps.get_model(settings.AUTH_USER_MODEL)._meta.pk
     problems = problems_of(schema_editor.connection, user_key=user_key)
     if problems:
@@ -49,7 +49,7 @@ def refuse_misfits(apps, schema_editor):
 
 
 def create_absent_tables(apps, schema_editor):
-    """Create the tables of old code where the host has none."""
+    """Create the tables of old code that the host lacks."""
     for name in ("MemoryChunk", "MemoryMetadata"):
         model = apps.get_model("memory", name)
         if not columns_of(schema_editor.connection, model._meta.db_table):
@@ -82,7 +82,7 @@ def add_targets(apps, schema_editor):
 
 
 def remove_targets(apps, schema_editor):
-    """Drop what `add_targets` added, and the rows that are about nothing without it."""
+    """Drop the columns of `add_targets`, and the rows whose only target they are."""
     lock(schema_editor)
     somewhere = " OR ".join(f'"{column}" IS NOT NULL' for column in TARGET_COLUMNS)
     schema_editor.execute(f'DELETE FROM "{METADATA}" WHERE {somewhere}')
@@ -98,8 +98,8 @@ def remove_targets(apps, schema_editor):
 def lock(schema_editor):
     """Take the exclusive lock that ALTER TABLE needs, in short attempts.
 
-    Whoever waits for it makes every later statement on the table wait as well; the writers
-    get in between two attempts.
+    While one attempt waits, every later statement on the table waits behind it. Writers run
+    between two attempts.
     """
     connection = schema_editor.connection
     if connection.vendor != "postgresql":

@@ -1,10 +1,10 @@
 """Index memory_chunks and memory_metadata.
 
-Why: to find the blobs of a conversation and of a user, and the latest ones, and to keep one value
-per key. How long: on PostgreSQL minutes for tables of many millions of rows, but concurrently:
-writers go on (no statement_timeout, please). On SQLite seconds, and writers wait. An index that
-the host has already is not built twice, an invalid one that an interrupted run left behind is
-built anew: run it again. Reversible: yes, the reverse drops the indexes named here and no others.
+Why: to find the blobs of a conversation and of a user, and the latest blobs, and to keep one value
+per key. How long: on PostgreSQL minutes for many millions of rows, but concurrently, so writers go
+on (set no statement_timeout). On SQLite seconds, and writers wait. An index that the host has
+already is not built twice. If a run is interrupted, run it again: it rebuilds an invalid index.
+Reversible: yes, the reverse drops the indexes named here and no others.
 """
 
 from django.db import migrations, models
@@ -37,7 +37,7 @@ _SQLITE_FIRST_COLUMNS = """
 
 
 def build_indexes(apps, schema_editor):
-    """Build every index that is not there yet."""
+    """Build every missing index."""
     for model, index in indexes_of(apps):
         table = model._meta.db_table
         if is_built(schema_editor, index.name):
@@ -56,7 +56,7 @@ def drop_indexes(apps, schema_editor):
 
 
 def indexes_of(apps):
-    """Give the indexes of both tables; a partial unique constraint is an index as well."""
+    """Yield the indexes of both tables; a partial unique constraint is an index too."""
     for name in ("MemoryChunk", "MemoryMetadata"):
         model = apps.get_model("memory", name)
         for index in [*model._meta.indexes, *model._meta.constraints]:
@@ -75,7 +75,7 @@ def is_built(schema_editor, name):
 
 
 def first_columns(schema_editor, table):
-    """Return the columns that some whole index of the table begins with."""
+    """Return the first columns of the table's indexes that are not partial."""
     connection = schema_editor.connection
     is_postgresql = connection.vendor == "postgresql"
     with connection.cursor() as cursor:
@@ -89,7 +89,7 @@ def drop(schema_editor, name):
 
 
 def concurrently(schema_editor, statement):
-    """Return the statement so that writers go on, unless a transaction of the caller forbids it."""
+    """Return the statement with CONCURRENTLY, unless the caller's transaction forbids it."""
     connection = schema_editor.connection
     if connection.vendor != "postgresql" or connection.in_atomic_block:
         return statement

@@ -14,10 +14,10 @@ from django.test import override_settings
 
 from flags.phases import Phase
 from flags.switches import current_plan
-from tests.processes import Job, result_of, start
-from tests.scale import examples
-from tests.test_fence import until_true
-from tests.test_switches import Rows, set_rows
+from tests.flags.test_fence import until_true
+from tests.flags.test_switches import Rows, set_rows
+from tests.support.processes import Job, result_of, start
+from tests.support.scale import examples
 
 PROCESSES = 4
 # With each cache; more than a hundred in a long run.

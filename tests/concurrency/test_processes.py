@@ -15,8 +15,8 @@ from conversations.state import AgentState
 from conversations.storage import load_state, save_state
 from flags.phases import SWITCHES_OF, Phase
 from flags.switches import forced_phase
-from tests.processes import Job, result_of, start
-from tests.scale import examples
+from tests.support.processes import Job, result_of, start
+from tests.support.scale import examples
 
 WRITERS = 8
 WRITES = max(10, min(examples(40), 200))

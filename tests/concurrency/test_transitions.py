@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
-from conversations.sync import sync
+from conversations.rollout.sync import sync
 from flags import transitions
 from flags.exceptions import FenceBusy, TransitionRefused
 from flags.phases import Phase
 from flags.switches import snapshot
 from tests.concurrency.test_processes import create, shown
-from tests.processes import Job, result_of, start
-from tests.rollout import EASED, step_forward
-from tests.test_fence import until_true
-from tests.test_switches import set_rows
+from tests.flags.test_fence import until_true
+from tests.flags.test_switches import set_rows
+from tests.support.processes import Job, result_of, start
+from tests.support.rollout import EASED, step_forward
 
 WRITERS = 4
 LEGACY = {"LEGACY": "memory_chunks", **EASED}

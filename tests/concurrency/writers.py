@@ -13,7 +13,7 @@ from django.db import connection
 
 from conversations import storage
 from flags.phases import ROUTING
-from tests.legacy_schema import old_load, old_save
+from tests.support.legacy_schema import old_load, old_save
 
 
 def message(text: str) -> dict[str, Any]:

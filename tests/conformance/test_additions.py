@@ -15,22 +15,23 @@ from django.db import connection, transaction
 from django.test import override_settings
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from conversations import operations, storage
+from conversations import storage
 from conversations.exceptions import ConversationNotFound, KeyReused
 from conversations.models import ConversationMessage, ConversationState
 from conversations.state import AgentState
 from conversations.stores.normalized import Bumped
+from conversations.writing import write
 from flags import fence
 from flags.phases import Phase
 from flags.switches import forced_phase
-from tests.factories import UserFactory, message, messages, state, texts
 from tests.faults.injection import failing, touches_legacy
-from tests.legacy_schema import old_save
-from tests.scale import examples
-from tests.strategies import states
+from tests.support.factories import UserFactory, message, messages, state, texts
+from tests.support.legacy_schema import old_save
+from tests.support.scale import examples
+from tests.support.strategies import states
 
 pytestmark = pytest.mark.django_db(transaction=True)
-added = operations.added
+added = write.added
 
 
 @pytest.fixture(params=["fresh", "chunks"], autouse=True)
@@ -50,7 +51,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         ways.append(bumped is not None)
         return bumped
 
-    monkeypatch.setattr(operations, "added", spy)
+    monkeypatch.setattr(write, "added", spy)
     return ways
 
 
@@ -95,7 +96,7 @@ def test_turns_leave_the_same_rows_either_way(
         conversation_id = str(uuid.uuid4())
         with pytest.MonkeyPatch.context() as patch:
             if not short:
-                patch.setattr(operations, "added", lambda *args, **kwargs: None)
+                patch.setattr(write, "added", lambda *args, **kwargs: None)
             storage.save_state(conversation_id, copy.deepcopy(first))
             loaded = storage.load_state(conversation_id)
             for new, fields in turns:

@@ -1,4 +1,4 @@
-"""ChunkStore writes and reads the format of DESIGN section 10 exactly."""
+"""ChunkStore writes and reads the format of docs/design.md, section 5, exactly."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 from django.db import connection
 from hypothesis import given, settings
 
-from conversations.documents import Document
+from conversations.content.document import Document
 from conversations.state import AgentState
 from conversations.storage import load_state, save_state
-from conversations.stores.chunks import ChunkStore
+from conversations.stores.chunks.store import ChunkStore
 from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk, MemoryMetadata
-from tests.factories import UserFactory, messages, state, texts
-from tests.legacy_schema import old_load, old_save
-from tests.scale import examples
-from tests.strategies import states
+from tests.support.factories import UserFactory, messages, state, texts
+from tests.support.legacy_schema import old_load, old_save
+from tests.support.scale import examples
+from tests.support.strategies import states
 
 pytestmark = pytest.mark.django_db
 

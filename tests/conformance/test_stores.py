@@ -1,4 +1,4 @@
-"""What StateStore and LegacyStore promise, for every store on either database."""
+"""What LegacyStore promises, for every store on either database; the tables keep it as well."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from django.db import connection
 from django.utils import timezone
 from hypothesis import given, settings
 
-from conversations.documents import Document
-from conversations.exceptions import ConversationNotFound, InvalidState, UnreadableState
-from conversations.locking import probed
+from conversations.content.document import Document
+from conversations.exceptions import InvalidState, UnreadableState
 from conversations.models import ConversationState, ConversationTombstone
+from conversations.routing.locks import probed
 from conversations.state import AgentState
-from conversations.stores.base import NEVER, Blobs, Leftovers, LegacyStore, StateStore
-from conversations.stores.chunks import ChunkStore
-from conversations.stores.jsonfield import JSONFieldStore
-from conversations.stores.normalized import NormalizedStore, found_row
+from conversations.stores.base import NEVER, Blobs, Leftovers, LegacyStore
+from conversations.stores.chunks.store import ChunkStore
+from conversations.stores.jsonfield.appended_rows import AppendedRows
+from conversations.stores.jsonfield.store import JSONFieldStore
+from conversations.stores.normalized import found_row
 from memory.models import MemoryChunk
-from tests.blobs.models import AssistantSession, TextSession, VersionedSession
-from tests.factories import UserFactory, messages
-from tests.legacy_schema import old_save
-from tests.scale import examples
-from tests.strategies import states
+from tests.support.blobs.models import AssistantSession, TextSession, VersionedSession
+from tests.support.factories import UserFactory, messages
+from tests.support.hostshapes.models import Entry
+from tests.support.legacy_schema import old_save
+from tests.support.scale import examples
+from tests.support.strategies import states
+from tests.support.tables import Tables
 
 pytestmark = pytest.mark.django_db
 
@@ -36,19 +39,22 @@ TEXT = {
     "state": "payload",
 }
 JSON = TEXT | {"model": "blobs.AssistantSession", "state": "data", "version": "version"}
+APPENDED = TEXT | {"model": "hostshapes.Entry", "newest_by": "id"}
 STORES: dict[str, Any] = {
     "chunks": ChunkStore,
+    "appended": lambda: AppendedRows(APPENDED),
     "text": lambda: JSONFieldStore(TEXT),
     "json": lambda: JSONFieldStore(JSON),
-    "tables": NormalizedStore,
+    "tables": Tables,
 }
 VERSIONED = TEXT | {"model": "blobs.VersionedSession", "updated_at": "changed_at"}
+Store = LegacyStore | Tables
 LEGACY_STORES = [name for name in STORES if name != "tables"]
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest) -> StateStore:
-    made: StateStore = STORES[request.param]()
+def store(request: pytest.FixtureRequest) -> Store:
+    made: Store = STORES[request.param]()
     return made
 
 
@@ -62,7 +68,7 @@ def document(*lines: str, **fields: Any) -> Document:
     return Document.from_dict(AgentState(conversation_history=messages(*lines), **fields).to_dict())
 
 
-def held(store: StateStore, conversation_id: str = "c") -> Document:
+def held(store: Store, conversation_id: str = "c") -> Document:
     stored = store.load(conversation_id)
     assert stored is not None
     return stored.document
@@ -74,6 +80,9 @@ def written_by_others(store: LegacyStore, *lines: str, conversation_id: str = "c
         old_save(connection, conversation_id, None, document(*lines).to_dict())
         return
     data = document(*lines).to_dict()
+    if store.model is Entry:
+        Entry.objects.create(session_key=conversation_id, payload=json.dumps(data))
+        return
     if store.model is TextSession:
         TextSession.objects.update_or_create(
             session_key=conversation_id, defaults={"payload": json.dumps(data)}
@@ -85,23 +94,21 @@ def written_by_others(store: LegacyStore, *lines: str, conversation_id: str = "c
     session.save()
 
 
-# StateStore
+# Every store
 
 
-def test_a_store_follows_the_protocol(store: StateStore) -> None:
-    assert isinstance(store, StateStore)
-    assert isinstance(store, LegacyStore) is (store.name == "legacy")
+def test_a_store_follows_the_protocol(legacy: LegacyStore) -> None:
+    assert isinstance(legacy, LegacyStore)
+    assert legacy.name == "legacy"
 
 
-def test_a_store_that_holds_nothing_says_so(store: StateStore) -> None:
+def test_a_store_that_holds_nothing_says_so(store: Store) -> None:
     assert store.load("c") is None
     assert store.delete("c") is False
     assert list(store.list()) == []
-    with pytest.raises(ConversationNotFound):
-        store.append("c", messages("a"))
 
 
-def test_what_was_saved_is_loaded(store: StateStore) -> None:
+def test_what_was_saved_is_loaded(store: Store) -> None:
     user = UserFactory()
     saved = document("a", "b", memory_context=[{"content": "i"}], extra={"z": 1, "a": [2]})
     store.save("c", saved, owner=str(user.pk))
@@ -116,7 +123,7 @@ def test_what_was_saved_is_loaded(store: StateStore) -> None:
 @pytest.mark.long
 @given(state=states())
 @settings(max_examples=examples(200))
-def test_any_state_comes_back_exactly(store: StateStore, state: AgentState) -> None:
+def test_any_state_comes_back_exactly(store: Store, state: AgentState) -> None:
     saved = Document.from_dict(json.loads(json.dumps(state.to_dict())))
     try:
         store.save("c", saved)
@@ -129,29 +136,13 @@ def test_any_state_comes_back_exactly(store: StateStore, state: AgentState) -> N
         assert held(store).to_json() == saved.to_json()
 
 
-def test_the_last_save_is_what_the_store_holds(store: StateStore) -> None:
+def test_the_last_save_is_what_the_store_holds(store: Store) -> None:
     for lines in (["a"], ["a", "b", "c"], ["x"], []):
         store.save("c", document(*lines, step_count=len(lines)))
         assert held(store) == document(*lines, step_count=len(lines))
 
 
-def test_appended_messages_stand_behind_the_last(store: StateStore) -> None:
-    store.save("c", document("a", user_input="kept", memory_context=["i"]))
-    store.append("c", messages("b"))
-    store.append("c", messages("c", "d"))
-    assert held(store) == document("a", "b", "c", "d", user_input="kept", memory_context=["i"])
-
-
-def test_a_save_without_an_owner_leaves_the_owner(store: StateStore) -> None:
-    user = UserFactory()
-    store.save("c", document("a"), owner=str(user.pk))
-    store.append("c", messages("b"))
-    stored = store.load("c")
-    assert stored is not None
-    assert stored.owner == str(user.pk)
-
-
-def test_deleting_leaves_nothing_and_touches_no_other(store: StateStore) -> None:
+def test_deleting_leaves_nothing_and_touches_no_other(store: Store) -> None:
     for conversation_id in ("c", "d"):
         store.save(conversation_id, document(conversation_id, memory_context=["i"]))
         store.save(conversation_id, document(conversation_id, "again"))
@@ -161,7 +152,7 @@ def test_deleting_leaves_nothing_and_touches_no_other(store: StateStore) -> None
     assert held(store, "d") == document("d", "again")
 
 
-def test_conversations_are_listed_of_an_owner_and_by_pages(store: StateStore) -> None:
+def test_conversations_are_listed_of_an_owner_and_by_pages(store: Store) -> None:
     owner, other = UserFactory(), UserFactory()
     for name in ("a", "b", "c"):
         store.save(name, document("x"), owner=str(owner.pk))
@@ -171,9 +162,11 @@ def test_conversations_are_listed_of_an_owner_and_by_pages(store: StateStore) ->
     assert [summary.conversation_id for summary in found] == ["c", "b", "a"]
     assert {summary.store for summary in found} == {store.name}
     assert {summary.message_count for summary in found} == (
-        {1} if store.name == "normalized" else {None}
+        {1} if store.name == "tables" else {None}
     )
-    assert {s.conversation_id for s in store.list()} == {"a", "b", "c", "others", "nobodys"}
+    owners = dict.fromkeys("abc", str(owner.pk)) | {"others": str(other.pk), "nobodys": None}
+    assert {s.conversation_id: s.owner for s in store.list()} == owners
+    assert {s.owner for s in found} == {str(owner.pk)}
     paged: list[str] = []
     before = None
     while page := store.list(owner=str(owner.pk), before=before, limit=1):
@@ -199,11 +192,11 @@ def test_a_hosts_conversations_without_a_time_are_listed_last_and_by_pages() -> 
     assert paged == ["e", "a", "c", "d", "b"]
 
 
-def test_equal_versions_mean_equal_content(store: StateStore) -> None:
+def test_equal_versions_mean_equal_content(store: Store) -> None:
     store.save("c", document("a"))
     first = store.load("c")
     again = store.load("c")
-    store.append("c", messages("b"))
+    store.save("c", document("a", "b"))
     grown = store.load("c")
     assert first is not None
     assert again is not None
@@ -211,13 +204,11 @@ def test_equal_versions_mean_equal_content(store: StateStore) -> None:
     assert first.version == again.version != grown.version
 
 
-def test_our_own_writes_return_the_token_that_the_store_shows(store: StateStore) -> None:
+def test_our_own_writes_return_the_token_that_the_store_shows(store: Store) -> None:
     token = store.token("c")
     for turn in range(3):
         token = store.save("c", document(str(turn)), revision=turn + 1, known=token)
         assert store.token("c", token) == token
-    token = store.append("c", messages("x"), revision=9, known=token)
-    assert store.token("c", token) == token
 
 
 # LegacyStore
@@ -232,7 +223,7 @@ def test_the_token_changes_when_somebody_else_writes(legacy: LegacyStore) -> Non
 
 def test_a_probe_inside_another_query_says_what_the_token_says(legacy: LegacyStore) -> None:
     token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
-    NormalizedStore().save("c", document("a"))
+    Tables().save("c", document("a"))
     ConversationState.rows.filter(conversation_id="c").update(legacy_token=token)
 
     def judged() -> str:
@@ -283,6 +274,8 @@ def test_what_is_no_state_is_unreadable_and_says_where(legacy: LegacyStore) -> N
     written_by_others(legacy, "b")
     if isinstance(legacy, ChunkStore):
         MemoryChunk.objects.update(content='{"conversation_history": 5}')
+    elif legacy.model is Entry:
+        Entry.objects.filter(pk=Entry.objects.latest("pk").pk).update(payload="{")
     elif legacy.model is TextSession:
         TextSession.objects.update(payload="{")
     else:
@@ -332,12 +325,13 @@ def test_what_no_load_reads_is_counted(legacy: LegacyStore) -> None:
     ConversationTombstone.rows.create(
         conversation_id="gone", deleted_at=timezone.now(), reason="deleted"
     )
-    overtaken, size = (2, 2 * len(document("a").to_json())) if keeps_every_blob(legacy) else (0, 0)
+    late = 2 * len(document("a").to_json())
+    overtaken, size = (2, late) if keeps_every_blob(legacy) else (0, 0)
     assert legacy.leftovers() == Leftovers(overtaken, overtaken_bytes=size, of_deleted=1)
 
 
 def keeps_every_blob(legacy: LegacyStore) -> bool:
-    return isinstance(legacy, ChunkStore)
+    return isinstance(legacy, ChunkStore | AppendedRows)
 
 
 def test_owner_and_claim(legacy: LegacyStore) -> None:
@@ -364,7 +358,7 @@ def test_rewriting_reaches_every_version_that_is_held(legacy: LegacyStore) -> No
 
     token = legacy.rewrite("c", change, known=token)
     assert token == legacy.token("c", token)
-    assert len(changed) == (2 if isinstance(legacy, ChunkStore) else 1)
+    assert len(changed) == (2 if keeps_every_blob(legacy) else 1)
     assert held(legacy) == document("gone", "b")
     assert held(legacy, "d") == document("secret")
     assert legacy.rewrite("c", lambda found: None, known=token) == token
@@ -440,7 +434,7 @@ def test_a_version_of_any_type_changes_with_every_save_and_is_what_the_probe_say
     version: str,
 ) -> None:
     store = JSONFieldStore(VERSIONED | {"version": version})
-    NormalizedStore().save("c", document("a"))
+    Tables().save("c", document("a"))
     tokens = []
     for line in ("a", "b", "b"):
         tokens.append(store.save("c", document(line)))

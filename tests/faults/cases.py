@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conversations import conf
+from conversations.rollout.verification import MISMATCHES, Kind, verify
 from conversations.state import AgentState
 from conversations.storage import (
     append_messages,
@@ -17,11 +18,10 @@ from conversations.storage import (
     save_state,
     update_state_partial,
 )
-from conversations.verification import MISMATCHES, Kind, verify
 from flags.phases import Phase
 from flags.switches import forced_phase
-from tests.factories import message, messages, state, texts
 from tests.machine.oldcode import OldChunks, OldSession
+from tests.support.factories import message, messages, state, texts
 
 ITEM = {"content": "a fact", "source": "tool"}
 

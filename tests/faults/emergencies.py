@@ -11,9 +11,9 @@ from typing import Any
 
 from conversations import storage
 from conversations.exceptions import StorageUnavailable
-from tests.factories import message
 from tests.faults.cases import Conversation
 from tests.faults.victims import forked
+from tests.support.factories import message
 
 
 def write(ids: list[str], writers: int, folder: str, until: str, seed: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from django.db import OperationalError, connection, connections, transaction
 
 # What each store's statements mention. Items read memory_metadata too: that is no legacy read.
-_LEGACY = re.compile(r"memory_chunks|memory_metadata|blobs_\w+session")
+_LEGACY = re.compile(r"memory_chunks|memory_metadata|blobs_\w+session|hostshapes_\w+")
 _ITEMS = re.compile(r'memory_context_items|"context_item_id" (IN|=)')
 _TABLES = re.compile(r"conversation_states|conversation_messages|conversation_tombstones")
 

@@ -15,12 +15,12 @@ from django.db import close_old_connections, connection
 
 from conversations import storage
 from conversations.exceptions import StorageUnavailable
-from conversations.verification import verify
+from conversations.rollout.verification import verify
 from flags.phases import Phase
 from flags.switches import forced_phase
-from tests.factories import message, state, texts
 from tests.faults.victims import forked
-from tests.legacy_schema import old_load
+from tests.support.factories import message, state, texts
+from tests.support.legacy_schema import old_load
 
 
 def prepare(ids: list[str], phase: int) -> None:

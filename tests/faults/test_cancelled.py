@@ -14,13 +14,14 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
-from conversations import aio, operations
+from conversations import aio
 from conversations.state import AgentState
 from conversations.storage import append_messages, load_state, save_state
+from conversations.writing import write
 from flags.phases import Phase
 from flags.switches import forced_phase
-from tests.factories import messages, texts
 from tests.faults.cases import Conversation
+from tests.support.factories import messages, texts
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -79,8 +80,8 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.there, self.go = threading.Event(), threading.Event()
-        self._shut, self._added = False, operations.added
-        monkeypatch.setattr(operations, "added", self._waiting)
+        self._shut, self._added = False, write.added
+        monkeypatch.setattr(write, "added", self._waiting)
 
     def shut(self) -> None:
         self.there.clear()

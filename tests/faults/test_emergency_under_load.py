@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
+from conversations.rollout.sync import sync
 from conversations.storage import load_state, save_state
-from conversations.sync import sync
 from flags.phases import Phase
 from flags.switches import snapshot
 from flags.transitions import emergency, resume
-from tests.factories import state, texts
 from tests.faults.cases import Conversation, sound
-from tests.processes import Job, result_of, start
-from tests.scale import examples
-from tests.test_emergency import rename
-from tests.test_fence import until_true
-from tests.test_switches import set_rows
+from tests.flags.test_emergency import rename
+from tests.flags.test_fence import until_true
+from tests.flags.test_switches import set_rows
+from tests.support.factories import state, texts
+from tests.support.processes import Job, result_of, start
+from tests.support.scale import examples
 
 WRITERS = 3
 # Of all writers together, in each stage.

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from conversations.rollout.verification import Kind, Verified, verify
 from conversations.storage import load_state, save_state
-from conversations.verification import Kind, Verified, verify
 from flags.phases import Phase
 from flags.switches import forced_phase
-from tests.factories import state, texts
 from tests.faults.cases import Conversation
-from tests.legacy_schema import old_load
-from tests.processes import Job, together
-from tests.scale import examples, profile
+from tests.support.factories import state, texts
+from tests.support.legacy_schema import old_load
+from tests.support.processes import Job, together
+from tests.support.scale import examples, profile
 
 DEATHS = examples(100)
 CONVERSATIONS = 4

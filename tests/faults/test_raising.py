@@ -17,11 +17,11 @@ from conversations.exceptions import StorageUnavailable
 from conversations.storage import load_state, save_state
 from flags.phases import Phase
 from flags.switches import current_plan, forced_phase
-from tests.factories import message, texts
 from tests.faults.cases import BEFORE, OPERATIONS, Conversation, adds, sound
 from tests.faults.injection import broken, mentions_either, mentions_tables, touches_legacy
 from tests.machine.oldcode import OldChunks, OldSession
-from tests.scale import examples, profile
+from tests.support.factories import message, texts
+from tests.support.scale import examples, profile
 
 STORES: dict[str, Callable[[str], bool]] = {
     "tables": mentions_tables,

@@ -17,11 +17,11 @@ from flags.exceptions import TransitionRefused
 from flags.phases import Phase
 from flags.switches import current_plan, snapshot
 from flags.transitions import rollback, status
-from tests.factories import message, messages, state, texts
 from tests.faults.cases import Conversation, sound
-from tests.legacy_schema import old_load
-from tests.scale import examples
-from tests.test_switches import set_rows
+from tests.flags.test_switches import set_rows
+from tests.support.factories import message, messages, state, texts
+from tests.support.legacy_schema import old_load
+from tests.support.scale import examples
 
 WRITES = min(5000, examples(1000))
 CONVERSATIONS = 50

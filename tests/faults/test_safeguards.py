@@ -12,19 +12,20 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from conversations import additions, operations, transactions
-from conversations.changes import AppendMessages, saving
+from conversations.content.changes import AppendMessages, save
 from conversations.exceptions import StorageUnavailable
-from conversations.operations import _Write
-from conversations.reading import at_once, steps
+from conversations.reading import load, load_stepwise
+from conversations.routing import standing, transactions
 from conversations.storage import states
+from conversations.writing import append, write
+from conversations.writing.write import _Write
 from flags.phases import Phase, StoreName
 from flags.switches import forced_phase
 from tests.faults import test_cancelled
 from tests.faults.test_cancelled import COROUTINES, REPEATS, Gate
 from tests.faults.test_connections import die_in_a_hosts_transaction, executioner
 from tests.faults.test_raising import sweep
-from tests.scale import profile
+from tests.support.scale import profile
 
 __all__ = ["executioner"]
 
@@ -40,7 +41,7 @@ pytestmark = [
 
 def without_savepoint(patch: Patch) -> None:
     """The legs of a write, and the tries of a load, share one transaction."""
-    for module in (operations, additions, at_once, steps):
+    for module in (write, append, load, load_stepwise, standing):
         patch.setattr(module, "attempt", nullcontext)
 
 
@@ -79,7 +80,7 @@ def without_keys(patch: Patch) -> None:
 def without_looking_at_the_baseline(patch: Patch) -> None:
     """Every baseline passes for one of what the tables show now."""
     patch.setattr(
-        saving,
+        save,
         "_is_of",
         lambda base, view: base.store == view.store == StoreName.NORMALIZED,
     )
@@ -133,12 +134,12 @@ def test_the_proof_of_the_cancelled_save_fails(monkeypatch: Patch) -> None:
 
 def without_raising_the_databases_own_error(patch: Patch) -> None:
     """Inside the caller's transaction a lost connection is StorageUnavailable as well."""
-    patch.setattr(transactions, "lost_connection", lambda: False)
+    patch.setattr(transactions, "connection_lost", lambda connection, error: False)
 
 
 def without_raising_when_lost(patch: Patch) -> None:
     """Whatever a leg raises is caught, also when the transaction is beyond repair."""
-    for module in (operations, additions, at_once, steps):
+    for module in (write, append, load, load_stepwise, standing):
         patch.setattr(module, "lost", lambda using: False)
 
 

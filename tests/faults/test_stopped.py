@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from conversations.verification import Kind
+from conversations.rollout.verification import Kind
 from flags.phases import Phase
 from tests.faults.cases import Conversation
-from tests.plugin import new_server
-from tests.processes import Job, result_of, start
-from tests.scale import examples
-from tests.test_fence import until_true
+from tests.flags.test_fence import until_true
+from tests.support.plugin import new_server
+from tests.support.processes import Job, result_of, start
+from tests.support.scale import examples
 
 STOPS = max(1, min(examples(5), 20))
 WRITERS = 8

@@ -18,7 +18,7 @@ from conversations import storage
 from conversations.exceptions import StorageUnavailable
 from flags.phases import Phase
 from flags.switches import forced_phase
-from tests.factories import message
+from tests.support.factories import message
 
 # No victim lives that long.
 WRITES = 500

@@ -51,7 +51,7 @@ class Callers(Environment):
     def load(self, window: int | None) -> None:
         try:
             with self.faults():
-                state = storage.load_state(self.id, max_messages=window)
+                state = storage.load_state(self.id, max_messages=window, user_id=self.owner)
         except StorageUnavailable:
             assert self.down
             return
@@ -88,7 +88,7 @@ class Callers(Environment):
         held.given = [text_of(entry) for entry in held.state.conversation_history]
         if repeat and not self.down:
             # The reply was lost: the same state is saved again.
-            storage.save_state(self.id, pickle.loads(before))
+            storage.save_state(self.id, pickle.loads(before), user_id=self.owner)
             self.load(None)
 
     def change(self, state: Any, added: int, edit: int | None, drop: int | None) -> Change:
@@ -115,7 +115,7 @@ class Callers(Environment):
     def _save(self, state: Any, change: Change) -> bool:
         try:
             with self.faults():
-                result = storage.save_state(self.id, state)
+                result = storage.save_state(self.id, state, user_id=self.owner)
         except (StorageUnavailable, ConversationNotFound) as error:
             self.refused(error)
             return False
@@ -162,7 +162,9 @@ class Callers(Environment):
         arguments: dict[str, Any] = {"keys": keys, "create": not self.exists}
         try:
             with self.faults():
-                result = storage.append_messages(self.id, [*map(message, texts)], **arguments)
+                result = storage.append_messages(
+                    self.id, [*map(message, texts)], user_id=self.owner, **arguments
+                )
         except (StorageUnavailable, ConversationNotFound) as error:
             self.refused(error)
             return
@@ -172,7 +174,9 @@ class Callers(Environment):
         self.model.append(texts)
         self.acknowledged(result, set(texts))
         if repeat and keyed and not self.down:
-            storage.append_messages(self.id, [*map(message, texts)], **arguments)
+            storage.append_messages(
+                self.id, [*map(message, texts)], user_id=self.owner, **arguments
+            )
             self.load(None)
 
     @rule(step_count=st.integers(0, 99), with_message=st.booleans())
@@ -181,7 +185,7 @@ class Callers(Environment):
         updates = {"step_count": step_count, "new_messages": [*map(message, texts)]}
         try:
             with self.faults():
-                result = storage.update_state_partial(self.id, updates)
+                result = storage.update_state_partial(self.id, updates, user_id=self.owner)
         except (StorageUnavailable, ConversationNotFound) as error:
             self.refused(error)
             return
@@ -191,13 +195,13 @@ class Callers(Environment):
         self.model.append(texts)
         self.acknowledged(result, set(texts))
         if not self.down:
-            assert storage.load_state(self.id).step_count == step_count
+            assert storage.load_state(self.id, user_id=self.owner).step_count == step_count
 
     @alive
     @rule(choice=choices, drop=st.booleans())
     def change_one(self, choice: int, drop: bool) -> None:
         """Replace or remove one message by its sequence."""
-        page = list(storage.list_messages(self.id, limit=50))
+        page = list(storage.list_messages(self.id, limit=50, user_id=self.owner))
         self.model.check([text_of(entry.message) for entry in page])
         self.model.seen([text_of(entry.message) for entry in page])
         if not page:
@@ -205,12 +209,12 @@ class Callers(Environment):
         chosen = page[choice % len(page)]
         given = text_of(chosen.message)
         if drop:
-            removed = storage.remove_messages(self.id, [chosen.sequence])
+            removed = storage.remove_messages(self.id, [chosen.sequence], user_id=self.owner)
             assert removed == [chosen.message]
             self.model.remove(given)
         else:
             new = next(self.texts)
-            storage.replace_message(self.id, chosen.sequence, message(new))
+            storage.replace_message(self.id, chosen.sequence, message(new), user_id=self.owner)
             self.model.edit(given, new)
         self.settle(set(), in_tables=True)
 
@@ -218,13 +222,13 @@ class Callers(Environment):
     @rule(leg=st.sampled_from(["legacy", "messages"]), nth=st.integers(0, 6))
     def append_with_a_failing_leg(self, leg: str, nth: int) -> None:
         """One statement of one leg fails: in a phase with two legs the save still succeeds."""
-        storage.load_state(self.id)
+        storage.load_state(self.id, user_id=self.owner)
         row = self.row()
         plan = snapshot.settings().plan_for(self.id)
         text = next(self.texts)
         try:
             with failing(DOWN[leg], after=nth, times=1) as failed:
-                result = storage.append_messages(self.id, [message(text)])
+                result = storage.append_messages(self.id, [message(text)], user_id=self.owner)
         except StorageUnavailable:
             assert failed
             both = row is not None and row.revision == row.legacy_revision
@@ -239,7 +243,7 @@ class Callers(Environment):
     def delete(self) -> None:
         try:
             with self.faults():
-                gone = storage.delete_conversation(self.id)
+                gone = storage.delete_conversation(self.id, user_id=self.owner)
         except StorageUnavailable:
             assert self.down
             return
@@ -252,11 +256,11 @@ class Callers(Environment):
         """Two writers at once: see `interleaved`."""
         texts = [next(self.texts) for _ in range(added)]
         other = next(self.texts)
-        storage.load_state(self.id)
+        storage.load_state(self.id, user_id=self.owner)
         results = interleaved(
-            lambda: storage.append_messages(self.id, [*map(message, texts)]),
-            lambda: storage.append_messages(self.id, [message(other)]),
+            lambda: storage.append_messages(self.id, [*map(message, texts)], user_id=self.owner),
+            lambda: storage.append_messages(self.id, [message(other)], user_id=self.owner),
         )
         self.model.append([*texts, other])
-        in_tables = all("normalized" in result["stores"] for result in results)
+        in_tables = all("tables" in result["stores"] for result in results)
         self.settle({*texts, other}, in_tables=in_tables)

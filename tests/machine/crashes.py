@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from conversations import storage
-from conversations.sync import Target, runs, sync
+from conversations.rollout.sync import Target, runs, sync
 from flags import transitions
 from flags.exceptions import FenceBusy, TransitionRefused
 from tests.machine.callers import Callers, deletable
@@ -43,7 +43,10 @@ class CallersDie(Callers):
         # States that the process held went with it.
         self.held = []
         if fate.committed is None:
-            shown = {text_of(entry) for entry in storage.load_state(self.id).conversation_history}
+            shown = {
+                text_of(entry)
+                for entry in storage.load_state(self.id, user_id=self.owner).conversation_history
+            }
             fate.committed = shown.issuperset(texts)
         return fate
 
@@ -55,7 +58,9 @@ class CallersDie(Callers):
         def append() -> Any:
             keys = [f"key {text}" for text in texts]
             values = [*map(message, texts)]
-            return storage.append_messages(self.id, values, keys=keys, create=True)
+            return storage.append_messages(
+                self.id, values, keys=keys, create=True, user_id=self.owner
+            )
 
         fate = self.fate(moment, append, texts)
         there = fate.committed
@@ -100,14 +105,16 @@ class CallersDie(Callers):
             # Whether it is there could not be told by what is shown.
             moment = Moment(When.AFTER_COMMIT, 1)
         before = pickle.dumps(held.state)
-        fate = self.fate(moment, lambda: storage.save_state(self.id, held.state), new)
+        fate = self.fate(
+            moment, lambda: storage.save_state(self.id, held.state, user_id=self.owner), new
+        )
         there = fate.committed
         if there:
             self.apply(change)
             held.given = [text_of(entry) for entry in held.state.conversation_history]
             self.look()
         if repeat:
-            storage.save_state(self.id, pickle.loads(before))
+            storage.save_state(self.id, pickle.loads(before), user_id=self.owner)
             if not there:
                 self.apply(change)
         self.look()
@@ -117,17 +124,21 @@ class CallersDie(Callers):
     def update_and_die(self, moment: Moment, step_count: int) -> None:
         text = next(self.texts)
         updates = {"step_count": step_count, "new_messages": [message(text)]}
-        fate = self.fate(moment, lambda: storage.update_state_partial(self.id, updates), [text])
+        fate = self.fate(
+            moment,
+            lambda: storage.update_state_partial(self.id, updates, user_id=self.owner),
+            [text],
+        )
         if fate.committed:
             self.applied([text])
-            assert storage.load_state(self.id).step_count == step_count
+            assert storage.load_state(self.id, user_id=self.owner).step_count == step_count
         self.look()
 
     @alive
     @rule(moment=moments)
     def load_and_die(self, moment: Moment) -> None:
         """A load may merge what old code wrote."""
-        fate_of(moment, lambda: storage.load_state(self.id))
+        fate_of(moment, lambda: storage.load_state(self.id, user_id=self.owner))
         self.look()
 
     @precondition(lambda self: not self.down)
@@ -137,7 +148,7 @@ class CallersDie(Callers):
         gone = self.model.deleted
         if moment.when == When.IN_COMMIT:
             moment = Moment(When.AFTER_COMMIT, 1)
-        fate = fate_of(moment, lambda: storage.delete_conversation(self.id))
+        fate = fate_of(moment, lambda: storage.delete_conversation(self.id, user_id=self.owner))
         if fate.died:
             self.held = []
         if (fate.committed or not fate.died) and not gone:

@@ -19,7 +19,7 @@ from unittest import mock
 from django.db import connection
 
 from flags.switches import snapshot
-from tests.test_fence import until_true
+from tests.flags.test_fence import until_true
 
 WRITES = ("INSERT", "UPDATE", "DELETE", "WITH", "COPY")
 

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 from django.apps import apps
+from django.conf import settings
 from django.db import connection, transaction
 from django.test import override_settings
 from hypothesis import strategies as st
@@ -27,11 +28,11 @@ from flags.switches import Settings, snapshot
 from tests.faults.injection import failing, touches_legacy, touches_messages, touches_tables
 from tests.machine.model import Model
 from tests.machine.oldcode import OldChunks, OldSession
-from tests.rollout import EASED
+from tests.support.rollout import EASED
 
 Switches = get_waffle_switch_model()
 DOWN = {"legacy": touches_legacy, "tables": touches_tables, "messages": touches_messages}
-APPS = ("conversations", "memory", "flags", "waffle", "blobs")
+APPS = ("conversations", "memory", "flags", "waffle", "blobs", "hostshapes")
 # Both stores answer, and the conversation is there.
 alive = precondition(lambda self: not self.down and self.exists and not self.model.deleted)
 # Which one of a list, whose length the example does not know.
@@ -76,6 +77,8 @@ class Environment(RuleBasedStateMachine):
         # machine is that this runs on: a run must go the same way each time.
         self.stack.enter_context(mock.patch.object(switches, "SNAPSHOT_SECONDS", 1e6))
         self.id = "ours"
+        # Whose the conversation is: the primary key of a user, None for nobody's.
+        self.owner: int | None = None
         self.model = Model()
         self.texts = (f"t{number}" for number in itertools.count())
         self.exists = False
@@ -97,9 +100,11 @@ class Environment(RuleBasedStateMachine):
 
     # The environment
 
-    @initialize(phase=st.sampled_from(Phase))
-    def begin(self, phase: Phase) -> None:
+    @initialize(phase=st.sampled_from(Phase), keep_blobs=st.none() | st.integers(1, 2))
+    def begin(self, phase: Phase, keep_blobs: int | None) -> None:
         empty_the_tables()
+        chosen = {**settings.CONVERSATIONS, "KEEP_BLOBS": keep_blobs}
+        self.stack.enter_context(override_settings(CONVERSATIONS=chosen))
         for name, active in {**default_switches(), **switches_for(phase)}.items():
             Switches._base_manager.create(name=name, active=active)
         snapshot.forget()
@@ -166,7 +171,7 @@ class Environment(RuleBasedStateMachine):
 
     def acknowledged(self, result: Any, touched: set[str]) -> None:
         self.exists = True
-        self.settle(touched, in_tables="normalized" in result["stores"])
+        self.settle(touched, in_tables="tables" in result["stores"])
 
     def refused(self, error: Exception) -> None:
         """A write may be refused only when the conversation or a store is not there."""
@@ -181,7 +186,7 @@ class Environment(RuleBasedStateMachine):
         """Both stores up: a load shows exactly what the model says."""
         if self.down or not self.exists:
             return
-        state = storage.load_state(self.id)
+        state = storage.load_state(self.id, user_id=self.owner)
         shown = [text_of(entry) for entry in state.conversation_history]
         info = state.load_info
         assert info is None or not info.stale

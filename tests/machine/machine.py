@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from conversations import storage
+from conversations.exceptions import ConversationNotFound, StorageUnavailable
 from conversations.models import ConversationMessage
 from conversations.state import AgentState
 from tests.machine.callers import Callers
 from tests.machine.crashes import CallersDie, OperatorsDie
 from tests.machine.environment import choices, message, text_of
+from tests.machine.operators import Operators
 
 
 class Rollout(Callers):
@@ -20,14 +24,17 @@ class Rollout(Callers):
     def __init__(self) -> None:
         super().__init__()
         self.read_by_old: list[dict[str, Any]] = []
+        # Whether another user's blob stands in legacy under our id: old code shows it to nobody.
+        self.usurped = False
 
+    @precondition(lambda self: not self.usurped)
     @rule()
     def old_read(self) -> None:
         state = self.old.read(self.id)
         if state is not None:
             self.read_by_old = [*self.read_by_old[-2:], state]
 
-    @precondition(lambda self: self.read_by_old or not self.exists)
+    @precondition(lambda self: not self.usurped and (self.read_by_old or not self.exists))
     @rule(chosen=choices, added=st.integers(0, 2), keep=st.integers(1, 30))
     def old_write(self, chosen: int, added: int, keep: int) -> None:
         """Old code adds to what it read, perhaps long ago, prunes it, and writes it."""
@@ -41,7 +48,7 @@ class Rollout(Callers):
         state["conversation_history"] = history
         state["step_count"] = state.get("step_count", 0) + 1
         row = self.row()
-        self.old.write(self.id, state)
+        self.old.write(self.id, state, owner=self.owner)
         if self.model.deleted:
             return
         written = [text_of(entry) for entry in history]
@@ -63,3 +70,35 @@ class Rollout(Callers):
 
 class Everything(OperatorsDie, CallersDie, Rollout):
     """The same with the rollout moved, synced and verified, and with processes that die."""
+
+
+class TwoUsers(Operators, Rollout):
+    """Our conversation belongs to a user, and a stranger saves under the same id."""
+
+    stranger: int
+
+    def prepare(self) -> None:
+        super().prepare()
+        users = get_user_model().objects
+        self.owner, self.stranger = (
+            users.get_or_create(username=name)[0].pk for name in ("owner", "stranger")
+        )
+
+    @precondition(lambda self: self.exists)
+    @rule()
+    def a_stranger_saves(self) -> None:
+        """Refused; or kept apart, where only tables that do not answer know of ours."""
+        theirs = AgentState(conversation_history=[message("a stranger's")])
+        try:
+            with self.faults():
+                storage.save_state(self.id, theirs, user_id=self.stranger)
+        except (ConversationNotFound, StorageUnavailable):
+            return
+        assert self.down == "tables"
+        self.usurped = True
+
+    @precondition(lambda self: self.exists and not self.down)
+    @rule()
+    def a_stranger_loads(self) -> None:
+        shown = storage.load_state(self.id, user_id=self.stranger).conversation_history
+        assert not shown, f"shown to a stranger: {shown}"

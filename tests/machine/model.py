@@ -2,7 +2,7 @@
 
 Messages are slots with a text; every text is unique, so that what a load shows can be traced.
 The model knows nothing of stores. It is told where an acknowledged write is safe: what lives
-in legacy alone is as safe from old code as legacy ever was (DESIGN section 5).
+in legacy alone is as safe from old code as legacy ever was (docs/design.md, section 10).
 """
 
 from __future__ import annotations

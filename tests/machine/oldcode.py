@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import connection
 
-from tests.legacy_schema import old_load, old_save
+from tests.support.legacy_schema import old_load, old_save
 
 
 class OldChunks:
@@ -20,8 +20,10 @@ class OldChunks:
     def read(self, conversation_id: str) -> dict[str, Any] | None:
         return old_load(connection, conversation_id)
 
-    def write(self, conversation_id: str, state: dict[str, Any]) -> None:
-        old_save(connection, conversation_id, None, state, keep=None)
+    def write(
+        self, conversation_id: str, state: dict[str, Any], *, owner: int | None = None
+    ) -> None:
+        old_save(connection, conversation_id, owner, state, keep=None)
 
 
 class OldSession:
@@ -43,7 +45,9 @@ class OldSession:
             row = cursor.fetchone()
         return json.loads(row[0]) if row else None
 
-    def write(self, conversation_id: str, state: dict[str, Any]) -> None:
+    def write(
+        self, conversation_id: str, state: dict[str, Any], *, owner: int | None = None
+    ) -> None:
         text = json.dumps(state)
         with connection.cursor() as cursor:
             cursor.execute(
@@ -52,6 +56,33 @@ class OldSession:
             )
             if not cursor.rowcount:
                 cursor.execute(
-                    "INSERT INTO blobs_textsession (session_key, payload) VALUES (%s, %s)",
-                    [conversation_id, text],
+                    "INSERT INTO blobs_textsession (session_key, payload, owner_id)"
+                    " VALUES (%s, %s, %s)",
+                    [conversation_id, text, owner],
                 )
+
+
+class OldEntries(OldSession):
+    """Old code over a host's own table to which every write adds a row."""
+
+    settings: Any = OldSession.settings | {"model": "hostshapes.Entry", "newest_by": "id"}
+    overwrites = False
+
+    def read(self, conversation_id: str) -> dict[str, Any] | None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT payload FROM hostshapes_entry WHERE session_key = %s"
+                " ORDER BY id DESC LIMIT 1",
+                [conversation_id],
+            )
+            row = cursor.fetchone()
+        return json.loads(row[0]) if row else None
+
+    def write(
+        self, conversation_id: str, state: dict[str, Any], *, owner: int | None = None
+    ) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO hostshapes_entry (session_key, payload, owner_id) VALUES (%s, %s, %s)",
+                [conversation_id, json.dumps(state), owner],
+            )

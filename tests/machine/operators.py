@@ -19,10 +19,11 @@ from hypothesis.stateful import precondition, rule
 from conversations import storage
 from conversations.exceptions import StorageUnavailable, SyncRefused
 from conversations.models import LEGACY_BEHIND, ConversationState, SyncBatch, SyncRun
-from conversations.runs import records, working
+from conversations.rollout.overtaken import prune_overtaken
+from conversations.rollout.runs import records, working
+from conversations.rollout.sync import Action, Target, runs, sync
+from conversations.rollout.verification import MISMATCHES, Kind, verify
 from conversations.state import AgentState
-from conversations.sync import Action, Target, runs, sync
-from conversations.verification import MISMATCHES, Kind, verify
 from flags import transitions
 from flags.exceptions import FenceBusy, TransitionRefused
 from flags.gates import Step, guarding
@@ -32,7 +33,7 @@ from flags.switches import current_plan
 from tests.faults.injection import failing, touches_legacy
 from tests.machine.environment import DOWN, Environment, alive, message, text_of
 from tests.machine.interleaving import interleaved
-from tests.rollout import prepare
+from tests.support.rollout import prepare
 
 Made = TypeVar("Made")
 BYSTANDERS = 2
@@ -147,12 +148,12 @@ class Operators(Environment):
     def step_beside_a_writer(self, forwards: bool) -> None:
         """A step is asked for in the middle of a write that legacy does not take."""
         text = next(self.texts)
-        storage.load_state(self.id)
+        storage.load_state(self.id, user_id=self.owner)
 
         def write() -> Any:
             try:
                 with failing(writes_legacy):
-                    return storage.append_messages(self.id, [message(text)])
+                    return storage.append_messages(self.id, [message(text)], user_id=self.owner)
             except StorageUnavailable:
                 return None
 
@@ -165,7 +166,7 @@ class Operators(Environment):
         result, made = interleaved(write, step)
         if result is not None:
             self.model.append([text])
-            self.settle({text}, in_tables="normalized" in result["stores"])
+            self.settle({text}, in_tables="tables" in result["stores"])
         if made is not None:
             self.gates_said_the_truth(made)
 
@@ -234,6 +235,22 @@ class Operators(Environment):
             # Of what was deleted nothing may be left, which is nothing to verify.
             found = [one for one in verify(known) if one.kinds != (Kind.UNKNOWN,)]
             assert all(one.in_order for one in found), found
+
+    @rule(keep=st.integers(1, 3), dry_run=st.booleans())
+    def prune_blobs(self, keep: int, dry_run: bool) -> None:
+        """What later blobs have overtaken goes; what old code reads stays as it is."""
+        if transitions.status().retired:
+            return
+        names = [name for name in self.everyone if self.exists or name != self.id]
+        before = [self.old.read(name) for name in names]
+        try:
+            with self.faults():
+                done = list(prune_overtaken(keep=keep, dry_run=dry_run))
+        except Error:
+            assert self.down
+        else:
+            assert self.down or not [one for one in done if one.reason], done
+        assert [self.old.read(name) for name in names] == before
 
     @rule()
     def verify(self) -> None:

@@ -1,4 +1,4 @@
-"""The state machines, for both legacy stores; see README.md for how they were seen to fail."""
+"""The state machines, for each legacy store; see README.md for how they were seen to fail."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from django.db import connection
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from tests.machine.machine import Everything, Rollout
-from tests.machine.oldcode import OldChunks, OldSession
-from tests.scale import examples
+from tests.machine.machine import Everything, Rollout, TwoUsers
+from tests.machine.oldcode import OldChunks, OldEntries, OldSession
+from tests.support.scale import examples
 
 pytestmark = [
     pytest.mark.long,
     pytest.mark.django_db(transaction=True),
-    pytest.mark.parametrize("old", [OldChunks(), OldSession()], ids=["chunks", "jsonfield"]),
+    pytest.mark.parametrize(
+        "old", [OldChunks(), OldSession(), OldEntries()], ids=["chunks", "jsonfield", "appended"]
+    ),
 ]
 
 
@@ -42,3 +44,9 @@ def test_nor_while_operators_move_the_rollout_and_processes_die(
     old: OldChunks | OldSession,
 ) -> None:
     play(Everything, old, steps=50, sqlite=100, postgresql=30)
+
+
+def test_a_stranger_neither_sees_nor_hides_what_belongs_to_a_user(
+    old: OldChunks | OldSession,
+) -> None:
+    play(TwoUsers, old, steps=50, sqlite=60, postgresql=15)

@@ -14,22 +14,25 @@ from hypothesis import Phase as Stage, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RULE_MARKER, run_state_machine_as_test
 
-from conversations import deletion, foreign, operations
-from conversations.changes import AppendMessages, SaveState
+from conversations.content.changes import AppendMessages, SaveState
 from conversations.exceptions import StorageUnavailable
 from conversations.models import ConversationState
-from conversations.reading import steps
-from conversations.routing import read_order
-from conversations.runs import working
+from conversations.reading import load_stepwise
+from conversations.rollout.runs import working
+from conversations.routing import standing
+from conversations.routing.owners import check_owner
+from conversations.routing.truth import read_order
 from conversations.storage import states
-from conversations.stores.chunks import ChunkStore
-from conversations.stores.jsonfield import JSONFieldStore
+from conversations.stores.chunks import overtaken as chunk_blobs
+from conversations.stores.chunks.store import ChunkStore
+from conversations.stores.jsonfield.store import JSONFieldStore
 from conversations.stores.normalized import found_row
+from conversations.writing import delete, ingest, write
 from flags import fence
-from flags.phases import StoreName
-from tests.machine.machine import Everything, Rollout
+from flags.phases import Phase, StoreName
+from tests.machine.machine import Everything, Rollout, TwoUsers
 from tests.machine.oldcode import OldChunks, OldSession
-from tests.scale import profile
+from tests.support.scale import profile
 
 Patch = pytest.MonkeyPatch
 # Enough for the lack of every safeguard to show; most show within 50 runs.
@@ -40,7 +43,7 @@ STEPS = 30
 def without_lock(patch: Patch) -> None:
     """Neither a row lock nor an advisory lock; SQLite's transactions begin as readers."""
 
-    patch.setattr(operations, "lock", found_row)
+    patch.setattr(standing, "lock", found_row)
     patch.setattr(
         SQLite,
         "_start_transaction_under_autocommit",
@@ -50,7 +53,8 @@ def without_lock(patch: Patch) -> None:
 
 def without_savepoint(patch: Patch) -> None:
     """The legs of a write share the outer transaction."""
-    patch.setattr(operations, "attempt", nullcontext)
+    for module in (write, standing):
+        patch.setattr(module, "attempt", nullcontext)
 
 
 def without_token(patch: Patch) -> None:
@@ -61,7 +65,7 @@ def without_token(patch: Patch) -> None:
 
 def without_mark(patch: Patch) -> None:
     """Our own blobs look like old code's."""
-    patch.setattr("conversations.stores.chunks.REVISION_MARK", "forgotten")
+    patch.setattr("conversations.stores.chunks.store.REVISION_MARK", "forgotten")
     patch.setattr(JSONFieldStore, "save", _saving_without_token(JSONFieldStore.save))
 
 
@@ -88,7 +92,7 @@ def without_merge(patch: Patch) -> None:
         ConversationState.rows.filter(pk=row.pk).update(**columns)
         row.legacy_token = token
 
-    for module in (foreign, operations, steps):
+    for module in (ingest, write, load_stepwise):
         patch.setattr(module, "merge", last_blob_wins)
 
 
@@ -99,7 +103,7 @@ def without_baseline(patch: Patch) -> None:
 
 def without_tombstone(patch: Patch) -> None:
     """Nobody remembers what was deleted."""
-    patch.setattr(deletion, "bury", lambda conversation_id, *, reason: None)
+    patch.setattr(delete, "bury", lambda conversation_id, *, reason: None)
 
 
 def without_fence(patch: Patch) -> None:
@@ -126,7 +130,7 @@ def without_truth_in_an_emergency(patch: Patch) -> None:
     def legacy_first(plan: Any, truth: Any) -> Any:
         return (StoreName.LEGACY,) if plan.emergency else read_order(plan, truth)
 
-    patch.setattr(steps, "read_order", legacy_first)
+    patch.setattr(load_stepwise, "read_order", legacy_first)
 
 
 def without_transaction(patch: Patch) -> None:
@@ -135,7 +139,7 @@ def without_transaction(patch: Patch) -> None:
     class Transaction:
         atomic = staticmethod(lambda using: nullcontext())
 
-    patch.setattr(operations, "transaction", Transaction)
+    patch.setattr(write, "transaction", Transaction)
 
 
 def without_keys(patch: Patch) -> None:
@@ -145,6 +149,21 @@ def without_keys(patch: Patch) -> None:
         "AppendMessages",
         lambda values, keys=None, **options: AppendMessages(values, **options),
     )
+
+
+def without_doubt(patch: Patch) -> None:
+    """A stranger's blob says that there is no conversation, while the tables do not answer."""
+
+    def answers(owner: Any, *, actual: Any) -> bool:
+        check_owner(owner, actual=actual)
+        return True
+
+    patch.setattr(load_stepwise, "may_read", answers)
+
+
+def without_owner_of_blobs(patch: Patch) -> None:
+    """A merge takes in a blob that was written for another owner."""
+    patch.setattr(ingest, "same_owner", lambda one, other: True)
 
 
 SAFEGUARDS = [
@@ -215,3 +234,57 @@ def test_the_machine_fails(
         )
     # Flaky: it failed, and then did not, as a race may.
     assert isinstance(failure.value, AssertionError | StorageUnavailable | Flaky)
+
+
+def play_an_emergency(old: OldChunks | OldSession) -> None:
+    """Play the steps in which a stranger's save could hide, or take over, what a user owns."""
+    machine = type("Machine", (TwoUsers,), {"old": old})()
+    with machine.stack:
+        machine.begin(phase=Phase.NEW_ONLY, keep_blobs=None)
+        machine.append(added=1, keyed=False, repeat=False)
+        machine.take_down(store="tables")
+        machine.emergency()
+        machine.a_stranger_saves()
+        machine.load(window=None)
+        machine.take_down(store=None)
+        machine.look()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("old", [OldChunks(), OldSession()], ids=lambda old: type(old).__name__)
+@pytest.mark.parametrize("remove", [None, without_doubt, without_owner_of_blobs])
+def test_an_emergency_with_two_users_fails_without_each_safeguard(
+    remove: Callable[[Patch], None] | None, old: OldChunks | OldSession, monkeypatch: Patch
+) -> None:
+    if remove is None:
+        play_an_emergency(old)
+        return
+    remove(monkeypatch)
+    with pytest.raises(AssertionError):
+        play_an_emergency(old)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("safe", [True, False])
+def test_the_machine_sees_a_blob_go_that_a_merge_begins_with(
+    safe: bool, monkeypatch: Patch
+) -> None:
+    """Chance seldom plays these steps one behind the other."""
+    if not safe:
+        overtaken = chunk_blobs.overtaken
+        monkeypatch.setattr(
+            chunk_blobs,
+            "overtaken",
+            lambda looked, beside, *, keep, held: overtaken(looked, beside, keep=keep, held=2**62),
+        )
+    machine = type("Machine", (Everything,), {"old": OldChunks()})()
+    with machine.stack:
+        machine.begin(phase=Phase.DUAL_WRITE, keep_blobs=None)
+        machine.append(added=1, keyed=False, repeat=False)
+        machine.old_read()
+        machine.enter(phase=Phase.LEGACY)
+        machine.append(added=1, keyed=False, repeat=False)
+        machine.old_write(chosen=0, added=1, keep=30)
+        machine.prune_blobs(keep=1, dry_run=False)
+        with nullcontext() if safe else pytest.raises(AssertionError, match="lost"):
+            machine.look()

@@ -17,8 +17,8 @@ from django.db.utils import ConnectionHandler
 from django.test import override_settings
 
 from config.settings import database
-from tests.plugin import SERVER_OPTIONS, new_server
-from tests.test_fence import until_true
+from tests.flags.test_fence import until_true
+from tests.support.plugin import SERVER_OPTIONS, new_server
 
 PRIMARY, REPLICA = "primary", "replica"
 SETTINGS = {"DATABASE": PRIMARY, "REPLICA": REPLICA}

@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from conversations.checks import replicas
 from conversations.exceptions import ConversationNotFound
-from conversations.runs import records, throttle, working
+from conversations.rollout.runs import records, throttle, working
+from conversations.rollout.sync import runs
 from conversations.storage import (
     append_messages,
     delete_conversation,
@@ -25,19 +26,18 @@ from conversations.storage import (
     replace_message,
     save_state,
 )
-from conversations.sync import runs
 from flags import breaker
 from flags.breaker import REST_SECONDS, Breaker
 from flags.phases import Phase
 from flags.switches import forced_phase
-from tests import test_replicas
-from tests.factories import messages, state, texts
-from tests.legacy_schema import old_save
-from tests.processes import Job, result_of, start
+from tests.flags.test_breaker import Clock
+from tests.flags.test_fence import until_true
 from tests.replication.pair import PRIMARY, REPLICA, SETTINGS, Pair, streaming_pair
-from tests.scale import examples
-from tests.test_breaker import Clock
-from tests.test_fence import until_true
+from tests.routing import test_replicas
+from tests.support.factories import messages, state, texts
+from tests.support.legacy_schema import old_save
+from tests.support.processes import Job, result_of, start
+from tests.support.scale import examples
 
 # Most of the time goes into making the two servers.
 pytestmark = pytest.mark.long

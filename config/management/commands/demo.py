@@ -1,7 +1,7 @@
-"""`manage.py demo`: the main job, played on a database of one's own.
+"""`manage.py demo`: a whole rollout, played on a database of its own.
 
-Conversations are kept the legacy way, carried to the tables with the switches flipped one
-after the other, carried back, compared, and shown in the admin.
+It fills legacy with conversations, moves them to the tables switch by switch and back, compares
+the stores, and shows the admin.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.utils.crypto import get_random_string
 
 from config.demo import runs, sizes, synthetic
@@ -24,18 +24,21 @@ from config.demo.rollout import Rollout
 from config.demo.turns import Conversation, conversations_of, turns_of
 from conversations import formats
 from conversations.exceptions import ConversationStoreError
+from flags.management import output
+from flags.texts import quoted
 
 HOST, PORT = "127.0.0.1", 8000
 LOGIN = "demo"
-# Of a conversation in a file. Its turns before that are saved at once: real logs have over
-# 1,000 turns, and legacy writes everything once more with each.
+# The played turns of a conversation in a file. Its earlier turns are saved at once: real logs have
+# over 1,000 turns, and legacy writes the whole conversation with each.
 MOST_TURNS = 20
 
 
-class Command(BaseCommand):
+class Command(output.Command):
     help = "Play the rollout on conversations, compare the stores, and serve the admin."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument(
             "--serve",
             action=BooleanOptionalAction,
@@ -47,12 +50,12 @@ class Command(BaseCommand):
             type=Path,
             help="Conversations in JSON Lines, gzipped or not; synthetic ones if left out.",
         )
-        parser.add_argument("--limit", type=int, help="How many conversations to play at most.")
-        parser.add_argument("--port", type=int, default=PORT, help="Where the admin is served.")
+        parser.add_argument("--limit", type=int, help="Play at most so many conversations.")
+        parser.add_argument("--port", type=int, default=PORT, help="The port of the admin.")
 
-    def handle(
+    def run(
         self,
-        *args: Any,
+        *,
         serve: bool,
         data: Path | None,
         limit: int | None,
@@ -62,24 +65,24 @@ class Command(BaseCommand):
         call_command("migrate", verbosity=0, interactive=False)
         try:
             found = synthetic.conversations() if data is None else formats.read_conversations(data)
-            # Read before anything is removed: a file may be missing, or its last line bad.
+            # Read before anything is removed, because a file may be missing or its last line bad.
             chosen = list(islice(found, limit))
             prefix = self._prepare()
             problems = self._play(chosen, data, prefix)
         except (ConversationStoreError, OSError) as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(output.text_of(error)) from error
         if problems:
             raise CommandError(f"{problems} things were not equal.")
         if serve:
             self._serve(f"{HOST}:{port}")
 
     def _prepare(self) -> str:
-        """Make room for this run. Returns: what its ids begin with."""
+        """Make room for this run. Returns: the prefix of its ids."""
         foreign = runs.foreign_conversation()
         if foreign is not None:
             raise CommandError(
-                f"this database holds conversations that are not the demo's ({foreign!r}), and"
-                " the demo flips switches for all of them: name another in DATABASE_URL."
+                f"this database holds conversations that are not the demo's ({quoted(foreign)}),"
+                " and the demo flips switches for all of them: name another in DATABASE_URL."
             )
         removed = runs.remove_earlier()
         if removed:
@@ -88,7 +91,7 @@ class Command(BaseCommand):
         return runs.free_prefix()
 
     def _play(self, chosen: list[formats.Conversation], data: Path | None, prefix: str) -> int:
-        """Play the rollout and the comparison. Returns: how many things were not equal."""
+        """Play the rollout and the comparison. Returns: the number of differences."""
         most = synthetic.MOST_TURNS if data is None else MOST_TURNS
         conversations = conversations_of(chosen, prefix=prefix, most_turns=most)
         if not conversations:

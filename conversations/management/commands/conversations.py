@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import Error
 
 from conversations.exceptions import ConversationStoreError
@@ -19,6 +19,9 @@ from conversations.management.subcommands import (
     verifying,
 )
 from conversations.management.subcommands.base import FAILED, Output, Subcommand
+from flags.connections import replacing_lost
+from flags.management import output
+from flags.schema import named
 
 # In the order of the help.
 SUBCOMMANDS: tuple[Subcommand, ...] = (
@@ -30,7 +33,7 @@ SUBCOMMANDS: tuple[Subcommand, ...] = (
     *pruning.SUBCOMMANDS,
     *retiring.SUBCOMMANDS,
 )
-# What Django gives every command.
+# Django's own options of every command.
 _DJANGOS = frozenset(
     {
         "settings",
@@ -46,10 +49,11 @@ _DJANGOS = frozenset(
 )
 
 
-class Command(BaseCommand):
+class Command(output.Command):
     help = "Sync, verify, import, export and prune conversations, and retire legacy."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
         commands = parser.add_subparsers(dest="command", required=True, metavar="command")
         for found in SUBCOMMANDS:
             child = commands.add_parser(found.name, help=found.help, description=found.help)
@@ -61,15 +65,16 @@ class Command(BaseCommand):
                 help="Print lines of JSON instead of text.",
             )
 
-    def handle(self, *args: Any, command: str, as_json: bool, **options: Any) -> None:
+    def run(self, *, command: str, as_json: bool, **options: Any) -> None:
         (found,) = (each for each in SUBCOMMANDS if each.name == command)
-        output = Output(self.stdout, self.stderr, as_json)
+        to = Output(self.stdout, self.stderr, as_json)
         own = {name: value for name, value in options.items() if name not in _DJANGOS}
         try:
-            found.run(output, **own)
+            with replacing_lost():
+                found.run(to, **own)
         except (ConversationStoreError, OSError) as error:
-            raise CommandError(str(error), returncode=FAILED) from error
+            raise CommandError(output.text_of(error), returncode=FAILED) from error
         except Error as error:
-            # Its text may quote rows.
-            reason = f"the database did not answer ({type(error).__name__}): try again,"
-            raise CommandError(f"{reason} what was done is kept.", returncode=FAILED) from error
+            # The error's own text may quote rows.
+            reason = f"the database did not answer ({named(error)}): try again,"
+            raise CommandError(f"{reason} finished work is kept.", returncode=FAILED) from error

@@ -1,4 +1,4 @@
 """The sub-commands of `manage.py conversations`, a module for each family of them.
 
-A module names what it offers in `SUBCOMMANDS`; the command lists the modules.
+A module lists its sub-commands in `SUBCOMMANDS`; the command lists the modules.
 """

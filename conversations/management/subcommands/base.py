@@ -1,18 +1,21 @@
-"""What every sub-command shares: exit codes, reports, counts, progress and common arguments.
+"""The shared parts of all sub-commands: exit codes, reports, counts, progress and arguments.
 
 Data goes to stdout, as text or as lines of JSON; progress goes to stderr.
 """
 
 from __future__ import annotations
 
-import json
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django.core.management.base import CommandError, OutputWrapper
+from django.core.management.base import CommandError
+
+from conversations.content.codec import storable
+from flags.management.output import Lines
+from flags.texts import quoted
 
 # Exit codes, the same for every command of the project.
 DONE, FAILED, USAGE, MISMATCHES, PAUSED, REFUSED = 0, 1, 2, 3, 4, 5
@@ -34,45 +37,69 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where a sub-command writes. With `as_json`, every line of stdout is a JSON value."""
+    """The streams of a sub-command. With `as_json`, every line of stdout is a JSON value."""
 
-    stdout: OutputWrapper
-    stderr: OutputWrapper
+    stdout: Lines
+    stderr: Lines
     as_json: bool = False
 
     def line(self, text: str, data: Mapping[str, Any]) -> None:
-        """Write a line of data: its text, or the JSON of it."""
-        self.stdout.write(json.dumps(data, default=str) if self.as_json else text)
+        """Write a line of data: its text, or its JSON."""
+        if self.as_json:
+            self.stdout.json(data)
+        else:
+            self.stdout.write(text)
 
-    def progress(self, number: int) -> None:
-        """Say now and then how many conversations are done."""
+    def progress(self, number: int, *, unit: str = "conversations") -> None:
+        """Say now and then how many of the counted units are done."""
         if number % PROGRESS_EVERY == 0:
-            self.stderr.write(f"{number} conversations")
+            self.stderr.write(f"{number} {unit}")
 
-    def report(self, rows: Iterable[Row], *, dry_run: bool = False) -> None:
-        """Print what is notable and the counts; leave with the worst exit code.
+    def report(
+        self,
+        rows: Iterable[Row],
+        *,
+        dry_run: bool = False,
+        most: int | None = None,
+        unit: str = "conversations",
+    ) -> None:
+        """Print the first `most` notable rows, and the counts; exit with the worst code.
 
-        A mismatch outweighs nothing but success: what failed was not looked at.
+        `unit` is the meaning of a row. If that is not a conversation, the number of conversations
+        is printed beside the counts.
+
+        A failure outweighs a mismatch, since a failed row was not checked.
         """
         counts: Counter[str] = Counter()
-        codes = set()
+        codes, names = set(), set()
+        notable = 0
         for number, row in enumerate(rows, start=1):
             counts[row.count] += row.data.get("versions", 1)
             codes.add(row.exit_code)
-            if row.notable:
+            notable += row.notable
+            if row.notable and (most is None or notable <= most):
                 self.line(row.text, row.data)
-            self.progress(number)
-        self.summary(counts, {"dry_run": True} if dry_run else {})
+            names.add(row.data.get("conversation_id"))
+            self.progress(number, unit=unit)
+        if most is not None and notable > most:
+            self.line(f"and {notable - most} more", {"more": notable - most})
+        more: dict[str, Any] = {"dry_run": True} if dry_run else {}
+        if unit != "conversations":
+            more |= {"unit": unit, "conversations": len(names - {None, ""})}
+        self.summary(counts, more)
         leave_with(codes)
 
     def summary(self, counts: Mapping[str, int], more: Mapping[str, Any] | None = None) -> None:
-        """Print counts, and what else there is to say of them (`dry_run`)."""
+        """Print counts, and any other facts about them (`dry_run`)."""
         more = more or {}
         if self.as_json:
-            self.stdout.write(json.dumps({"counts": dict(counts), **more}))
+            self.stdout.json({"counts": dict(counts), **more})
             return
+        unit = f"{more['unit']} " if "unit" in more else ""
         for name, count in counts.items():
-            self.stdout.write(f"{count:>8}  {name}")
+            self.stdout.write(f"{count:>8}  {unit}{name}")
+        if counts and unit:
+            self.stdout.write(f"{more['conversations']:>8}  conversations in all")
         if not counts:
             self.stdout.write("nothing to do")
         if more.get("dry_run"):
@@ -80,7 +107,7 @@ class Output:
 
 
 def leave_with(codes: Iterable[int]) -> None:
-    """Raise the CommandError of the worst of these exit codes, if one is not DONE."""
+    """Raise the CommandError of the worst of these exit codes, unless all are DONE."""
     found = set(codes)
     if FAILED in found:
         raise CommandError("not everything was done: see above.", returncode=FAILED)
@@ -90,7 +117,7 @@ def leave_with(codes: Iterable[int]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Subcommand:
-    """One sub-command: `run(output, **options)` does it, `arguments` adds its own options."""
+    """One sub-command: `run(output, **options)` runs it, `arguments` adds its own options."""
 
     name: str
     help: str
@@ -99,8 +126,17 @@ class Subcommand:
 
 
 def with_ids(parser: ArgumentParser) -> None:
-    """Add the conversations that are meant."""
-    parser.add_argument("ids", nargs="*", metavar="ID", help="Conversations; all if left out.")
+    """Add the argument for conversations."""
+    parser.add_argument(
+        "ids", nargs="*", type=named_id, metavar="ID", help="Conversations; all if left out."
+    )
+
+
+def named_id(text: str) -> str:
+    """Return an id of a command line. Raises: ArgumentTypeError if no store can hold it."""
+    if not storable(text):
+        raise ArgumentTypeError(f"{quoted(text)} is no id: are the terminal's texts UTF-8?")
+    return text
 
 
 def with_dry_run(parser: ArgumentParser) -> None:

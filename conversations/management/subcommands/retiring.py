@@ -1,4 +1,4 @@
-"""`retire-legacy` and `restore-legacy`: the end of a rollout, and the way back from there."""
+"""`retire-legacy` and `restore-legacy`: the end of a rollout, and the way back from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from django.core.management.base import CommandError
 
-from conversations import retirement
 from conversations.management.subcommands.base import (
     DONE,
     FAILED,
@@ -22,7 +21,8 @@ from conversations.management.subcommands.base import (
     Subcommand,
     with_dry_run,
 )
-from conversations.retirement import Removed, Restored, Result
+from conversations.rollout import retirement
+from conversations.rollout.retirement import Removed, Restored, Result
 from flags import transitions
 from flags.exceptions import FlagsError
 from flags.gates import GateResult
@@ -40,7 +40,7 @@ def _retire(
     max_seconds: float | None,
 ) -> None:
     if not dry_run and not yes:
-        raise CommandError("say --dry-run to see what goes, or --yes.", returncode=USAGE)
+        raise CommandError("say --dry-run to see what is removed, or --yes.", returncode=USAGE)
     with _refusals(output):
         held = retirement.holdings()
         _say_what(output, held, dry_run=dry_run)
@@ -55,6 +55,7 @@ def _retire(
             reason=reason,
             actor=operator_name(),
             seconds=max_seconds,
+            least=1,
             progress=output.stderr.write,
         )
         output.report(_removed(one) for one in removed)
@@ -67,9 +68,10 @@ def _restore(output: Output, *, path: str | None, reason: str) -> None:
     with _refusals(output):
         if path is not None:
             try:
-                output.report(map(_restored, retirement.restore_archive(Path(path))))
+                found = map(_restored, retirement.restore_archive(Path(path)))
+                output.report(found, unit="blobs")
             except CommandError as error:
-                # Taken back in any case: what the tables hold stays the truth.
+                # Take legacy back in any case: the tables still hold the truth.
                 failed = error
         if path is None or transitions.status().retired:
             retirement.restore(reason=reason, actor=operator_name())
@@ -79,7 +81,7 @@ def _restore(output: Output, *, path: str | None, reason: str) -> None:
 
 @contextmanager
 def _refusals(output: Output) -> Iterator[None]:
-    """Leave with the exit code of what `flags` says; with --json, that is a line of data."""
+    """Exit with the code of a refusal of `flags`; with --json, its message is a line of data."""
     try:
         yield
     except FlagsError as error:
@@ -90,7 +92,7 @@ def _refusals(output: Output) -> Iterator[None]:
 
 def _say_what(output: Output, held: retirement.Holdings, *, dry_run: bool) -> None:
     if not held.removable:
-        text = "legacy is a table of your own: nothing of it is removed, it is only retired"
+        text = "legacy is a table of your own: it is retired, but nothing of it is removed"
     else:
         text = (
             f"{held.blobs} blobs of {held.conversations} conversations, {held.content_bytes} bytes,"
@@ -149,11 +151,11 @@ def _retire_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="GATE=REASON",
-        help="Answer for a condition: soak, quarantined or unchanged.",
+        help="Waive a condition: soak, quarantined or unchanged.",
     )
     parser.add_argument("--reason", default="", help="Why, for the record.")
     parser.add_argument(
-        "--max-seconds", type=float, help="Stop removing then; run it again to go on."
+        "--max-seconds", type=float, help="Stop removing then; run it again to continue."
     )
 
 

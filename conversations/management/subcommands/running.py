@@ -1,4 +1,4 @@
-"""Runs at scale: sharing one between processes, and `runs`, `pause`, `resume` and `cancel`."""
+"""Runs at scale: processes that share one, and `runs`, `pause`, `resume` and `cancel`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from django.core.management.base import CommandError
 
 from conversations.management.subcommands.bars import shown, standstill
 from conversations.management.subcommands.base import FAILED, PAUSED, USAGE, Output, Subcommand
-from conversations.runs import progress, records
+from conversations.rollout import statistics
+from conversations.rollout.runs import progress, records
 
-# How often what is shown is brought up to date, which costs three queries.
+# How often the display is updated, which costs three queries.
 SHOW_EVERY_SECONDS = 0.2
 
 
 class Work(Protocol):
-    """What works on a run: `conversations.sync.runs.work` and its like."""
+    """A function that works on a run: `conversations.rollout.sync.runs.work` and its like."""
 
     def __call__(self, run: int, *, seconds: float | None = None) -> Iterable[Any]: ...
 
@@ -36,35 +37,44 @@ def drive(
     workers: int,
     max_seconds: float | None,
 ) -> progress.Progress:
-    """Work on a run, with other processes beside this one. Returns: how it stands then.
+    """Work on a run, with other processes beside this one. Returns: its progress after that.
 
     `again` is the sub-command, with its options, that joins the run.
 
-    Raises: CommandError for a number of workers that is none.
+    Raises: CommandError if there is no worker.
     """
     if workers < 1:
         raise CommandError("--workers is a number from 1.", returncode=USAGE)
     beside = [_helper(again, max_seconds) for _ in range(workers - 1)]
-    try:
-        with shown(output.stderr) as bar:
+    with shown(output.stderr) as bar:
+        try:
             shown_at = float("-inf")
             for _ in work(run, seconds=max_seconds):
                 if time.monotonic() - shown_at >= SHOW_EVERY_SECONDS:
                     bar.update(progress.progress(run))
                     shown_at = time.monotonic()
-    finally:
-        for process in beside:
-            process.wait()
-    return progress.progress(run)
+        finally:
+            for process in beside:
+                process.wait()
+        found = progress.progress(run)
+        bar.finish(found)
+    return found
+
+
+def warn(output: Output) -> None:
+    """Warn on stderr if missing statistics would make a walk over everything slow."""
+    missing = statistics.warning()
+    if missing:
+        output.stderr.write(f"warning: {missing}")
 
 
 def leave(found: progress.Progress) -> None:
-    """Raise the CommandError of a run that has not come to its end."""
+    """Raise the CommandError of an unfinished run."""
     if found.state == "failed":
         raise CommandError("not everything was done: see above.", returncode=FAILED)
     if found.state == "cancelled":
         raise CommandError(
-            f"run {found.run} was cancelled before its end: what it did stays.", returncode=FAILED
+            f"run {found.run} was cancelled before its end: its work stays.", returncode=FAILED
         )
     if found.state in ("running", "paused"):
         raise CommandError(f"run {found.run} is not finished: begin it again.", returncode=PAUSED)
@@ -83,29 +93,29 @@ def _helper(again: Sequence[str], max_seconds: float | None) -> subprocess.Popen
 
 
 def with_workers(parser: ArgumentParser) -> None:
-    """Add what runs at scale take."""
+    """Add the options of runs at scale."""
     parser.add_argument(
         "--workers", type=int, default=1, help="How many processes share the run. Default: 1."
     )
     parser.add_argument(
         "--max-seconds",
         type=float,
-        help="Stop behind the batch that is at work then; the run is resumed by calling it again.",
+        help="Stop after the present batch then; call it again to resume the run.",
     )
 
 
 def without_workers(workers: int, max_seconds: float | None) -> None:
-    """Raise the CommandError of options that only a run over everything has."""
+    """Raise a CommandError for options that only a run over everything has."""
     if workers != 1 or max_seconds is not None:
         raise CommandError(
-            "--workers and --max-seconds are of a run over everything, that writes its record:"
+            "--workers and --max-seconds are for a run over everything, which writes its record:"
             " name no ids, and no --dry-run or --estimate.",
             returncode=USAGE,
         )
 
 
 def standing(output: Output, found: progress.Progress) -> None:
-    """Write how a run stands."""
+    """Write a run's progress."""
     share = "" if found.share is None else f", {found.share:.0%}"
     reason = f": {found.reason}" if found.reason else ""
     what = found.target if found.target == "verification" else f"to {found.target}"
@@ -136,15 +146,15 @@ SUBCOMMANDS = (
     Subcommand("runs", "List the syncs and verifications, the latest first.", _runs),
     Subcommand(
         "pause",
-        "Let the workers of a run stop behind their batches.",
+        "Make the workers of a run stop after their batches.",
         _change(records.pause),
         _of_a_run,
     ),
     Subcommand(
         "resume",
-        "Let the workers of a run go on; begin them again.",
+        "Let a run's workers continue; begin them again.",
         _change(records.resume),
         _of_a_run,
     ),
-    Subcommand("cancel", "End a run; what it did stays.", _change(records.cancel), _of_a_run),
+    Subcommand("cancel", "End a run; its work stays.", _change(records.cancel), _of_a_run),
 )

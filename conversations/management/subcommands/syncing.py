@@ -8,7 +8,6 @@ from dataclasses import asdict
 
 from django.core.management.base import CommandError
 
-from conversations import sync
 from conversations.management.subcommands.base import (
     DONE,
     FAILED,
@@ -23,11 +22,13 @@ from conversations.management.subcommands.base import (
 from conversations.management.subcommands.running import (
     drive,
     leave,
+    warn,
     with_workers,
     without_workers,
 )
-from conversations.runs import records
-from conversations.sync import estimating, planning, runs
+from conversations.rollout import sync
+from conversations.rollout.runs import records
+from conversations.rollout.sync import estimating, planning, runs
 from flags import durations
 
 
@@ -43,10 +44,11 @@ def _sync(
 ) -> None:
     if estimate and (ids or dry_run):
         raise CommandError(
-            "--estimate is of everything: name no ids, and no --dry-run.", returncode=USAGE
+            "--estimate is for everything: name no ids, and no --dry-run.", returncode=USAGE
         )
     if ids or dry_run or estimate:
         without_workers(workers, max_seconds)
+    warn(output)
     if estimate:
         _estimate(output, to)
     elif ids:
@@ -54,6 +56,7 @@ def _sync(
     elif dry_run:
         counts = planning.plan(to, progress=output.progress)
         output.summary({str(name): count for name, count in counts.items()}, {"dry_run": True})
+        leave_with([FAILED] if counts[sync.Action.FAILED] else [])
     else:
         _at_scale(output, to, workers, max_seconds)
 
@@ -79,13 +82,23 @@ def _at_scale(output: Output, to: str, workers: int, max_seconds: float | None) 
 
 def _estimate(output: Output, to: str) -> None:
     found = estimating.estimate(to)
-    output.line("\n".join(_in_words(found)), asdict(found))
+    if output.as_json:
+        output.stdout.json(asdict(found))
+        return
+    for line in _in_words(found):
+        output.stdout.write(line)
 
 
 def _in_words(found: estimating.Estimate) -> Iterator[str]:
     measured = f"measured on {found.sampled} of them, carried over and rolled back"
     yield f"{found.conversations:>8}  conversations to carry over (counted)"
     yield f"{_size(found.legacy_bytes):>8}  in legacy's blobs of all conversations (counted)"
+    if found.overtaken:
+        yield (
+            f"{found.overtaken:>8}  of legacy's blobs are overtaken by later ones,"
+            f" {_size(found.overtaken_bytes)} (counted); each save in the dual phases adds one:"
+            " see `conversations prune --overtaken-blobs`"
+        )
     if not found.sampled:
         return
     yield f"{_size(found.disk_bytes):>8}  more on disk ({measured}{found.disk_note})"
@@ -123,7 +136,7 @@ def _sync_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--estimate",
         action="store_true",
-        help="Say how much there is to do, and what it will take, from a sample.",
+        help="Measure on a sample how much a sync would do, and what it would cost.",
     )
     with_workers(parser)
 

@@ -1,4 +1,4 @@
-"""`verify`: hold both stores against their digests and each other."""
+"""`verify`: compare both stores with their digests and with each other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from argparse import ArgumentParser
 
 from django.core.management.base import CommandError
 
-from conversations import verification
 from conversations.management.subcommands.base import (
     DONE,
     FAILED,
@@ -22,11 +21,13 @@ from conversations.management.subcommands.finding import print_findings
 from conversations.management.subcommands.running import (
     drive,
     leave,
+    warn,
     with_workers,
     without_workers,
 )
-from conversations.runs import records
-from conversations.verification import Kind, runs
+from conversations.rollout import verification
+from conversations.rollout.runs import records
+from conversations.rollout.verification import Kind, runs
 
 
 def _verify(
@@ -41,10 +42,12 @@ def _verify(
         if sample is not None:
             raise CommandError("--sample draws the ids: name none.", returncode=USAGE)
         without_workers(workers, max_seconds)
+        warn(output)
         output.report(_verified(one) for one in verification.verify(ids))
         return
     if sample is not None and not 0 < sample <= 1:
         raise CommandError("--sample is a share above 0 and up to 1.", returncode=USAGE)
+    warn(output)
     run = runs.begin(sample=sample)
     again = ["verify", *([] if sample is None else ["--sample", str(sample)])]
     found = drive(output, run, runs.work, again=again, workers=workers, max_seconds=max_seconds)
@@ -59,7 +62,7 @@ def _verify(
 
 
 def _noted(output: Output, note: records.Note) -> int:
-    """Print what is not in order, where it is notable. Returns: its exit code."""
+    """Print a conversation that is not in order, if it is notable. Returns: its exit code."""
     names = note.count.split("+")
     found = verification.Verified(
         note.conversation_id,
@@ -105,6 +108,6 @@ def _arguments(parser: ArgumentParser) -> None:
 
 SUBCOMMANDS = (
     Subcommand(
-        "verify", "Hold both stores against their digests and each other.", _verify, _arguments
+        "verify", "Compare both stores with their digests and each other.", _verify, _arguments
     ),
 )

@@ -1,6 +1,6 @@
 """Context items: a row each, in the order of `position`; an edit replaces its row.
 
-An item keeps its `sequence` when it is edited or moved, and no other ever gets it.
+An item keeps its `sequence` when it is edited or moved, and no other item ever gets it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 from django.db import connections
 
 from conversations import conf
-from conversations.codec import ITEM_COLUMNS, decode_items, encode_item
-from conversations.merge import Entry
+from conversations.content.codec import ITEM_COLUMNS, decode_items, encode_item
+from conversations.content.merge import Entry
 from conversations.models import ConversationState
-from conversations.stores.normalized.loading import Head
+from conversations.stores.normalized.load import Head
 from conversations.stores.normalized.rows import replayed
 from memory.models import MemoryContextItem, MemoryMetadata
 from memory.selection import quality_of, selected
 
-# See `found_row` for why it is spelled in SQL.
+# `found_row` says why this is written in SQL.
 _CURRENT = f"""
     SELECT {", ".join(f"item.{name}" for name in ITEM_COLUMNS)},
         item.id, item.sequence, item.position, item.digest, item.added_in,
@@ -30,7 +30,7 @@ _CURRENT = f"""
     JOIN conversation_states state ON state.id = item.conversation_id
     WHERE item.conversation_id = %s AND item.superseded_in IS NULL"""
 _WIDTH = len(ITEM_COLUMNS)
-# Positions leave room, so that an insertion rarely moves what follows.
+# Positions leave room, so that an insertion rarely moves the items behind it.
 POSITION_GAP = 1024
 
 
@@ -47,9 +47,9 @@ class ItemRows:
     ) -> tuple[list[Entry], int]:
         """Return context items in order, and the revision that last changed one.
 
-        `threshold` leaves out items of a known lower quality; `last` keeps that many of the
-        best, in order (unknown quality counts as best). `using` names a replica, which gives
-        none unless it holds what the row says.
+        `threshold` leaves out items of a known lower quality. `last` keeps that many of the best,
+        in order (unknown quality counts as best). `using` names a replica, which returns none
+        unless it holds the row's revision.
         """
         sql = _CURRENT
         parameters: list[Any] = [row.pk]
@@ -89,7 +89,7 @@ class ItemRows:
         revision: int,
         now: datetime,
     ) -> None:
-        """Make the rows of the context items those of `after`: edits in place, then the rest."""
+        """Make the rows of the context items equal to `after`: edits in place, then the rest."""
         kept = {entry.row for entry in after if entry.row is not None}
         removed = {entry.row: entry for entry in before if entry.row not in kept}
         new = [entry for entry in after if entry.row is None]
@@ -125,7 +125,7 @@ class ItemRows:
     def _remove_items(
         self, removed: Mapping[int | None, Entry], succeeded: set[int | None]
     ) -> dict[int | None, list[tuple[str, str | None]]]:
-        """Delete item rows; return the metadata of those that a new version succeeds."""
+        """Delete item rows; return the metadata of those with a new version."""
         carried: dict[int | None, list[tuple[str, str | None]]] = {}
         if not removed:
             return carried
@@ -168,8 +168,8 @@ def numbered(entries: Sequence[Entry], *, next_sequence: int) -> int:
 def positioned(entries: Sequence[Entry]) -> list[Entry]:
     """Give every entry a position that rises along the list.
 
-    New entries are placed in the gaps. Returns: the stored entries that had to move, all to
-    positions behind every one in use; () where the gaps sufficed.
+    New entries fill the gaps. Returns: the stored entries that had to move, all to positions
+    behind every used one; () if the gaps sufficed.
     """
     used = [entry.position for entry in entries if entry.position is not None]
     low = 0

@@ -1,23 +1,23 @@
-"""The row of a conversation, and what one revision changes of it."""
+"""The row of a conversation, and the changes that one revision makes to it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connections
 from django.db.models import Q, QuerySet
 
 from conversations import conf
-from conversations.digests import EMPTY
-from conversations.documents import Document
-from conversations.fieldcodec import encode_fields
-from conversations.merge import Entry, rebase
-from conversations.models import ConversationState
-from conversations.stores.normalized.loading import Head
+from conversations.content.digests import DIGEST_BYTES, EMPTY, Blocks
+from conversations.content.document import Document
+from conversations.content.field_codec import encode_fields
+from conversations.content.merge import Entry, rebase
+from conversations.content.redaction import Redactions
+from conversations.models import ConversationRedaction, ConversationState
+from conversations.stores.normalized.load import Head
 
 _FIELDS = ConversationState._meta.concrete_fields
 _NAMES = [field.attname for field in _FIELDS]
@@ -32,8 +32,8 @@ def found_row(
     `probe` is an SQL expression over it, see `LegacyStore.probe`; its value becomes the row's
     attribute `probed`. `clause` ends the statement, to lock the row.
 
-    This and the other statements of every load and save are spelled in SQL: compiling them
-    takes Django several times as long as a database takes to answer them.
+    This and the other statements of every load and save are written in SQL. Django needs several
+    times as long to compile them as a database to answer them.
     """
     alias = conf.alias()
     columns = f"{_COLUMNS}, {probe}" if probe else _COLUMNS
@@ -41,23 +41,39 @@ def found_row(
     with connections[alias].cursor() as cursor:
         cursor.execute(sql, [conversation_id])
         found = cursor.fetchone()
-    if found is None:
-        return None
+    return None if found is None else _row_of(found, alias, probed=probe is not None)
+
+
+def found_rows(ids: Sequence[str], *, probe: str | None = None) -> list[ConversationState]:
+    """Return the rows of those conversations that have one; see `found_row`."""
+    alias = conf.alias()
+    columns = f"{_COLUMNS}, {probe}" if probe else _COLUMNS
+    places = ", ".join(["%s"] * len(ids))
+    with connections[alias].cursor() as cursor:
+        cursor.execute(
+            f"SELECT {columns} FROM conversation_states WHERE conversation_id IN ({places})",
+            list(ids),
+        )
+        found = cursor.fetchall()
+    return [_row_of(values, alias, probed=probe is not None) for values in found]
+
+
+def _row_of(found: Sequence[Any], alias: str, *, probed: bool) -> ConversationState:
     values = list(found[: len(_FIELDS)])
     for place, converters, column in _converters(alias):
         for converter in converters:
             values[place] = converter(values[place], column, connections[alias])
     row = ConversationState.from_db(alias, _NAMES, values)
-    if probe:
+    if probed:
         vars(row)["probed"] = found[-1]
     return row
 
 
 def replayed(row: ConversationState | Head) -> tuple[str, list[Any]]:
-    """Return the condition that a replica holds what the primary's row says, and its parameters.
+    """Return the condition that a replica holds the row's revision, and its parameters.
 
-    It stands in the statement that reads the content, whose snapshot it shares: where the
-    replica is behind, or ahead of the row by now, the statement gives nothing.
+    It is part of the statement that reads the content, and shares its snapshot. If the replica is
+    behind the row, or ahead of it, the statement returns nothing.
     """
     sql = (
         "EXISTS (SELECT 1 FROM conversation_states replayed WHERE replayed.id = %s"
@@ -66,80 +82,56 @@ def replayed(row: ConversationState | Head) -> tuple[str, list[Any]]:
     return sql, [row.pk, row.revision, bytes(row.messages_digest)]
 
 
-def probed_rows(probe: str, *, after: int, limit: int) -> list[tuple[int, str, str, Any]]:
-    """Return primary key, id, legacy token and probe of verified rows, by primary key."""
-    with connections[conf.alias()].cursor() as cursor:
-        cursor.execute(
-            f"SELECT id, conversation_id, legacy_token, {probe} FROM conversation_states"
-            " WHERE id > %s AND verified_revision >= revision"
-            " AND verified_revision >= legacy_revision ORDER BY id LIMIT %s",
-            [after, limit],
-        )
-        found: list[tuple[int, str, str, Any]] = cursor.fetchall()
-    return found
+class Probed(NamedTuple):
+    """What a row says of both stores, and the value of `LegacyStore.probe` beside it."""
+
+    pk: int
+    conversation_id: str
+    revision: int
+    legacy_revision: int
+    legacy_token: str
+    probed: Any
 
 
-def probed_between(probe: str, *, low: int | None, high: int) -> list[tuple[int, str, str, Any]]:
-    """Return the same of all rows behind `low` (None: the first) up to and including `high`."""
-    with connections[conf.alias()].cursor() as cursor:
-        cursor.execute(
-            f"SELECT id, conversation_id, legacy_token, {probe} FROM conversation_states"
-            " WHERE id > %s AND id <= %s ORDER BY id",
-            [low or 0, high],
-        )
-        found: list[tuple[int, str, str, Any]] = cursor.fetchall()
-    return found
+def probed_rows(probe: str, *, after: int, limit: int, verified: bool = False) -> list[Probed]:
+    """Return rows behind a primary key, by that: all, or those verified since their last write."""
+    chosen = "id > %s"
+    if verified:
+        chosen += " AND verified_revision >= revision AND verified_revision >= legacy_revision"
+    return _probed(probe, f"{chosen} ORDER BY id LIMIT %s", [after, limit])
 
 
-def probed_named(probe: str, ids: Sequence[str]) -> list[tuple[str, int, int, str, Any]]:
-    """Return id, revision, legacy revision, legacy token and probe of the rows of these ids."""
+def probed_between(probe: str, *, low: int | None, high: int) -> list[Probed]:
+    """Return all rows behind `low` (None: from the first) up to and including `high`."""
+    return _probed(probe, "id > %s AND id <= %s ORDER BY id", [low or 0, high])
+
+
+def probed_named(probe: str, ids: Sequence[str]) -> list[Probed]:
+    """Return the rows of these ids."""
     places = ", ".join(["%s"] * len(ids))
+    return _probed(probe, f"conversation_id IN ({places})", ids)
+
+
+def _probed(probe: str, where: str, parameters: Sequence[Any]) -> list[Probed]:
     with connections[conf.alias()].cursor() as cursor:
         cursor.execute(
-            f"SELECT conversation_id, revision, legacy_revision, legacy_token, {probe}"
-            f" FROM conversation_states WHERE conversation_id IN ({places})",
-            list(ids),
+            f"SELECT id, conversation_id, revision, legacy_revision, legacy_token, {probe}"
+            f" FROM conversation_states WHERE {where}",
+            list(parameters),
         )
-        found: list[tuple[str, int, int, str, Any]] = cursor.fetchall()
-    return found
+        return [Probed._make(found) for found in cursor.fetchall()]
 
 
 @cache
 def _converters(alias: str) -> list[tuple[int, list[Any], Any]]:
-    """Return what turns a database's values into Python's: place, functions, column.
+    """Return the converters from a database's values to Python's: place, functions, column.
 
-    What Django finds out for each query is the same for all of ours.
+    Django finds them for each query again, but they are the same for all of ours.
     """
     compiler = ConversationState.rows.all().query.get_compiler(using=alias)
     columns = [field.get_col(ConversationState._meta.db_table) for field in _FIELDS]
     found = compiler.get_converters(columns)
     return [(place, converters, column) for place, (converters, column) in found.items()]
-
-
-@dataclass(slots=True)
-class Change:
-    """What one revision changes. None means: that part stays as it is.
-
-    `appended` is for changes that only add messages behind the last; `messages` is the pair of
-    entries before and after; `items` the same for context items.
-    """
-
-    fields: Mapping[str, Any] | None = None
-    appended: Sequence[Entry] = ()
-    messages: tuple[Sequence[Entry], Sequence[Entry]] | None = None
-    items: tuple[Sequence[Entry], Sequence[Entry]] | None = None
-    columns: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def nothing(self) -> bool:
-        """Whether nothing changes."""
-        return (
-            self.fields is None
-            and not self.appended
-            and self.messages is None
-            and self.items is None
-            and not self.columns
-        )
 
 
 def new_row(conversation_id: str, *, now: datetime, **values: Any) -> ConversationState:
@@ -148,6 +140,7 @@ def new_row(conversation_id: str, *, now: datetime, **values: Any) -> Conversati
     return ConversationState(
         conversation_id=conversation_id,
         messages_digest=EMPTY,
+        message_blocks=b"",
         state_digest=document.state_digest,
         created_at=now,
         updated_at=now,
@@ -169,10 +162,10 @@ def owned(rows: QuerySet[ConversationState], owner: str) -> QuerySet[Conversatio
 def latest_of(
     rows: QuerySet[ConversationState], owner: str, *, limit: int | None
 ) -> Iterable[ConversationState]:
-    """Return the first `limit` of those rows that are an owner's, by latest activity.
+    """Return the first `limit` of an owner's rows, by latest activity.
 
-    One look-up for a user, one for an owner that only legacy knows, each in the order of its
-    index and bounded: one condition for both would read and sort everything that is theirs.
+    One look-up finds a user, one an owner that only legacy knows. Each is bounded, and in the
+    order of its index: one condition for both would read and sort all rows of the owner.
     """
     alias, parameters = rows.db, []
     parts = []
@@ -186,7 +179,7 @@ def latest_of(
 
 
 def replaced(current: Sequence[Entry], wanted: Sequence[Entry]) -> Sequence[Entry]:
-    """Return the entries after a list was replaced whole: what is equal stays as it is."""
+    """Return the entries after a list was replaced whole; equal entries stay as they are."""
     return rebase(
         given=[entry.digest for entry in current],
         located=current,
@@ -194,3 +187,21 @@ def replaced(current: Sequence[Entry], wanted: Sequence[Entry]) -> Sequence[Entr
         wanted=wanted,
         current=current,
     ).entries
+
+
+def blocks_of(row: ConversationState) -> Blocks:
+    """Return the digests of a conversation's messages from its row."""
+    closed = row.message_blocks
+    digest = bytes(row.messages_digest)
+    return Blocks(digest[:DIGEST_BYTES], None if closed is None else bytes(closed))
+
+
+def redactions_of(row: ConversationState | None) -> Redactions:
+    """Return the redactions of a conversation: keyed hash to replacement."""
+    if row is None or not row.redaction_count:
+        return {}
+    query = ConversationRedaction.rows.using(conf.alias()).filter(conversation_id=row.pk)
+    return {
+        bytes(found): replacement
+        for found, replacement in query.values_list("text_hash", "replacement")
+    }

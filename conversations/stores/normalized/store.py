@@ -1,4 +1,4 @@
-"""NormalizedStore itself: whole changes, and the protocol that every store follows."""
+"""NormalizedStore itself: whole changes of a conversation, its deletion, and lists."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from datetime import datetime
 from typing import Any
 
 from django.db.models import Q
-from django.utils import timezone
 
 from conversations import conf
-from conversations.digests import DIGEST_BYTES, EMPTY, roll
-from conversations.documents import Document, field_digests, fields_digest
-from conversations.exceptions import ConversationNotFound
-from conversations.fieldcodec import decode_fields, encode_fields
-from conversations.merge import entries_of, resequence
+from conversations.content.changes.change import Change, Edit
+from conversations.content.digests import DIGEST_BYTES, EMPTY, Blocks, block_of, roll
+from conversations.content.document import Document, field_digests, fields_digest
+from conversations.content.field_codec import decode_fields, encode_fields
+from conversations.content.merge import entries_of, resequence
 from conversations.models import (
     ConversationConflict,
     ConversationRedaction,
     ConversationState,
 )
-from conversations.stores.base import Stored, Summary
+from conversations.stores.base import Summary
 from conversations.stores.normalized.items import ItemRows, numbered
 from conversations.stores.normalized.messages import MessageRows
 from conversations.stores.normalized.rows import (
-    Change,
+    blocks_of,
     found_row,
     latest_of,
-    new_row,
     owner_of,
     replaced,
 )
@@ -36,7 +34,7 @@ from memory.models import MemoryContextItem, MemoryMetadata
 
 
 class NormalizedStore(MessageRows, ItemRows):
-    """The tables behind the store protocol, and row by row for `operations`."""
+    """The tables: one conversation, row by row, and lists of all."""
 
     name = StoreName.NORMALIZED.value
 
@@ -61,26 +59,34 @@ class NormalizedStore(MessageRows, ItemRows):
         revision: int,
         now: datetime,
     ) -> None:
-        """Apply a change as `revision`, and bring `row` up to date; insert it if it is new.
+        """Apply a change as `revision`, and update `row`; insert it if it is new.
 
         `now` is the time of the change, and of messages that state none.
         """
         columns: dict[str, Any] = {"updated_at": now, **change.columns, "revision": revision}
+        if change.edits:
+            columns |= self._write_edits(row, change.edits, revision=revision, now=now)
         superseded: list[int] = []
+        after = change.appended
         if change.messages is not None:
             before, after = change.messages
             rows = [entry.stored_row for entry in before]
             columns["next_sequence"] = resequence(after, next_sequence=row.next_sequence)
             kept = {entry.row for entry in after if entry.row is not None}
             superseded = [pk for pk in rows if pk not in kept]
-            columns["messages_digest"] = roll(EMPTY, [entry.digest for entry in after])
-            columns["message_count"] = len(after)
-        else:
-            after = change.appended
-            columns["next_sequence"] = resequence(after, next_sequence=row.next_sequence)
-            columns["messages_digest"] = roll(
-                bytes(row.messages_digest), [entry.digest for entry in after]
+            columns |= _digested(
+                Blocks.of(
+                    [(entry.place, entry.digest) for entry in after],
+                    next_sequence=columns["next_sequence"],
+                )
             )
+            columns["message_count"] = len(after)
+        elif after:
+            columns["next_sequence"] = resequence(after, next_sequence=row.next_sequence)
+            blocks = blocks_of(row).appended(
+                [entry.digest for entry in after], next_sequence=row.next_sequence
+            )
+            columns |= _digested(blocks)
             columns["message_count"] = row.message_count + len(after)
         inserted = [entry for entry in after if entry.row is None]
         digest = bytes(row.state_digest)
@@ -97,14 +103,29 @@ class NormalizedStore(MessageRows, ItemRows):
             columns["context_items_revision"] = revision
         columns["state_digest"] = digest
         self._write_row(row, columns)
-        if superseded:
-            self._messages(row).filter(pk__in=superseded).update(
-                superseded_in=revision, superseded_at=timezone.now()
-            )
+        self._supersede(row, superseded, revision=revision)
         if inserted:
             self._insert_messages(row, inserted, revision=revision, now=now)
         if change.items is not None:
             self._write_items(row, *change.items, revision=revision, now=now)
+
+    def _write_edits(
+        self, row: ConversationState, edits: Sequence[Edit], *, revision: int, now: datetime
+    ) -> dict[str, Any]:
+        """Write edits of single messages. Returns: the columns of the row that they change."""
+        gone = [old for old, _ in edits if old is not None]
+        new = [entry for _, entry in edits if entry is not None]
+        self._supersede(row, [entry.stored_row for entry in gone], revision=revision)
+        if new:
+            self._insert_messages(row, new, revision=revision, now=now)
+        blocks = blocks_of(row)
+        if blocks.closed is None:
+            places = self.digests(row)
+            blocks = Blocks.of(places, next_sequence=row.next_sequence)
+        else:
+            numbers = sorted({block_of(entry.place) for entry in (*gone, *new)})
+            blocks = blocks.replaced(self.block_digests(row, numbers))
+        return _digested(blocks) | {"message_count": row.message_count + len(new) - len(gone)}
 
     def _write_row(self, row: ConversationState, columns: Mapping[str, Any]) -> None:
         changed = {name: value for name, value in columns.items() if getattr(row, name) != value}
@@ -124,7 +145,7 @@ class NormalizedStore(MessageRows, ItemRows):
         now: datetime,
         columns: Mapping[str, Any] | None = None,
     ) -> None:
-        """Make the content of a conversation exactly `document`; what is equal stays."""
+        """Make the content of a conversation exactly `document`; equal parts stay."""
         change = Change(fields=document.fields, columns=dict(columns or {}))
         stored = row.pk is not None
         messages = self.messages(row, values=False) if stored else []
@@ -134,55 +155,8 @@ class NormalizedStore(MessageRows, ItemRows):
             change.items = (items, replaced(items, entries_of(document.items)))
         self.write(row, change, revision=revision, now=now)
 
-    # The protocol
-
-    def load(self, conversation_id: str) -> Stored | None:
-        row = found_row(conversation_id)
-        if row is None:
-            return None
-        return Stored(
-            self.document(row),
-            owner=owner_of(row),
-            version=str(row.revision),
-            updated_at=row.updated_at,
-            reference=str(row.pk),
-        )
-
-    def save(
-        self,
-        conversation_id: str,
-        document: Document,
-        *,
-        owner: str | None = None,
-        revision: int = 0,
-        known: str = "",
-    ) -> str:
-        now = timezone.now()
-        row = found_row(conversation_id) or new_row(conversation_id, now=now, user_id=owner)
-        self.take(row, document, revision=revision or row.revision + 1, now=now)
-        return ""
-
-    def append(
-        self,
-        conversation_id: str,
-        messages: Sequence[Any],
-        *,
-        revision: int = 0,
-        known: str = "",
-    ) -> str:
-        row = found_row(conversation_id)
-        if row is None:
-            raise ConversationNotFound
-        self.write(
-            row,
-            Change(appended=entries_of(messages)),
-            revision=revision or row.revision + 1,
-            now=timezone.now(),
-        )
-        return ""
-
     def delete(self, conversation_id: str) -> bool:
-        """Remove a conversation bottom-up, in statements rather than row by row."""
+        """Remove a conversation bottom-up, in a few statements rather than row by row."""
         row = found_row(conversation_id)
         if row is None:
             return False
@@ -201,7 +175,7 @@ class NormalizedStore(MessageRows, ItemRows):
         ):
             query._raw_delete(alias)
         rows = ConversationState.rows.using(alias)
-        # A redaction in the origin still reaches the forks of a fork that is gone.
+        # A redaction in the origin must still reach the forks of a deleted fork.
         rows.filter(forked_from_id=row.pk).update(forked_from=row.forked_from_id)
         rows.filter(pk=row.pk)._raw_delete(alias)
         return True
@@ -216,18 +190,22 @@ class NormalizedStore(MessageRows, ItemRows):
         rows = ConversationState.rows.using(conf.alias())
         if before is not None:
             moment, conversation_id = before
-            # The first condition bounds the index; a database does not see it in the second.
+            # The first condition bounds the index; databases do not derive it from the second.
             rows = rows.filter(updated_at__lte=moment).filter(
                 Q(updated_at__lt=moment) | Q(conversation_id__lt=conversation_id)
             )
         page = rows.order_by("-updated_at", "-conversation_id").only(
-            "conversation_id", "updated_at", "message_count"
+            "conversation_id", "updated_at", "message_count", "user_id", "legacy_user_id"
         )
         found = page[:limit] if owner is None else latest_of(page, owner, limit=limit)
         return [
-            Summary(row.conversation_id, row.updated_at, row.message_count, self.name)
+            Summary(
+                row.conversation_id, row.updated_at, row.message_count, self.name, owner_of(row)
+            )
             for row in found
         ]
 
-    def token(self, conversation_id: str, known: str = "") -> str:
-        return ""
+
+def _digested(blocks: Blocks) -> dict[str, Any]:
+    """Return the columns of a conversation that hold its messages' digests."""
+    return {"messages_digest": blocks.digest, "message_blocks": blocks.closed}

@@ -1,4 +1,4 @@
-"""`manage.py rollout`: where the rollout stands, and moving it, by `flags.transitions`."""
+"""`manage.py rollout`: show where the rollout stands, and move it, by `flags.transitions`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import getpass
 import json
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import Error
 from django.utils import timezone
 
-from flags import processes, transitions
+from flags import beginnings, processes, transitions
+from flags.connections import replacing_lost
 from flags.exceptions import (
     FenceBusy,
     FlagsError,
@@ -24,19 +26,22 @@ from flags.exceptions import (
 )
 from flags.gates import GateResult
 from flags.health import Health, Level, Operation, report
+from flags.management import output
 from flags.phases import EVERYTHING, Phase, switches_for
 from flags.processes import Process
+from flags.schema import named
 from flags.transitions import Record
 
-# Exit codes, the same for every command of the project. WRONG: what was looked at is not as it
-# should be; of health that it is critical, so that a pipeline may stop there.
+# Exit codes, the same for every command of the project. WRONG is a finding: mismatches, or a
+# critical health, so that a pipeline may stop there.
 DONE, FAILED, USAGE, WRONG, REFUSED = 0, 1, 2, 3, 5
 
 
-class Command(BaseCommand):
+class Command(output.Command):
     help = "Show where the rollout stands, and move it from phase to phase."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
         commands = parser.add_subparsers(dest="command", required=True, metavar="command")
         for name, help_text, arguments in _COMMANDS:
             child = commands.add_parser(name, help=help_text, description=help_text)
@@ -46,18 +51,19 @@ class Command(BaseCommand):
             for argument in arguments:
                 argument(child)
 
-    def handle(self, *args: Any, command: str, **options: Any) -> None:
+    def run(self, *, command: str, **options: Any) -> None:
         run: Callable[..., None] = getattr(self, f"_{command}")
         try:
-            run(**options)
+            with replacing_lost():
+                run(**options)
         except FlagsError as error:
             if options["as_json"]:
                 self._json(said_by(error))
             raise CommandError(str(error), returncode=exit_code_of(error)) from error
         except Error as error:
             text = (
-                f"the database did not answer ({type(error).__name__}): see `rollout status`"
-                " for what was done."
+                f"the database did not answer ({named(error)}): see `rollout status`"
+                " for the steps that were made."
             )
             if options["as_json"]:
                 self._json({"error": text})
@@ -65,6 +71,7 @@ class Command(BaseCommand):
 
     def _status(self, *, as_json: bool, **options: Any) -> None:
         found = transitions.status()
+        unanswered = beginnings.unanswered()
         live = processes.live()
         old = processes.on_old_epoch(live, found.last, now=timezone.now())
         turn = {
@@ -82,6 +89,7 @@ class Command(BaseCommand):
                     "since": found.since.isoformat(),
                     "switches": dict(found.switches),
                     "processes": [_process(each, old=each in old) for each in live],
+                    **({"unanswered": beginnings.QUESTION} if unanswered else {}),
                 }
             )
             return
@@ -90,6 +98,9 @@ class Command(BaseCommand):
         share = "" if found.canary >= EVERYTHING else f" for {found.canary:g} %"
         self.stdout.write(f"{found.phase.label}{share}, epoch {found.last.epoch}{overruled}")
         self.stdout.write(_line(found.last))
+        if unanswered:
+            self.stdout.write(f"UNANSWERED: {beginnings.QUESTION}")
+            self.stdout.write(beginnings.ANSWER)
         for name, on in turn.items():
             self.stdout.write(
                 f"mixed switches: turn {name} {'on' if on else 'off'} for {found.phase.label}"
@@ -158,7 +169,9 @@ class Command(BaseCommand):
         if found is None:
             if as_json:
                 self._json({"emergency": True, "recorded": False})
-            self.stderr.write("It is in force; it could not be recorded, and will be noticed.")
+            self.stderr.write(
+                "The emergency is in force, but not recorded. `rollout status` records it later."
+            )
             return
         self._made([found.last], as_json=as_json)
 
@@ -182,7 +195,7 @@ class Command(BaseCommand):
                 self.stdout.write(_line(record))
 
     def _json(self, data: Mapping[str, Any]) -> None:
-        self.stdout.write(json.dumps(data, default=str))
+        self.stdout.json(data)
 
 
 def _line(record: Record) -> str:
@@ -233,21 +246,21 @@ def _phase(label: str | None) -> Phase | None:
 
 
 def exit_code_of(error: FlagsError) -> int:
-    """Return how a command ends that raised this."""
+    """Return the exit code of a command that raised this error."""
     if isinstance(error, (NoSuchStep, UnknownGate)):
         return USAGE
     return REFUSED if isinstance(error, (TransitionRefused, FenceBusy)) else FAILED
 
 
 def said_by(error: FlagsError) -> dict[str, Any]:
-    """Return what `--json` prints of it: "refused" and what the gates said, or "error"."""
+    """Return the JSON of an error: "refused" with the answers of the gates, or "error"."""
     if exit_code_of(error) != REFUSED:
         return {"error": str(error)}
     return {"refused": str(error), "gates": _gates(getattr(error, "results", ()))}
 
 
 def operator_name() -> str:
-    """Return who runs the command, as the system knows them."""
+    """Return the system's name of the user who runs the command."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -256,10 +269,10 @@ def operator_name() -> str:
 
 
 def waivers_of(chosen: Sequence[str]) -> dict[str, str]:
-    """Return why somebody answers for which gate, of texts such as "soak=rehearsed on a copy".
+    """Return the reasons by gate, from texts such as "soak=rehearsed on a copy".
 
-    The name ends at the first "=", or, in double quotes, where these end: no gate's own name
-    begins with one. So an id that holds a "=" can be named: '"verified:a=b"=why'.
+    The name ends at the first "=". A name in double quotes ends with them, so it may hold a "=":
+    '"verified:a=b"=why'. No gate's own name begins with a quote.
 
     Raises: UnreadableWaiver.
     """
@@ -273,15 +286,17 @@ def _waiver(text: str) -> tuple[str, str]:
     if not text.startswith('"'):
         name, _, reason = text.partition("=")
         return name, reason
-    try:
+    with suppress(ValueError):
         name, end = json.JSONDecoder().raw_decode(text)
-    except ValueError as error:
-        raise UnreadableWaiver("--waive: the quotes have to be those of JSON.") from error
-    return name, text[end + 1 :] if text[end:].startswith("=") else ""
+        return name, text[end + 1 :] if text[end:].startswith("=") else ""
+    # Not in a handler: json's error holds the text, and would become the context.
+    raise UnreadableWaiver("--waive: quote the name as in JSON.")
 
 
 def _to(parser: ArgumentParser) -> None:
-    parser.add_argument("--to", choices=[phase.label for phase in Phase], help="The phase wanted.")
+    parser.add_argument(
+        "--to", choices=[phase.label for phase in Phase], help="The phase to reach."
+    )
 
 
 def _reason(parser: ArgumentParser) -> None:
@@ -294,8 +309,8 @@ def _waive(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="GATE=REASON",
-        help="Answer for a gate that refuses, GATE:ID for one conversation of it. A name that holds"
-        """ a "=" stands in double quotes, as in JSON: --waive '"verified:a=b"=REASON'.""",
+        help="Overrule a gate that refuses, GATE:ID for one conversation of it. Put a name with"
+        """ a "=" in double quotes, as in JSON: --waive '"verified:a=b"=REASON'.""",
     )
 
 
@@ -320,7 +335,7 @@ def _canary(parser: ArgumentParser) -> None:
         type=float,
         default=EVERYTHING,
         metavar="PERCENT",
-        help="Make the step for that share of the conversations.",
+        help="Make the step for this share of the conversations.",
     )
 
 
@@ -329,26 +344,26 @@ def _rehearsal(parser: ArgumentParser) -> None:
         "--rehearse",
         action="store_true",
         dest="rehearsal",
-        help="Play the way back with a conversation of its own, and change nothing.",
+        help="Play the way back with a test conversation, and change nothing.",
     )
 
 
 _Arguments = tuple[Callable[[ArgumentParser], None], ...]
 _COMMANDS: tuple[tuple[str, str, _Arguments], ...] = (
-    ("status", "Say which phase is in force, and since when.", ()),
+    ("status", "Show the phase in force, and since when.", ()),
     ("check", "Ask the gates of the next step, or of the step --to a phase.", (_to, _waive)),
-    ("advance", "Make the next step, if its gates let it.", (_reason, _waive, _canary)),
+    ("advance", "Make the next step, if its gates hold.", (_reason, _waive, _canary)),
     (
         "rollback",
         "Go back one step, or step by step --to a phase.",
         (_to, _reason, _waive, _rehearsal),
     ),
     ("canary", "Let the phase be in force for a share of the conversations.", (_percent, _reason)),
-    ("emergency", "Let legacy alone be written and preferred, at once.", (_reason,)),
+    ("emergency", "Write legacy alone and prefer it, at once.", (_reason,)),
     ("resume", "End an emergency.", (_reason, _waive)),
     (
         "health",
-        "Say how the stores are doing, and why; 3 is the exit code when it is critical.",
+        "Show the health of the stores, and why; critical exits with 3.",
         (),
     ),
     ("history", "List the transitions, newest first.", (_limit,)),

@@ -39,7 +39,7 @@ class WheelTests(TransactionTestCase):
         self.assertEqual(self.said("c1"), [message("one"), message("two")])
         self.assertIs(first["committed"], False)
         self.assertEqual((first["revision"], second["revision"]), (1, 2))
-        self.assertEqual(second["stores"], ["normalized"])
+        self.assertEqual(second["stores"], ["tables"])
 
     def test_a_request_that_fails_after_its_save_saves_nothing(self):
         self.say("/say/c1", "one")

@@ -1,8 +1,0 @@
-"""Stores of conversations that others make, each through its own public API, beside ours.
-
-None of them is a dependency: those that can be imported are measured, the others are named.
-"""
-
-from config.bench.peers.workload import play
-
-__all__ = ["play"]

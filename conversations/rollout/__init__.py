@@ -1,0 +1,1 @@
+"""The parts that only a rollout needs, and the answers of this app to flags."""

@@ -1,0 +1,1 @@
+"""The gates of conversations before the steps of a rollout; see `flags.gates`."""

@@ -1,0 +1,1 @@
+"""Where one conversation stands, before any content is read or written."""

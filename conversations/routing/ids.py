@@ -1,0 +1,161 @@
+"""Walking over every conversation of both stores, in batches and in constant memory.
+
+One conversation that fails never ends such a walk.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from django.db import connections
+from django.db.models import QuerySet
+
+from conversations import conf
+from conversations.exceptions import ConversationStoreError
+from conversations.models import ConversationState
+from conversations.routing.standing import truth_by_probe
+from conversations.routing.transactions import lost
+from conversations.routing.truth import Truth
+from conversations.stores.base import EVERY_KEY
+from conversations.stores.normalized import probed_named, probed_rows
+from conversations.stores.registry import configured_store
+from flags.connections import close_if_lost, managed, reconnecting
+from flags.schema import named
+from flags.texts import shown
+
+logger = logging.getLogger("conversations")
+
+BATCH = 500
+# What is read, and is in memory, at once; a larger conversation is read alone.
+TOGETHER, TOGETHER_BYTES = 100, 2**21
+
+
+def failure(conversation_id: str, error: Exception) -> str:
+    """Log that a conversation failed, so that the walk goes on. Returns: why, without content.
+
+    The text of an error that is not ours may quote what it failed on: its type must do.
+
+    Raises: the error, where `recover` does.
+    """
+    recover(error)
+    logger.warning("conversation %s: %s", shown(conversation_id), named(error))
+    return str(error) if isinstance(error, ConversationStoreError) else named(error)
+
+
+def recover(error: Exception) -> None:
+    """Let a walk go on behind an error.
+
+    Raises: it, where all that was done so far is lost with it: inside a caller's transaction
+    whose connection is gone, or that can only be rolled back.
+    """
+    connection = connections[conf.alias()]
+    if managed(connection) and lost(conf.alias()):
+        raise error
+    # Where a host's function lost it: what our own operations lose is closed by them.
+    close_if_lost(connection, error)
+
+
+@reconnecting
+def conversation_ids(ids: Iterable[str] | None = None) -> Iterator[str]:
+    """Yield conversation ids: those given, or each one that a store holds, once.
+
+    First those with a row in the tables, by primary key, so that a fork comes behind its
+    origin; then those that only legacy holds, in its order. What begins to exist meanwhile
+    may be left out.
+    """
+    if ids is not None:
+        yield from dict.fromkeys(ids)
+        return
+    yield from in_batches(ConversationState.rows.using(conf.alias()))
+    yield from only_in_legacy()
+
+
+def in_batches(rows: QuerySet[ConversationState]) -> Iterator[str]:
+    """Yield the conversation ids of rows, by primary key."""
+    last = 0
+    while True:
+        behind = rows.filter(pk__gt=last, pk__lte=EVERY_KEY).order_by("pk")
+        page = list(behind.values_list("pk", "conversation_id")[:BATCH])
+        yield from (conversation_id for _, conversation_id in page)
+        if len(page) < BATCH:
+            return
+        last = page[-1][0]
+
+
+@reconnecting
+def out_of_step() -> Iterator[str]:
+    """Yield conversations that old code wrote since their verification, or legacy alone holds."""
+    legacy = configured_store()
+    if legacy is None:
+        return
+    last = 0
+    while page := probed_rows(legacy.probe(), after=last, limit=BATCH, verified=True):
+        for row in page:
+            if truth_by_probe(row, legacy, row.probed) == Truth.MERGE:
+                yield row.conversation_id
+        last = page[-1].pk
+    yield from only_in_legacy()
+
+
+def changed_since(mark: str) -> Iterator[str]:
+    """Yield conversations that old code wrote into legacy since `LegacyStore.mark` gave a mark.
+
+    What the tables know to be as it is there is left out: our own writes, and where a host's table
+    keeps no time, everything that is old.
+    """
+    legacy = configured_store()
+    if legacy is None:
+        return
+    for page in pages_of(legacy.written_since(mark)):
+        rows = probed_named(legacy.probe(), page)
+        current = {
+            row.conversation_id
+            for row in rows
+            if truth_by_probe(row, legacy, row.probed) != Truth.MERGE
+        }
+        yield from (name for name in page if name not in current)
+
+
+def only_in_legacy() -> Iterator[str]:
+    """Yield what legacy alone holds; ids of deleted conversations among them."""
+    legacy = configured_store()
+    if legacy is None:
+        return
+    after = ""
+    while True:
+        # Compared by the database alone: Python's order of texts is not that of a collation.
+        page = legacy.ids(after=after, limit=BATCH)
+        in_tables = known(page)
+        yield from (found for found in page if found not in in_tables)
+        if len(page) < BATCH:
+            return
+        after = page[-1]
+
+
+def pages_of(ids: Iterable[str]) -> Iterator[list[str]]:
+    """Yield ids in pages of `BATCH`."""
+    rest = iter(ids)
+    while page := list(islice(rest, BATCH)):
+        yield page
+
+
+def in_portions(ids: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Sequence[str]]:
+    """Yield what may be read at once: so many conversations, and so many bytes."""
+    portion: list[str] = []
+    size = 0
+    for name in ids:
+        size += sizes.get(name, 0)
+        if portion and (len(portion) == TOGETHER or size > TOGETHER_BYTES):
+            yield portion
+            portion, size = [], sizes.get(name, 0)
+        portion.append(name)
+    if portion:
+        yield portion
+
+
+def known(ids: Sequence[str]) -> set[str]:
+    """Return those ids that have a row in the tables."""
+    rows = ConversationState.rows.using(conf.alias()).filter(conversation_id__in=ids)
+    return set(rows.values_list("conversation_id", flat=True))

@@ -1,0 +1,235 @@
+"""Where a conversation stands: decided once an operation, and found by one query.
+
+`decide` alone looks at the switches, the emergency and the retirement. An operation calls it
+first, and hands its Decision down. `standing` and `locked_standing` find the conversation's row
+and the store that holds its latest content; each has one answer to a legacy that does not answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from django.db import Error, connections, transaction
+
+from conversations import conf
+from conversations.exceptions import StorageUnavailable
+from conversations.models import ConversationState
+from conversations.routing.locks import deleted, lock, probed
+from conversations.routing.transactions import attempt, lost, translated, unanswered
+from conversations.routing.truth import Numbers, Truth, verdict
+from conversations.stores.base import LegacyStore
+from conversations.stores.normalized import found_row
+from conversations.stores.registry import configured_store
+from flags.connections import closed
+from flags.phases import PLANS, Phase, Plan
+from flags.schema import named
+from flags.switches import Seen, look
+from flags.texts import shown
+
+logger = logging.getLogger("conversations")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How one operation goes on one conversation, from the first statement to the last.
+
+    `legacy` is the store to read and to write: None where the settings name none, or it is
+    retired. In an `emergency`, no lock is waited for longer than a moment.
+    """
+
+    plan: Plan
+    legacy: LegacyStore | None
+    emergency: bool
+    seen: Seen
+
+    def of(self, conversation_id: str) -> Decision:
+        """Return the decision for another conversation in the same operation."""
+        return decide(conversation_id, self.seen)
+
+    def carrying(self) -> Decision:
+        """Return the decision to bring the tables to the truth, from a retired legacy as well."""
+        return replace(self, plan=PLANS[Phase.NEW_ONLY], legacy=configured_store())
+
+
+def decide(conversation_id: str | None = None, seen: Seen | None = None) -> Decision:
+    """Look once at the switches and the retirement. Raises: ImproperlyConfigured for LEGACY alone.
+
+    Without an id: for an operation on many conversations. `seen` is what a look has found.
+    """
+    seen = look() if seen is None else seen
+    plan = seen.plan_for(conversation_id)
+    legacy = None if seen.retired else configured_store()
+    # A team without a legacy store is always in new_only; its operators have emergencies, too.
+    in_force = PLANS[Phase.NEW_ONLY] if legacy is None else plan
+    return Decision(in_force, legacy, plan.emergency, seen)
+
+
+@contextmanager
+def in_transaction(conversation_id: str) -> Iterator[Decision]:
+    """Open a transaction, or a savepoint, for one operation; give its decision.
+
+    Raises: what `translated` makes of the database's errors.
+    """
+    decision = decide(conversation_id)
+    with (
+        translated(conversation_id, emergency=decision.emergency),
+        transaction.atomic(using=conf.alias()),
+    ):
+        yield decision
+
+
+class Row(Protocol):
+    """What a row, or a statement that read a part of it, says of both stores."""
+
+    @property
+    def revision(self) -> int: ...
+
+    @property
+    def legacy_revision(self) -> int: ...
+
+    @property
+    def legacy_token(self) -> str: ...
+
+
+def truth_by_numbers(row: Row) -> Truth:
+    """Return where the truth is, if old code did not write into legacy."""
+    return verdict(Numbers(row.revision, row.legacy_revision), token_matches=True)
+
+
+def truth_by_probe(row: Row, legacy: LegacyStore, probe: Any) -> Truth:
+    """Return where the truth is, given the value of `LegacyStore.probe` read with the row."""
+    known = row.legacy_token
+    matches = legacy.judge(probe, known) == known
+    return verdict(Numbers(row.revision, row.legacy_revision), token_matches=matches)
+
+
+def truth_by_token(row: ConversationState, legacy: LegacyStore) -> Truth:
+    """Ask legacy, and lock there what a write behind it replaces. Return where the truth is."""
+    known = row.legacy_token
+    matches = legacy.token(row.conversation_id, known) == known
+    return verdict(Numbers(row.revision, row.legacy_revision), token_matches=matches)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one conversation stands.
+
+    Without a row, `truth` is LEGACY, or the conversation was `deleted` (a locked standing tells).
+    `failure` says why legacy did not answer: then the truth is what the row says. `legacy` may be
+    the retired one, where the row says that the truth is there alone.
+    """
+
+    row: ConversationState | None
+    truth: Truth
+    legacy: LegacyStore | None
+    failure: BaseException | None = None
+    deleted: bool = False
+
+
+def plain_standing(conversation_id: str, legacy: LegacyStore) -> Standing:
+    """Find where a conversation stands, in one statement. Raises: Error where legacy fails."""
+    row = found_row(conversation_id, probe=legacy.probe())
+    truth = Truth.LEGACY if row is None else truth_by_probe(row, legacy, probed(row))
+    return Standing(row, truth, legacy)
+
+
+def standing(conversation_id: str, legacy: LegacyStore | None) -> Standing:
+    """Find where a conversation stands, without a lock: for loads.
+
+    Where legacy does not answer, the tables are asked alone, and the row's numbers decide.
+
+    Raises: StorageUnavailable when legacy does not answer, and the tables know no conversation.
+    """
+    found = _standing(conversation_id, legacy)
+    row = found.row
+    if legacy is None and row is not None and row.legacy_revision > row.revision:
+        # A row decides, also against a retirement that its writer had not heard of.
+        legacy = configured_store()
+        found = found if legacy is None else _standing(conversation_id, legacy)
+    return found
+
+
+def _standing(conversation_id: str, legacy: LegacyStore | None) -> Standing:
+    if legacy is None:
+        row = found_row(conversation_id)
+        return Standing(row, Truth.LEGACY if row is None else Truth.NORMALIZED, None)
+    try:
+        with attempt():
+            return plain_standing(conversation_id, legacy)
+    except Error as error:
+        if lost(conf.alias()):
+            raise
+        _warn(conversation_id, error)
+        failure = error
+    row = found_row(conversation_id)
+    if row is None:
+        raise unanswered(conversation_id, failure) from failure
+    truth = truth_by_numbers(row)
+    # Equal numbers: the tables hold what legacy held last.
+    return Standing(row, Truth.NORMALIZED if truth == Truth.BOTH else truth, legacy, failure)
+
+
+class LegacyDown(Exception):
+    """Legacy did not answer in the statement that takes the lock: begin anew without asking it."""
+
+
+class RowUnanswered(Exception):
+    """The tables did not say whether there is a row; its cause says why."""
+
+
+def locked_standing(
+    conversation_id: str, decision: Decision, *, failure: BaseException | None = None
+) -> Standing:
+    """Lock a conversation, and find where it stands: for writes, in their transaction.
+
+    Where the tables alone are written, legacy is asked by the statement that takes the lock. After
+    its LegacyDown, the caller begins a new transaction and passes the `failure`. Everywhere else
+    legacy is asked behind the lock, and locked; where it fails, it looks as it did last.
+
+    Raises: LegacyDown, RowUnanswered, StorageUnavailable when the truth is in legacy alone, which
+    does not answer, and Error in phase legacy, or with a connection that is lost.
+    """
+    legacy, only_tables = decision.legacy, decision.plan.phase == Phase.NEW_ONLY
+    probe = None
+    if legacy is not None and only_tables and failure is None:
+        probe = legacy.probe()
+    try:
+        row = lock(conversation_id, probe=probe)
+        if row is None:
+            return Standing(None, Truth.LEGACY, legacy, failure, deleted(conversation_id))
+    except Error as error:
+        if probe is None or closed(connections[conf.alias()]):
+            raise RowUnanswered from error
+        raise LegacyDown from error
+    if legacy is None:
+        if truth_by_numbers(row) == Truth.LEGACY and (retired := configured_store()) is not None:
+            # A row decides, also against a retirement that its writer had not heard of.
+            decision = replace(decision, legacy=retired)
+            return locked_standing(conversation_id, decision, failure=failure)
+        return Standing(row, Truth.NORMALIZED, None)
+    if probe is not None:
+        truth = truth_by_probe(row, legacy, probed(row))
+    elif only_tables:
+        truth = truth_by_numbers(row)
+    else:
+        try:
+            with attempt():
+                truth = truth_by_token(row, legacy)
+        except Error as error:
+            if lost(conf.alias()) or decision.plan.phase == Phase.LEGACY:
+                raise
+            _warn(conversation_id, error)
+            truth, failure = truth_by_numbers(row), error
+    if failure is not None and truth == Truth.LEGACY:
+        raise StorageUnavailable from failure
+    return Standing(row, truth, legacy, failure)
+
+
+def _warn(conversation_id: str, error: Error) -> None:
+    logger.warning(
+        "conversation %s: legacy did not answer (%s)", shown(conversation_id), named(error)
+    )

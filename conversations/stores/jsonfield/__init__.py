@@ -1,0 +1,1 @@
+"""A host's own model with a JSON column, as a store."""

@@ -1,0 +1,1 @@
+"""SQL that every store needs: cursors, and many rows in one statement."""

@@ -1,0 +1,1 @@
+"""One mutation of a conversation, one file."""

@@ -1,0 +1,400 @@
+"""Taking in what legacy holds: our own last write exactly, and old code's by a merge.
+
+The merge can add, and never removes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from django.db import Error
+
+from conversations import conf
+from conversations.content import redaction
+from conversations.content.changes.change import Change
+from conversations.content.digests import digest_of, loose_digest, same_values
+from conversations.content.document import Document
+from conversations.content.merge import Entry, entries_of, merge_foreign
+from conversations.exceptions import UnreadableState
+from conversations.models import ConversationConflict, ConversationState, SyncBatch, SyncRun
+from conversations.routing.owners import owner_columns, same_owner
+from conversations.routing.transactions import attempt, lost
+from conversations.stores.base import Foreign, LegacyStore, Stored
+from conversations.stores.normalized import NormalizedStore, owner_of, redactions_of, replaced
+from flags import records
+from flags.texts import shown
+
+logger = logging.getLogger("conversations")
+
+
+def take_legacy(
+    tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, *, now: datetime
+) -> None:
+    """Make the tables hold exactly what legacy, which is ahead, holds.
+
+    A blob that vanished, or that is another owner's, never replaces what the tables have.
+    """
+    stored = last_write(legacy, row)
+    if stored is None and legacy.token(row.conversation_id, row.legacy_token) != row.legacy_token:
+        merge(tables, legacy, row, now=now)
+        return
+    if stored is None:
+        logger.error(
+            "conversation %s: legacy revision %s vanished; the tables hold revision %s",
+            shown(row.conversation_id),
+            row.legacy_revision,
+            row.revision,
+        )
+        tables.write(row, Change(), revision=row.legacy_revision + 1, now=row.updated_at)
+        return
+    _take_last_write(tables, legacy, row, stored, now=now)
+
+
+def _take_last_write(
+    tables: NormalizedStore,
+    legacy: LegacyStore,
+    row: ConversationState,
+    stored: Stored,
+    *,
+    now: datetime,
+) -> None:
+    """Make the tables hold exactly what we last wrote to legacy alone."""
+    document = restored(tables, legacy, row, stored).document
+    known = redactions_of(row)
+    if known:
+        document = redaction.applied_to(document, known) or document
+    columns = {}
+    if owner_of(row) is None and stored.owner is not None:
+        # Nobody's until now: old code would show it to this user alone.
+        columns = owner_columns(stored.owner)
+    written = active_at(stored, row, now)
+    tables.take(row, document, revision=row.legacy_revision, now=written, columns=columns)
+
+
+def last_write(legacy: LegacyStore, row: ConversationState) -> Stored | None:
+    """Return our own last write as legacy holds it, None where it is gone.
+
+    Raises: UnreadableState, also where it is another owner's by now.
+    """
+    stored = legacy.held(row.conversation_id, revision=row.legacy_revision, known=row.legacy_token)
+    owner = owner_of(row)
+    if stored is None or stored.owner is None or owner is None or same_owner(stored.owner, owner):
+        return stored
+    raise UnreadableState(
+        f"legacy {shown(stored.reference)} belongs to another owner.",
+        reason_class="other_owner",
+    )
+
+
+def check_takable(legacy: LegacyStore, row: ConversationState, *, foreign: bool) -> None:
+    """Raise what taking in legacy's newer content would raise, and write nothing.
+
+    `foreign`: old code wrote as well. Its blobs raise nothing: a fault in one sets it aside.
+    """
+    if not foreign or row.legacy_revision > row.revision:
+        last_write(legacy, row)
+
+
+def merge(
+    tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, *, now: datetime
+) -> None:
+    """Take every blob that old code wrote into the tables, under the conversation's lock.
+
+    Afterwards `row` knows legacy as it is now. Unreadable blobs, blobs of another owner and
+    empty states are set aside with a reason.
+    """
+    if row.legacy_revision > row.revision:
+        # Our own last write went to legacy alone. Where legacy still keeps it beside the
+        # other's, take it in first, so that nothing of it depends on what old code read.
+        own = last_write(legacy, row)
+        if own is not None:
+            _take_last_write(tables, legacy, row, own, now=now)
+    seen = legacy.survey(row.conversation_id, row.legacy_token)
+    quarantined: list[str] = []
+    equal = False
+    known = redactions_of(row)
+    for blob in legacy.foreign(row.conversation_id, row.legacy_token, seen):
+        blob, seen = _redacted(legacy, row, blob, seen, known)
+        problem = _problem(blob, row)
+        if problem:
+            quarantined.append(blob.reference)
+            _record(row, ConversationConflict.Kind.QUARANTINED, problem, blob, {}, now)
+            equal = False
+            continue
+        equal = _take(tables, legacy, row, blob, now=now)
+    # Legacy now holds something else than the tables: let their number say so, also where our
+    # own last write went to legacy alone and was overwritten there. What was set aside is never
+    # the truth.
+    revision = row.revision
+    if row.revision <= row.legacy_revision and not equal:
+        revision = row.legacy_revision + 1
+    token = legacy.settle(
+        row.conversation_id,
+        revision=revision,
+        known=row.legacy_token,
+        seen=seen,
+        quarantined=quarantined,
+    )
+    columns: dict[str, Any] = {"legacy_token": token, "foreign_written_at": now}
+    if equal:
+        revision = max(row.revision, row.legacy_revision)
+        columns["legacy_revision"] = revision
+    tables.write(row, Change(columns=columns), revision=revision, now=row.updated_at)
+
+
+def active_at(stored: Stored, row: ConversationState, now: datetime) -> datetime:
+    """Return when the conversation was last active: taking a blob in is no activity.
+
+    A blob of the future was written by another clock.
+    """
+    return max(row.updated_at, min(stored.updated_at or now, now))
+
+
+class Newcomers:
+    """What appeared in legacy, where that has no times, since all that was there was taken in.
+
+    A sync that began since every save writes the tables has passed everything: what legacy alone
+    holds behind it is new, but for what that sync could not carry over. Asked once, when needed.
+    """
+
+    def __contains__(self, conversation_id: str) -> bool:
+        return self._left is not None and conversation_id not in self._left
+
+    @cached_property
+    def _left(self) -> frozenset[str] | None:
+        """Return what such a sync could not carry over, None where there was none."""
+        since = records.tables_written_since()
+        if since is None:
+            return None
+        runs = SyncRun.rows.using(conf.alias()).filter(target=_TABLES, state=SyncRun.State.FINISHED)
+        run = runs.filter(started_at__gte=since).order_by("-pk").first()
+        if run is None:
+            return None
+        batches = SyncBatch.rows.using(conf.alias()).filter(run=run, failed__gt=0)
+        noted = batches.values_list("noted", flat=True)
+        return frozenset(name for each in noted for name, *_ in json.loads(each))
+
+
+# What a sync to the tables calls its target.
+_TABLES = "tables"
+
+
+def appeared_at(
+    conversation_id: str, stored: Stored, newcomers: Newcomers, *, now: datetime
+) -> datetime | None:
+    """Return when others may have written what the tables take in for the first time.
+
+    Its own time, where legacy has one: whether that is evidence, `findings` says.
+    """
+    if stored.updated_at is not None:
+        return min(stored.updated_at, now)
+    return now if conversation_id in newcomers else None
+
+
+# Why a blob must not replace good data, and the class of each such reason.
+UNREADABLE, OTHER_OWNER, EMPTY = "unreadable", "written for another owner", "an empty state"
+_CLASSES = {UNREADABLE: "unreadable", OTHER_OWNER: "other_owner", EMPTY: "empty"}
+
+
+def quarantine_class(reason: str) -> str:
+    """Return the class of the reason for which a blob was set aside, a stable slug."""
+    return _CLASSES.get(reason.split(":", 1)[0], "other")
+
+
+# The digest of a conversation that says nothing beside its messages.
+NOTHING = Document.from_dict({}).state_digest
+
+
+def _problem(blob: Foreign, row: ConversationState) -> str:
+    """Return why a blob must not replace good data, or ""."""
+    if blob.stored is None:
+        return f"{UNREADABLE}: {blob.problem}"
+    owner = owner_of(row)
+    # What nobody owns, old code may give a user. What legacy never held, old code never read:
+    # its blob is another conversation, begun under the same id while the tables did not answer.
+    given_away = owner is None and row.legacy_revision > 0
+    if blob.owner is not None and not given_away and not same_owner(blob.owner, owner):
+        return OTHER_OWNER
+    nothing = not row.message_count and bytes(row.state_digest) == NOTHING
+    if blob.stored.document.empty and not nothing:
+        return EMPTY
+    return ""
+
+
+def _redacted(
+    legacy: LegacyStore,
+    row: ConversationState,
+    blob: Foreign,
+    seen: str,
+    known: redaction.Redactions,
+) -> tuple[Foreign, str]:
+    """Put what was redacted in this conversation into its redacted form, in legacy as well.
+
+    Returns: the blob, and the note of what was seen, as they are now.
+    """
+    if blob.stored is None:
+        return blob, seen
+    document = redaction.applied_to(blob.stored.document, known)
+    if document is None:
+        return blob, seen
+    seen = legacy.correct(row.conversation_id, blob.reference, document, seen)
+    return replace(blob, stored=replace(blob.stored, document=document)), seen
+
+
+def _take(
+    tables: NormalizedStore,
+    legacy: LegacyStore,
+    row: ConversationState,
+    blob: Foreign,
+    *,
+    now: datetime,
+) -> bool:
+    """Merge one blob. Returns: whether the tables now hold exactly what the blob holds."""
+    assert blob.stored is not None
+    document = restored(tables, legacy, row, blob.stored).document
+    versions = tables.versions(row)
+    by_row = {entry.row: entry for entry in versions}
+    current = [by_row[entry.row] for entry in tables.messages(row, values=False)]
+    theirs = entries_of(document.messages)
+    fields = tables.fields(row)
+    items = tables.items(row)[0] if row.context_item_count else []
+    their_items, their_fields = entries_of(document.items), document.fields
+    merged = merge_foreign(versions=versions, current=current, theirs=theirs)
+    change = Change()
+    if owner_of(row) is None and blob.owner is not None:
+        # Nobody's until now: old code would show it to this user alone.
+        change.columns = owner_columns(blob.owner)
+    if merged.added:
+        change.messages = (current, merged.entries)
+    ahead = row.revision > row.legacy_revision
+    same_fields = digest_of(list(fields.items())) == digest_of(list(their_fields.items()))
+    same_items = [e.digest for e in items] == [e.digest for e in their_items]
+    kept: dict[str, Any] = {}
+    if not same_fields:
+        if ahead:
+            kept["fields"] = their_fields
+        else:
+            change.fields = their_fields
+    if not same_items:
+        if ahead:
+            kept["items"] = [entry.value for entry in their_items]
+        else:
+            change.items = (items, replaced(items, their_items))
+    if merged.omitted or kept:
+        detail = {"added": merged.added, "omitted": merged.omitted, **kept}
+        reason = "the tables were ahead" if kept else "old code left messages out"
+        _record(row, ConversationConflict.Kind.MERGED, reason, blob, detail, now)
+    if not change.nothing:
+        revision = max(row.revision, row.legacy_revision) + 1
+        tables.write(row, change, revision=revision, now=active_at(blob.stored, row, now))
+    digests = [entry.digest for entry in merged.entries]
+    return not kept and digests == [entry.digest for entry in theirs]
+
+
+def restored(
+    tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, stored: Stored
+) -> Stored:
+    """Return what legacy holds with what a JSON column changed put back, as far as it is known.
+
+    Key order, 1.0 and -0.0 are as the tables have them, so that a message is the same in both.
+    """
+    if legacy.exact:
+        return stored
+    document = stored.document
+    try:
+        with attempt():
+            items = tables.items(row)[0] if row.context_item_count else []
+            exact = Document(
+                _exact_fields(document.fields, tables.fields(row)),
+                _exact(document.messages, tables.versions(row, values=True)),
+                _exact(document.items, items),
+            )
+    except Error:
+        if lost(conf.alias()):
+            raise
+        return stored
+    return replace(stored, document=exact)
+
+
+def _exact(theirs: Sequence[Any], known: Sequence[Entry]) -> list[Any]:
+    """Return values as they are known, by turns where several look alike: {"n": 1}, {"n": 1.0}."""
+    digests = [loose_digest(entry.value) for entry in known]
+    alike: dict[bytes, list[Any]] = {}
+    for digest, entry in zip(digests, known, strict=True):
+        if entry.superseded_in is None:
+            alike.setdefault(digest, []).append(entry.value)
+    # Where none of them is current, the latest one.
+    for digest, entry in zip(reversed(digests), reversed(known), strict=True):
+        alike.setdefault(digest, [entry.value])
+    exact = []
+    for value in theirs:
+        like = alike.get(loose_digest(value), [value])
+        if len(like) == 1:
+            # The last one stands for all that come behind.
+            exact.append(like[0])
+            continue
+        # Mostly 1.0 comes back as it is.
+        places = (place for place, each in enumerate(like) if same_values(each, value))
+        exact.append(like.pop(next(places, 0)))
+    return exact
+
+
+def _exact_fields(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Undo what a JSON column did to fields that we know, and to their order."""
+    known = {
+        name: value
+        for name, value in ours.items()
+        if name in theirs and loose_digest(theirs[name]) == loose_digest(value)
+    }
+    ordered = [name for name in ours if name in theirs] + [n for n in theirs if n not in ours]
+    return {name: known.get(name, theirs[name]) for name in ordered}
+
+
+def _record(
+    row: ConversationState,
+    kind: ConversationConflict.Kind,
+    reason: str,
+    blob: Foreign,
+    detail: dict[str, Any],
+    now: datetime,
+) -> None:
+    ConversationConflict.rows.using(conf.alias()).create(
+        conversation_id=row.pk,
+        kind=kind,
+        reason=reason[:255],
+        revision=row.revision,
+        detail=json.dumps({"legacy": blob.reference, **detail}),
+        created_at=now,
+    )
+    logger.warning(
+        "conversation %s: legacy blob %s %s: %s",
+        shown(row.conversation_id),
+        shown(blob.reference),
+        kind,
+        reason,
+    )
+
+
+def record_overwritten(
+    row: ConversationState, overwritten: Sequence[Entry], *, now: datetime
+) -> None:
+    """Report the edits that a later edit superseded: sequences and versions, no content."""
+    ConversationConflict.rows.using(conf.alias()).bulk_create(
+        [
+            ConversationConflict(
+                conversation_id=row.pk,
+                kind=ConversationConflict.Kind.OVERWRITTEN,
+                reason="two writers edited one message; the later one stands",
+                revision=row.revision,
+                detail=json.dumps({"sequence": entry.identity, "message": entry.row}),
+                created_at=now,
+            )
+            for entry in overwritten
+        ]
+    )

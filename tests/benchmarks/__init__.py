@@ -1,0 +1,1 @@
+"""The bench: its command, its baseline, and what it measures."""
