@@ -17,9 +17,9 @@ class ConversationsConfig(OneOfTogether):
         from conversations.reading import shadow
         from conversations.rollout import health
         from conversations.rollout.gates import steps
-        from flags import monitor
+        from flags import reporter
 
         receivers.connect()
         steps.register()
         health.register()
-        monitor.every_hour(shadow.prune)
+        reporter.every_hour(shadow.prune)

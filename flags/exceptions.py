@@ -63,5 +63,5 @@ class HistoryIsFixed(FlagsError):
     """Transitions are records: they are never changed or deleted. Use `rollout history`."""
 
 
-class OutOfPatience(FlagsError):
+class TimeIsUp(FlagsError):
     """The database took too long to be asked everything: ask again when it answers."""

@@ -58,20 +58,20 @@ def close(*, within: timedelta = timedelta(seconds=10)) -> None:
             cursor.execute("UPDATE rollout_transitions SET id = id WHERE 0")
         return
     ends = time.monotonic() + within.total_seconds()
-    patience = TRY
-    while not _tried(connection.alias, patience):
+    timeout = TRY
+    while not _tried(connection.alias, timeout):
         if time.monotonic() > ends:
             raise FenceBusy
         time.sleep(PAUSE.total_seconds())
-        patience = min(patience * 3 / 2, LONGEST_TRY)
+        timeout = min(timeout * 3 / 2, LONGEST_TRY)
 
 
-def hurry(patience: timedelta = TRY) -> None:
+def hurry(timeout: timedelta = TRY) -> None:
     """Bound how long a statement of this transaction waits for a lock."""
     connection = connections[database_alias()]
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL lock_timeout = {patience // timedelta(milliseconds=1)}")
+            cursor.execute(f"SET LOCAL lock_timeout = {timeout // timedelta(milliseconds=1)}")
 
 
 def queue() -> None:
@@ -82,10 +82,10 @@ def queue() -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [KEY + 1])
 
 
-def _tried(alias: str, patience: timedelta) -> bool:
+def _tried(alias: str, timeout: timedelta) -> bool:
     try:
         with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
-            hurry(patience)
+            hurry(timeout)
             cursor.execute(f"SELECT pg_advisory_xact_lock({KEY})")
             cursor.execute(_BOUNDED, [str(ASLEEP // timedelta(milliseconds=1))])
     except OperationalError as error:

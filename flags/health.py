@@ -19,13 +19,13 @@ from django.utils import timezone
 
 from flags import breaker, metrics, processes, records
 from flags.conf import Limits, conversations_settings, limits
-from flags.exceptions import OutOfPatience
-from flags.measures import Measure
-from flags.patience import Patience
+from flags.exceptions import TimeIsUp
+from flags.histogram import Measure
 from flags.phases import PLANS, Phase, Plan, Switch
 from flags.processes import Process
 from flags.schema import MIGRATE, not_migrated
 from flags.switches import Settings, last_known, snapshot
+from flags.timeouts import Deadline
 
 __all__ = [
     "Health",
@@ -212,7 +212,7 @@ class _Look:
         # Measures are kept by whole minutes.
         self.began = self.since.replace(second=0, microsecond=0)
         self.limits = limits
-        self.patience = Patience(SPAN)
+        self.deadline = Deadline(SPAN)
         self.unread: list[str] = []
         self.operations: list[Operation] = []
         self.live: list[Process] = []
@@ -286,8 +286,8 @@ class _Look:
     def _read(self, work: Callable[[], object], what: str | None) -> object:
         """Return the result of a read, `_FAILED` if it fails or takes too long."""
         try:
-            return self.patience.read(work)
-        except (Error, OutOfPatience) as error:
+            return self.deadline.read(work)
+        except (Error, TimeIsUp) as error:
             self.migrated = self.migrated and not not_migrated(error)
             if what is not None:
                 self.unread.append(what)

@@ -1,6 +1,6 @@
 """Counting and timing operations, while performance_monitoring is on.
 
-A process adds up in memory. Its monitor (`flags.monitor`) writes the sums every few seconds, in
+A process adds up in memory. Its monitor (`flags.reporter`) writes the sums every few seconds, in
 a transaction of its own, so a caller's rollback takes nothing back. All processes share the rows:
 one a minute for each operation and store.
 
@@ -28,9 +28,9 @@ from django.db.models import BigIntegerField, Func, Sum
 from django.db.models.functions import Now, TruncHour
 from django.utils import timezone
 
-from flags import monitor
+from flags import reporter
 from flags.conf import database_alias
-from flags.measures import BOUNDS, Measure
+from flags.histogram import BOUNDS, Measure
 from flags.models import MeasuredMinute
 from flags.switches import monitored
 
@@ -77,11 +77,11 @@ def unmeasured() -> Iterator[None]:
 def observe(operation: str, store: str, seconds: float | None, **how: bool) -> None:
     """Count one operation on a store, if measuring is on.
 
-    `how` it ended is `error`, `fallback`, `stale`, `mismatch`; see `flags.measures.Measure`.
+    `how` it ended is `error`, `fallback`, `stale`, `mismatch`; see `flags.histogram.Measure`.
     """
     if not enabled():
         return
-    monitor.ensure()
+    reporter.ensure()
     with _lock:
         measure = _measured.get((operation, store))
         if measure is None:
@@ -193,9 +193,9 @@ def forget() -> None:
     _measured.clear()
 
 
-monitor.on_fork(forget)
-monitor.every_beat(flush)
-monitor.every_hour(prune)
+reporter.on_fork(forget)
+reporter.every_beat(flush)
+reporter.every_hour(prune)
 
 
 def _take() -> dict[tuple[str, str], Measure]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.db.models.functions import Now
 
-from flags import monitor
+from flags import reporter
 from flags.conf import SNAPSHOT_SECONDS, database_alias
 from flags.connections import reconnecting
 from flags.models import ReportingProcess
@@ -23,9 +23,9 @@ from flags.records import Record, latest
 from flags.switches import snapshot
 
 # A process that has not reported for this long is dead, or cut off.
-EXPIRY = timedelta(seconds=5 * monitor.BEAT_SECONDS)
+EXPIRY = timedelta(seconds=5 * reporter.BEAT_SECONDS)
 # Within this time a live process has reported that it acts on a new transition.
-GRACE = timedelta(seconds=2 * monitor.BEAT_SECONDS + SNAPSHOT_SECONDS)
+GRACE = timedelta(seconds=2 * reporter.BEAT_SECONDS + SNAPSHOT_SECONDS)
 
 _token = uuid.uuid4().hex
 
@@ -117,10 +117,10 @@ def _forked() -> None:
     _token = uuid.uuid4().hex
 
 
-monitor.every_beat(report)
-monitor.every_beat(expire)
-monitor.at_end(sign_off)
-monitor.on_fork(_forked)
+reporter.every_beat(report)
+reporter.every_beat(expire)
+reporter.at_end(sign_off)
+reporter.on_fork(_forked)
 
 
 def _rows() -> Any:

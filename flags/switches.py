@@ -102,7 +102,7 @@ class Snapshot:
         another thread's try takes longer than that, the last known settings hold.
         """
         # The wait is bounded: the reading thread may need the connection that this thread holds.
-        if self._is_old() and self._lock.acquire(timeout=self._patience()):
+        if self._is_old() and self._lock.acquire(timeout=self._longest_wait()):
             try:
                 # A thread that waited for another thread's read has its answer.
                 if self._is_old():
@@ -116,7 +116,7 @@ class Snapshot:
         with self._lock:
             return self._read()
 
-    def _patience(self) -> float:
+    def _longest_wait(self) -> float:
         """Return the seconds to wait for another thread's read; -1 waits without a bound."""
         return -1 if self._known is None else SNAPSHOT_SECONDS
 

@@ -1,5 +1,6 @@
 """Conversations in files: our own lossless JSON Lines, and the chats of other products."""
 
+from conversations.formats.bulk_import import TOGETHER
 from conversations.formats.chats import chat_record
 from conversations.formats.exporting import NotExported, export_lines
 from conversations.formats.files import Line, lines_of, open_for_writing
@@ -13,7 +14,6 @@ from conversations.formats.ownership import Owners, user_key
 from conversations.formats.readers import Conversation, read_conversations
 from conversations.formats.reading import BadLine, Read, opened, read_records
 from conversations.formats.records import FORMAT, Place, Record
-from conversations.formats.together import TOGETHER
 
 __all__ = [
     "FORMAT",

@@ -20,11 +20,11 @@ from conversations import conf
 from conversations.content import redaction
 from conversations.content.digests import digest_of
 from conversations.exceptions import InvalidState, UnreadableState
+from conversations.formats.bulk_import import TOGETHER_BYTES, created_together
 from conversations.formats.ownership import Owners, Refused, owner_of
 from conversations.formats.reading import BadLine, Read
 from conversations.formats.records import Record, parsed, record_of
 from conversations.formats.snapshots import snapshot
-from conversations.formats.together import TOGETHER_BYTES, created_together
 from conversations.formats.writing import create, join, overwrite
 from conversations.models import ConversationState
 from conversations.routing.locks import deleted, lock

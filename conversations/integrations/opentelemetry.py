@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from flags import metrics
-from flags.measures import BOUNDS
+from flags.histogram import BOUNDS
 
 try:
     from opentelemetry.metrics import MeterProvider, get_meter_provider

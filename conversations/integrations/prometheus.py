@@ -13,11 +13,11 @@ from itertools import accumulate
 from django.db import Error
 from django.http import HttpRequest, HttpResponse
 
-from flags.exceptions import OutOfPatience
+from flags.exceptions import TimeIsUp
 from flags.health import SPAN, Level, report
-from flags.measures import BOUNDS, Measure
+from flags.histogram import BOUNDS, Measure
 from flags.metrics import this_hour
-from flags.patience import Patience
+from flags.timeouts import Deadline
 from flags.views import for_machines
 
 try:
@@ -67,8 +67,8 @@ class _Shared(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from _health()
         try:
-            totals = Patience(SPAN).read(this_hour)
-        except (Error, OutOfPatience):
+            totals = Deadline(SPAN).read(this_hour)
+        except (Error, TimeIsUp):
             return
         yield from _operations(totals)
 

@@ -26,7 +26,7 @@ from conversations.routing.transactions import attempt, lost
 from conversations.routing.truth import Truth
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore
-from flags import metrics, monitor
+from flags import metrics, reporter
 from flags.connections import close_if_lost, managed
 from flags.phases import Phase, Plan, StoreName
 from flags.schema import named
@@ -139,7 +139,7 @@ def _report(conversation_id: str, plan: Plan, found: Compared) -> None:
         tables_hash=found.tables_hash,
         legacy_hash=found.legacy_hash,
     )
-    monitor.defer(partial(mismatch.save, using=conf.alias()))
+    reporter.defer(partial(mismatch.save, using=conf.alias()))
 
 
 def prune() -> int:

@@ -24,9 +24,9 @@ from conversations import conf
 from flags import breaker, metrics
 from flags.conf import Limits
 from flags.connections import managed, reopened
-from flags.patience import connected
 from flags.schema import named
 from flags.texts import shown
+from flags.timeouts import connected
 
 logger = logging.getLogger("conversations")
 

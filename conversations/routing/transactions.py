@@ -55,7 +55,7 @@ def translated(
     outer = sys.exception()
     try:
         if emergency and connection.vendor == "postgresql":
-            with _patience(connection):
+            with _bounded_locks(connection):
                 yield
         else:
             yield
@@ -128,11 +128,11 @@ _NOTHING = nullcontext()
 
 
 @contextmanager
-def _patience(connection: BaseDatabaseWrapper) -> Iterator[None]:
+def _bounded_locks(connection: BaseDatabaseWrapper) -> Iterator[None]:
     """In an emergency, wait for no lock longer than a moment: the tables may be locked for ever.
 
     That holds for our own COMMIT as well, where PostgreSQL opens what a foreign key refers to,
-    even for a null. Inside the caller's transaction, the caller's own patience is restored.
+    even for a null. Inside the caller's transaction, the caller's own timeout is restored.
     """
     ours = not managed(connection)
     with transaction.atomic(using=conf.alias()), connection.cursor() as cursor:

@@ -18,7 +18,7 @@ from django.db import OperationalError, connection
 from django.test import override_settings
 from django.utils import timezone
 
-from conversations.management.subcommands import bars
+from conversations.management.subcommands import progress
 from conversations.models import ConversationMessage, ConversationState, SyncRun
 from conversations.rollout.runs import records, working
 from conversations.rollout.sync import runs as sync_runs
@@ -492,7 +492,7 @@ def test_a_run_shows_a_bar_on_a_terminal_and_lines_elsewhere(
     for name in ("a", "b"):
         stored(name, Phase.LEGACY)
     if not rich:
-        monkeypatch.setattr(bars, "rich_progress", None)
+        monkeypatch.setattr(progress, "rich_progress", None)
     errors = Terminal() if terminal else io.StringIO()
     out = io.StringIO()
     monkeypatch.setattr(sys, "stderr", errors)

@@ -20,7 +20,7 @@ from flags import processes, transitions
 from flags.exceptions import (
     FenceBusy,
     NoSuchStep,
-    OutOfPatience,
+    TimeIsUp,
     SwitchesUnreadable,
     TransitionRefused,
     UnknownGate,
@@ -263,7 +263,7 @@ def test_what_fails_says_so_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) 
         (NoSuchStep(), 2, "error"),
         (UnknownGate(), 2, "error"),
         (SwitchesUnreadable(), 1, "error"),
-        (OutOfPatience(), 1, "error"),
+        (TimeIsUp(), 1, "error"),
         (OperationalError("a row of a user"), 1, "error"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -32,7 +32,7 @@ from conversations.routing.ids import out_of_step
 from conversations.routing.transactions import give_back
 from conversations.storage import append_messages, list_messages, load_state, save_state
 from conversations.writing.retention import prune
-from flags import beginnings, monitor, processes, transitions
+from flags import beginnings, processes, reporter, transitions
 from flags.connections import close_if_lost, reopened
 from flags.exceptions import TransitionRefused
 from flags.gates import looked
@@ -197,7 +197,7 @@ OTHERS: dict[str, Callable[[], Any]] = {
     "retirement finished": retirement.finished,
     "retirement retire": lambda: list(retirement.retire()),
     "retirement restore": retirement.restore,
-    "monitor.beat": monitor.beat,
+    "monitor.beat": reporter.beat,
     "the admin's page of legacy": lambda: legacy_page(mock.Mock()),
     "the admin's look for a conversation": lambda: stand_in(mock.Mock(), "c"),
     "rollout status": lambda: call_command("rollout", "status"),

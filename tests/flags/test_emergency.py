@@ -217,12 +217,12 @@ def test_while_the_tables_can_be_read_everything_is_there() -> None:
     assert [found.conversation_id for found in list_conversations(None)] == ["in tables", "in both"]
 
 
-def test_the_callers_own_patience_is_restored() -> None:
+def test_the_callers_own_timeout_is_restored() -> None:
     if connection.vendor == "sqlite":
         pytest.skip("SQLite has one busy timeout for a connection")
     emergency()
 
-    def patience() -> str:
+    def timeout() -> str:
         with connection.cursor() as cursor:
             cursor.execute("SHOW lock_timeout")
             return str(cursor.fetchone()[0])
@@ -232,7 +232,7 @@ def test_the_callers_own_patience_is_restored() -> None:
             cursor.execute("SET LOCAL lock_timeout = '7s'")
         append_messages("in both", messages("x"))
         load_state("in both")
-        assert patience() == "7s"
+        assert timeout() == "7s"
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")

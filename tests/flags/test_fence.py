@@ -212,8 +212,8 @@ def test_a_flip_waits_longer_each_time_for_writers_who_wait_for_each_other(
 ) -> None:
     waited: list[timedelta] = []
 
-    def never(alias: str, patience: timedelta) -> bool:
-        waited.append(patience)
+    def never(alias: str, timeout: timedelta) -> bool:
+        waited.append(timeout)
         return len(waited) == 8
 
     monkeypatch.setattr(fence, "_tried", never)

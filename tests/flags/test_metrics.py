@@ -26,8 +26,8 @@ from conversations.storage import (
     save_state,
     update_state_partial,
 )
-from flags import metrics, monitor
-from flags.measures import BOUNDS, Measure
+from flags import metrics, reporter
+from flags.histogram import BOUNDS, Measure
 from flags.models import MeasuredMinute
 from flags.phases import Phase
 from flags.switches import forced_phase, snapshot
@@ -51,7 +51,7 @@ def monitoring(*, on: bool) -> None:
 def _monitored(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Measure, and let the tests say when it is written."""
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SHADOW_SHARE": 0}
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
     set_rows(Phase.DUAL_WRITE)
     monitoring(on=True)
     metrics.forget()
@@ -187,7 +187,7 @@ def statements() -> list[str]:
 
 
 def measure_in_another_process(count: int) -> int:
-    monitor.ensure = lambda: None  # type: ignore[assignment]
+    reporter.ensure = lambda: None  # type: ignore[assignment]
     snapshot.refresh()
     for _ in range(count):
         metrics.observe("save", "legacy", 0.01)

@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from conversations.integrations import health_check, opentelemetry, prometheus
 from conversations.storage import load_state, save_state
-from flags import health, metrics, monitor
-from flags.measures import BOUNDS, Measure
+from flags import health, metrics, reporter
+from flags.histogram import BOUNDS, Measure
 from flags.models import MeasuredMinute
 from flags.phases import Phase, Switch
 from flags.switches import snapshot
@@ -43,7 +43,7 @@ urlpatterns = [
 @pytest.fixture(autouse=True)
 def _monitored(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
     metrics.forget()
     set_rows(Phase.DUAL_WRITE)
     Rows._base_manager.update_or_create(

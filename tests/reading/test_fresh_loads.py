@@ -10,7 +10,7 @@ from django.db import connection
 
 from conversations.exceptions import StorageUnavailable
 from conversations.storage import load_state, save_state
-from flags import metrics, monitor
+from flags import metrics, reporter
 from flags.switches import snapshot
 from tests.faults.injection import locked
 from tests.flags.test_emergency import set_emergency
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def _fresh(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.CONVERSATIONS = {"REQUIRE_OWNER": False}
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
 
 
 def test_a_process_that_only_loads_learns_that_it_is_monitored() -> None:

@@ -14,8 +14,8 @@ from conversations.models import ConversationMessage, ConversationMismatch
 from conversations.reading import shadow
 from conversations.storage import append_messages, create_new_conversation, load_state, save_state
 from conversations.stores.chunks.store import ChunkStore
-from flags import metrics, monitor
-from flags.measures import Measure
+from flags import metrics, reporter
+from flags.histogram import Measure
 from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk
@@ -44,11 +44,11 @@ def _every_load(
     if "legacy" in request.fixturenames:
         chosen = request.getfixturevalue("legacy")
     settings.CONVERSATIONS = {"LEGACY": chosen, "SHADOW_SHARE": 1}
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
     monitoring(on=True)
     metrics.forget()
     yield
-    monitor._waiting.clear()
+    reporter._waiting.clear()
     metrics.forget()
 
 
@@ -131,7 +131,7 @@ def test_what_only_one_store_has_yet_is_no_mismatch() -> None:
         old_save(connection, "d", None, state("a", "old code").to_dict())
         assert texts(load_state("d")) == ["a", "old code"]
     assert compared("legacy").mismatches == 0
-    monitor.beat()
+    reporter.beat()
     assert not ConversationMismatch.objects.exists()
 
 
@@ -142,7 +142,7 @@ def test_a_difference_is_recorded_with_its_places_and_no_content(
         save_state("c", state("secret", "words", user_input="kept"))
         ConversationMessage.rows.filter(sequence=2).update(content="garbled")
         load_state("c")
-    monitor.beat()
+    reporter.beat()
     (found,) = ConversationMismatch.objects.all()
     assert (found.conversation_id, found.phase, found.revision) == ("c", 2, 1)
     assert json.loads(found.places) == ["conversation_history[1]"]
@@ -169,7 +169,7 @@ def test_a_spoilt_blob_is_a_mismatch(spoil: Any, place: str) -> None:
         save_state("c", state("a"))
         spoil(MemoryChunk.objects.all())
         assert texts(load_state("c")) == ["a"]
-    monitor.beat()
+    reporter.beat()
     assert json.loads(ConversationMismatch.objects.get().places)[0] == place
 
 
@@ -180,7 +180,7 @@ def test_a_mismatch_survives_the_rollback_of_the_caller() -> None:
         with transaction.atomic():
             load_state("c")
             transaction.set_rollback(True)
-    monitor.beat()
+    reporter.beat()
     assert ConversationMismatch.objects.count() == 1
 
 

@@ -17,7 +17,7 @@ from conversations.rollout.findings import findings
 from conversations.rollout.gates import traffic
 from conversations.storage import ANY_OWNER
 from conversations.stores.registry import configured_store
-from flags import monitor, processes, records, transitions
+from flags import processes, records, reporter, transitions
 from flags.gates import GateResult, Step
 from flags.phases import Phase
 from flags.switches import snapshot
@@ -54,7 +54,7 @@ def legacy(
         **EASED,
         "FOREIGN_QUIET": timedelta(hours=24),
     }
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
     enter(Phase.LEGACY)
     yield request.param
     set_emergency(on=False)

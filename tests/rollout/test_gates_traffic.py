@@ -15,7 +15,7 @@ from django.utils import timezone
 from conversations.models import ConversationState
 from conversations.rollout.sync import sync
 from conversations.storage import append_messages, load_state, save_state
-from flags import metrics, monitor, processes
+from flags import metrics, processes, reporter
 from flags.exceptions import TransitionRefused, UnknownGate
 from flags.gates import GateResult
 from flags.models import MeasuredMinute, ReportingProcess, Transition
@@ -36,11 +36,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def _measured(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks", **EASED, "SHADOW_SHARE": 0}
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
     metrics.forget()
     yield
     metrics.forget()
-    monitor._waiting.clear()
+    reporter._waiting.clear()
 
 
 def enter(phase: Phase) -> None:

@@ -23,14 +23,14 @@ from conversations.checks.settings import check_settings
 from conversations.models import ConversationConflict, ConversationMismatch, ConversationState
 from conversations.rollout import health as conversations_health
 from conversations.storage import load_state, save_state
-from flags import health, metrics, monitor, processes, transitions
-from flags.exceptions import OutOfPatience
+from flags import health, metrics, processes, reporter, transitions
+from flags.exceptions import TimeIsUp
 from flags.health import KEPT_SECONDS, Health, Level, Reason, report
-from flags.measures import Measure
+from flags.histogram import Measure
 from flags.models import MeasuredMinute, ReportingProcess, Transition
-from flags.patience import LOCKED, Patience
 from flags.phases import Phase, Switch
 from flags.switches import forced_phase, snapshot
+from flags.timeouts import LOCKED, Deadline
 from tests.faults.injection import failing, locked, touches_legacy, touches_tables
 from tests.flags.test_switches import Rows, set_rows, touches_switches
 from tests.support.blobs.models import TextSession
@@ -46,7 +46,7 @@ TABLES = ("conversation_states", "conversation_messages", "memory_context_items"
 def _monitored(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SHADOW_SHARE": 0}
     # Beats are made by the tests.
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
     metrics.forget()
     enter(Phase.DUAL_WRITE)
     switch(Switch.PERFORMANCE_MONITORING, on=True)
@@ -408,7 +408,7 @@ def test_a_lock_is_waited_for_a_moment_only_and_never_past_the_end(
             (found,) = cursor.fetchone()
         return timedelta(milliseconds=int(str(found).removesuffix("ms")))
 
-    found = Patience(span).read(bound)
+    found = Deadline(span).read(bound)
     assert timedelta(0) < found <= most
     assert span < LOCKED or found == LOCKED
 
@@ -416,13 +416,13 @@ def test_a_lock_is_waited_for_a_moment_only_and_never_past_the_end(
 def test_nothing_is_asked_once_the_time_is_up() -> None:
     """A timeout of nothing would be none at all."""
     asked: list[int] = []
-    with pytest.raises(OutOfPatience):
-        Patience(timedelta(0)).read(lambda: asked.append(1))
+    with pytest.raises(TimeIsUp):
+        Deadline(timedelta(0)).read(lambda: asked.append(1))
     assert asked == []
 
 
 @committed
-def test_the_patience_of_a_connection_is_as_before() -> None:
+def test_the_timeouts_of_a_connection_is_as_before() -> None:
     report()
     setting = {"postgresql": "SHOW statement_timeout", "sqlite": "PRAGMA busy_timeout"}
     with connection.cursor() as cursor:
@@ -569,7 +569,7 @@ def test_what_was_measured_survives_the_callers_rollback() -> None:
         save_state("c", state("a"))
         load_state("c")
         raise ZeroDivisionError
-    monitor.beat()
+    reporter.beat()
     counts = {(each.operation, each.store): each.count for each in report().operations}
     assert counts == {("save", "legacy"): 1, ("load", "legacy"): 1, ("leg", "legacy"): 1}
     assert not ConversationState.rows.exists()
@@ -593,7 +593,7 @@ def test_unmonitored_operations_ask_nothing_and_start_nothing(
     def started() -> None:
         raise AssertionError("a monitor was started")
 
-    monkeypatch.setattr(monitor, "ensure", started)
+    monkeypatch.setattr(reporter, "ensure", started)
     switch(Switch.PERFORMANCE_MONITORING, on=False)
     snapshot.refresh()
     with CaptureQueriesContext(connection) as queries:

@@ -15,7 +15,7 @@ import pytest
 from django.core.management.base import OutputWrapper
 from django.utils import timezone
 
-from conversations.management.subcommands import bars
+from conversations.management.subcommands import progress
 from conversations.rollout.runs.progress import Progress
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -82,7 +82,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def play(stream: Any, logger: logging.Logger) -> None:
-    with bars.shown(OutputWrapper(stream)) as bar:
+    with progress.shown(OutputWrapper(stream)) as bar:
         bar.update(standing())
         for number in range(3):
             logger.warning("conversation c%s: StorageUnavailable", number)
@@ -112,7 +112,7 @@ def test_the_last_frame_says_done(logged: Any) -> None:
 
 
 def test_without_rich_there_are_plain_lines(logged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bars, "rich_progress", None)
+    monkeypatch.setattr(progress, "rich_progress", None)
     with terminal() as (stream, shown):
         play(stream, logged(stream))
         lines = shown().splitlines()
@@ -153,4 +153,4 @@ def test_a_log_file_is_left_alone(logged: Any) -> None:
     ],
 )
 def test_numbers_are_named_what_they_are(found: Progress, said: str) -> None:
-    assert bars.in_words(found) == said
+    assert progress.in_words(found) == said

@@ -13,7 +13,7 @@ from django.utils import timezone
 from conversations.rollout.runs import records, throttle, working
 from conversations.rollout.runs.throttle import Saves
 from conversations.rollout.sync import runs
-from flags import metrics, monitor
+from flags import metrics, reporter
 from flags.models import MeasuredMinute
 from flags.phases import Phase
 from tests.faults.injection import failing
@@ -84,7 +84,7 @@ def test_the_time_before_the_run_is_that_of_its_beginning() -> None:
 
 
 def test_the_times_are_those_that_all_processes_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
     set_rows(Phase.DUAL_WRITE)
     monitoring(on=True)
     metrics.forget()

@@ -23,7 +23,7 @@ from conversations.storage import (
     save_state,
 )
 from conversations.stores.normalized import load
-from flags import breaker, metrics, monitor
+from flags import breaker, metrics, reporter
 from flags.breaker import REST_SECONDS, Breaker
 from flags.health import report
 from flags.phases import Phase
@@ -261,7 +261,7 @@ def test_a_connection_that_was_lost_while_idle_is_opened_anew() -> None:
 
 
 def test_what_is_asked_is_counted(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
     save_state("c", state("a"))
     set_rows(Phase.NEW_ONLY)
     monitoring(on=True)

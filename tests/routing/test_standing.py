@@ -22,7 +22,7 @@ from conversations.storage import (
     replace_message,
     save_state,
 )
-from flags import monitor
+from flags import reporter
 from flags.phases import Phase, switches_for
 from flags.switches import Snapshot, snapshot
 from tests.api import unasked
@@ -44,7 +44,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Snapshot, "settings", noted)
     # Its thread looks, too.
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
     return found
 
 

@@ -10,13 +10,13 @@ from django.db import Error
 
 from conversations.exceptions import ConversationStoreError
 from conversations.management.subcommands import (
-    finding,
-    moving,
-    pruning,
-    retiring,
-    running,
-    syncing,
-    verifying,
+    findings,
+    import_export,
+    prune,
+    retire_legacy,
+    runs,
+    sync,
+    verify,
 )
 from conversations.management.subcommands.base import FAILED, Output, Subcommand
 from flags.connections import replacing_lost
@@ -25,13 +25,13 @@ from flags.schema import named
 
 # In the order of the help.
 SUBCOMMANDS: tuple[Subcommand, ...] = (
-    *syncing.SUBCOMMANDS,
-    *verifying.SUBCOMMANDS,
-    *running.SUBCOMMANDS,
-    *finding.SUBCOMMANDS,
-    *moving.SUBCOMMANDS,
-    *pruning.SUBCOMMANDS,
-    *retiring.SUBCOMMANDS,
+    *sync.SUBCOMMANDS,
+    *verify.SUBCOMMANDS,
+    *runs.SUBCOMMANDS,
+    *findings.SUBCOMMANDS,
+    *import_export.SUBCOMMANDS,
+    *prune.SUBCOMMANDS,
+    *retire_legacy.SUBCOMMANDS,
 )
 # Django's own options of every command.
 _DJANGOS = frozenset(

@@ -17,7 +17,7 @@ from flags import metrics, records
 from flags.conf import limits
 from flags.durations import in_words
 from flags.gates import GateResult, Step
-from flags.measures import Measure
+from flags.histogram import Measure
 from flags.phases import Phase
 from flags.records import Kind, Record
 

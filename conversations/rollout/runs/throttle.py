@@ -14,7 +14,7 @@ from django.utils import timezone
 from conversations import conf
 from conversations.routing.transactions import attempt
 from flags import metrics
-from flags.measures import Measure
+from flags.histogram import Measure
 
 # Saves of the last minute are compared with those of the hour before the run.
 RECENT, BASELINE = timedelta(minutes=1), timedelta(hours=1)

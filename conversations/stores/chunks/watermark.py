@@ -31,11 +31,11 @@ def settled_before() -> tuple[str, list[Any]]:
     A transaction may see the data as of its beginning, and miss later writes that have settled
     since; see `flags.switches`. (On SQLite, such a transaction cannot write.)
     """
-    connection, patience = connections[conf.alias()], conf.get("LEGACY_SETTLES_WITHIN")
-    moment = connection.ops.adapt_datetimefield_value(timezone.now() - patience)
+    connection, settles_within = connections[conf.alias()], conf.get("LEGACY_SETTLES_WITHIN")
+    moment = connection.ops.adapt_datetimefield_value(timezone.now() - settles_within)
     if connection.vendor != "postgresql":
         return "%s", [moment]
-    return "LEAST(%s, transaction_timestamp() - %s)", [moment, patience]
+    return "LEAST(%s, transaction_timestamp() - %s)", [moment, settles_within]
 
 
 def in_flight() -> Q:

@@ -24,12 +24,12 @@ from hypothesis import given, settings, strategies as st
 from conversations.exceptions import StorageUnavailable
 from conversations.formats import (
     Owners,
+    bulk_import as imports,
     export_lines,
     import_lines,
     import_records,
     ownership,
     read_records,
-    together as imports,
 )
 from conversations.models import (
     ConversationConflict,

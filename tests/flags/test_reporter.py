@@ -15,7 +15,7 @@ from django.db import DataError, OperationalError, connection, transaction
 from django.utils import timezone
 
 from conversations.storage import append_messages, save_state
-from flags import metrics, monitor, processes
+from flags import metrics, processes, reporter
 from flags.models import ReportingProcess
 from flags.phases import Phase
 from flags.processes import live
@@ -34,12 +34,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def _fast(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SHADOW_SHARE": 0}
-    monkeypatch.setattr(monitor, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(reporter, "BEAT_SECONDS", 0.05)
     set_rows(Phase.DUAL_WRITE)
     monitoring(on=True)
     metrics.forget()
     yield
-    monitor.stop()
+    reporter.stop()
     metrics.forget()
 
 
@@ -54,7 +54,7 @@ def test_the_first_operation_begins_it_and_its_end_signs_off() -> None:
     (process,) = live()
     assert (process.pid, process.phase) == (os.getpid(), Phase.DUAL_WRITE)
     assert process.version == processes.our_version()
-    monitor.stop()
+    reporter.stop()
     until_true(lambda: not reported())
     found = metrics.totals(timezone.now() - timedelta(minutes=2))
     assert found["save", "legacy"].count == 1
@@ -133,7 +133,7 @@ def test_a_database_that_does_not_answer_ends_nothing(caplog: pytest.LogCaptureF
         if refusing:
             raise OperationalError("down")
 
-    monitor._every_beat.insert(0, refuse)
+    reporter._every_beat.insert(0, refuse)
     try:
         save_state("c", state("a"))
         until_true(lambda: "monitoring is interrupted: OperationalError" in caplog.text)
@@ -141,7 +141,7 @@ def test_a_database_that_does_not_answer_ends_nothing(caplog: pytest.LogCaptureF
         until_true(reported)
         assert caplog.text.count("monitoring is interrupted") == 1
     finally:
-        monitor._every_beat.remove(refuse)
+        reporter._every_beat.remove(refuse)
 
 
 def test_what_is_deferred_is_done_later_and_kept_if_it_fails() -> None:
@@ -155,24 +155,24 @@ def test_what_is_deferred_is_done_later_and_kept_if_it_fails() -> None:
             raise OperationalError("down")
         done.append(1)
 
-    monitor.defer(work)
+    reporter.defer(work)
     until_true(lambda: done == [1])
 
 
 def test_one_thing_that_fails_keeps_nothing_else_from_being_done(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
     done: list[str] = []
 
     def too_long() -> None:
         raise DataError("value too long")
 
-    monitor.defer(too_long)
-    monitor.defer(lambda: done.append("deferred"))
+    reporter.defer(too_long)
+    reporter.defer(lambda: done.append("deferred"))
     metrics.observe("save", "legacy", 0.01)
     with failing(lambda sql: "rollout_measures" in sql), pytest.raises(OperationalError):
-        monitor.beat()
+        reporter.beat()
     assert done == ["deferred"]
     assert live()
     assert "cannot be written was dropped: DataError" in caplog.text
@@ -181,19 +181,19 @@ def test_one_thing_that_fails_keeps_nothing_else_from_being_done(
 def test_what_waits_is_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(monitor, "ensure", lambda: None)
-    monkeypatch.setattr(monitor, "MOST_WAITING", 2)
+    monkeypatch.setattr(reporter, "ensure", lambda: None)
+    monkeypatch.setattr(reporter, "MOST_WAITING", 2)
     done: list[int] = []
     for number in range(5):
-        monitor.defer(lambda number=number: done.append(number))  # type: ignore[misc]
-    monitor.beat()
+        reporter.defer(lambda number=number: done.append(number))  # type: ignore[misc]
+    reporter.beat()
     assert done == [0, 1]
     assert caplog.text.count("a record was dropped") == 3
 
 
 def fork_and_report(beats: str) -> list[int]:
     """Work, fork, and work in the child. Returns: the pids that reported."""
-    monitor.BEAT_SECONDS = 0.05
+    reporter.BEAT_SECONDS = 0.05
     save_state("parent", state("a"))
     until_true(lambda: any(p.pid == os.getpid() for p in live()))
     from django.db import connections
@@ -216,17 +216,17 @@ def fork_and_report(beats: str) -> list[int]:
 def test_who_waited_in_vain_to_fork_takes_nothing_from_who_forks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(monitor, "BEAT_SECONDS", 0.01)
-    monitor._before_fork()
+    monkeypatch.setattr(reporter, "BEAT_SECONDS", 0.01)
+    reporter._before_fork()
     with ThreadPoolExecutor(1) as threads:
-        threads.submit(monitor._before_fork).result(timeout=60)
-        threads.submit(monitor._after_fork).result(timeout=60)
-    monitor._after_fork()
-    assert not monitor._connected.locked()
+        threads.submit(reporter._before_fork).result(timeout=60)
+        threads.submit(reporter._after_fork).result(timeout=60)
+    reporter._after_fork()
+    assert not reporter._connected.locked()
 
 
 def test_a_child_that_was_forked_reports_for_itself(tmp_path: Path) -> None:
-    job = Job("tests.flags.test_monitor:fork_and_report", {"beats": str(tmp_path / "beat")})
+    job = Job("tests.flags.test_reporter:fork_and_report", {"beats": str(tmp_path / "beat")})
     parent, child = result_of(start(job))
     left = [process.pid for process in live()]
     # The parent ended cleanly and signed off; the child did not, and expires.

@@ -17,8 +17,8 @@ from conversations.management.subcommands.base import (
     leave_with,
     with_ids,
 )
-from conversations.management.subcommands.finding import print_findings
-from conversations.management.subcommands.running import (
+from conversations.management.subcommands.findings import print_findings
+from conversations.management.subcommands.runs import (
     drive,
     leave,
     warn,

@@ -19,7 +19,7 @@ from conversations.management.subcommands.base import (
     with_dry_run,
     with_ids,
 )
-from conversations.management.subcommands.running import (
+from conversations.management.subcommands.runs import (
     drive,
     leave,
     warn,

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from conversations.management.subcommands.bars import shown, standstill
 from conversations.management.subcommands.base import FAILED, PAUSED, USAGE, Output, Subcommand
+from conversations.management.subcommands.progress import shown, standstill
 from conversations.rollout import statistics
 from conversations.rollout.runs import progress, records
 

@@ -7,7 +7,7 @@ from statistics import quantiles
 
 import pytest
 
-from flags.measures import BOUNDS, Measure, percentile
+from flags.histogram import BOUNDS, Measure, percentile
 
 
 def measured(*seconds: float) -> Measure:

@@ -13,7 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from flags.conf import database_alias
 from flags.connections import managed, reopened
-from flags.exceptions import OutOfPatience
+from flags.exceptions import TimeIsUp
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ LOCKED = timedelta(milliseconds=200)
 CONNECT_SECONDS = 1
 
 
-class Patience:
+class Deadline:
     """A span of time for several reads, each bounded; it begins when this object is made.
 
     On PostgreSQL, lock_timeout and statement_timeout bound a read. On SQLite, busy_timeout does; a
@@ -41,7 +41,7 @@ class Patience:
 
         A connection that was lost while idle is opened anew, once.
 
-        Raises: django.db.Error, OutOfPatience if the time is up before the read begins.
+        Raises: django.db.Error, TimeIsUp if the time is up before the read begins.
         """
         connection = connections[database_alias()]
         return reopened(connection, lambda: self._bounded(connection, work))
@@ -49,7 +49,7 @@ class Patience:
     def _bounded(self, connection: BaseDatabaseWrapper, work: Callable[[], T]) -> T:
         left = timedelta(seconds=self._ends - time.monotonic())
         if left < MILLISECOND:
-            raise OutOfPatience
+            raise TimeIsUp
         if connection.vendor == "sqlite":
             with _on_sqlite(connection, left):
                 return work()
