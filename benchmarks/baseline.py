@@ -23,7 +23,7 @@ from django.db import connection
 from benchmarks.rows import Row, messages_of, row_of
 from conversations.content.changes import OWN_KEYS
 from conversations.content.codec import MESSAGE_COLUMNS
-from conversations.content.digests import DIGEST_BYTES, EMPTY, rolled_on
+from conversations.content.digests import DIGEST_BYTES, EMPTY, roll_on
 from conversations.content.document import DEFAULTS, ITEMS, MESSAGES, field_digests, fields_digest
 from conversations.content.field_codec import decode_fields, encode_fields
 from conversations.state import AgentState
@@ -66,7 +66,7 @@ class Baseline(Protocol):
     ) -> None:
         """Add messages behind the last one, and make the fields those of a state.
 
-        Without `held`, whatever the revision. Raises: Refused.
+        Without `last_ours`, whatever the revision. Raises: Refused.
         """
 
 
@@ -175,7 +175,7 @@ class PostgresBaseline:
         now = datetime.now(UTC)
         rows = _rows(messages, now)
         digests = [row[-1] for row in rows]
-        rolled = digests if held is None else [rolled_on(held.messages_digest, digests)]
+        rolled = digests if held is None else [roll_on(held.messages_digest, digests)]
         parameters = [*rolled, now, *_fields(state), key, owner]
         parameters += [] if held is None else [held.revision]
         for row in rows:
@@ -242,7 +242,7 @@ class SqliteBaseline:
             if held is None:
                 seen = plain.execute(_SELECT_HELD, (key,)).fetchone()
                 held = Held(*seen) if seen else Held(0, EMPTY)
-            digest = rolled_on(held.messages_digest, [row[-1] for row in rows])
+            digest = roll_on(held.messages_digest, [row[-1] for row in rows])
             found = plain.execute(
                 _SAVE if fields else _APPEND,
                 (count, count, digest, stamp, *fields, key, owner, held.revision),

@@ -27,7 +27,7 @@ def configured() -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def checked_alias() -> str | None:
+def valid_alias() -> str | None:
     """Return the alias of our database; None when there is none (conversations.E009 says so)."""
     alias = configured().get("DATABASE") or DEFAULT_DB_ALIAS
     return alias if isinstance(alias, str) and alias in list(connections) else None
@@ -43,7 +43,7 @@ def database_check(
         def run(databases: Iterable[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
             messages: list[CheckMessage] = []
             for alias in databases or ():
-                if alias == checked_alias():
+                if alias == valid_alias():
                     messages += _answer(check, connections[alias])
             return messages
 

@@ -23,7 +23,7 @@ from flags.gates import GateResult
 from flags.models import Transition
 from flags.phases import CANARY, EVERYTHING, HELP_TEXTS, Phase, Plan, Switch, plan_of
 from flags.schema import MIGRATE, not_migrated
-from flags.switches import UNREADABLE, Settings, read_settings, snapshot, stored_retirement
+from flags.switches import UNREADABLE, Settings, read_retirement, read_settings, snapshot
 from flags.texts import storable
 
 logger = logging.getLogger("flags")
@@ -85,7 +85,7 @@ def current() -> Status:
         found.canary,
         last,
         _since(last),
-        retired=bool(stored_retirement()),
+        retired=bool(read_retirement()),
     )
 
 

@@ -127,10 +127,10 @@ class Snapshot:
 
     def _read(self) -> bool:
         started = time.monotonic()
-        found = stored_settings()
+        found = try_read_settings()
         # Read after the switches: a process that sees a flip sees the retirement before it, too. If
         # the switches did not answer, the retirement will not either.
-        retired = None if found is None else stored_retirement()
+        retired = None if found is None else read_retirement()
         if found is None:
             # Threads that waited for a failed read do not try again: each try may take a minute.
             self._read_at = time.monotonic()
@@ -146,7 +146,7 @@ snapshot = Snapshot()
 os.register_at_fork(after_in_child=snapshot.forked)
 
 
-def stored_settings() -> Settings | None:
+def try_read_settings() -> Settings | None:
     """Return the settings of the database, with defaults for absent rows.
 
     Returns: None if they could not be read; the log says why.
@@ -170,7 +170,7 @@ def read_settings() -> Settings:
     return Settings({**default_switches(strict=False), **switches}, canary, age)
 
 
-def stored_retirement() -> bool | None:
+def read_retirement() -> bool | None:
     """Return whether legacy is retired, by the latest record of a retirement or restore.
 
     Returns: None if the record could not be read.

@@ -28,7 +28,7 @@ from flags.models import Transition
 from flags.phases import EVERYTHING, Phase, Switch, switches_for
 from flags.records import Kind, Record, Status
 from flags.schema import named
-from flags.switches import stored_retirement
+from flags.switches import read_retirement
 from flags.texts import shown
 
 __all__ = [
@@ -278,7 +278,7 @@ def rehearse(
 
 
 def _refuse_if_retired() -> None:
-    if stored_retirement():
+    if read_retirement():
         raise TransitionRefused(
             "legacy is retired: there is nothing to go back to. `conversations restore-legacy`"
             " comes first."

@@ -14,7 +14,7 @@ from django.db.models import Model
 
 from conversations.checks.legacy import legacy_model
 from conversations.rollout.statistics import TABLES, analysis_of, tables_without_statistics
-from flags.checks import checked_alias, configured, database_check
+from flags.checks import configured, database_check, valid_alias
 from flags.schema import named
 from flags.texts import quoted
 from memory.checks import disagreements
@@ -26,7 +26,7 @@ OLDEST_POSTGRESQL = 14
 @register("conversations")
 def check_alias(**kwargs: Any) -> list[CheckMessage]:
     """Check the alias and its database."""
-    alias = checked_alias()
+    alias = valid_alias()
     if alias is None:
         return [
             Error(
@@ -108,7 +108,7 @@ def _sqlite_transactions(connection: Any) -> Iterator[CheckMessage]:
 @register("conversations", deploy=True)
 def check_persistent_connections(**kwargs: Any) -> list[CheckMessage]:
     """Check that a connection is replaced after the server closed it."""
-    alias = checked_alias()
+    alias = valid_alias()
     if alias is None or connections[alias].vendor != "postgresql":
         return []
     chosen = connections[alias].settings_dict

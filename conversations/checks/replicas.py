@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from flags.checks import checked_alias, configured, database_check
+from flags.checks import configured, database_check, valid_alias
 from flags.texts import quoted
 
 _IDENTITY = "SELECT system_identifier, current_database() FROM pg_control_system()"
@@ -18,7 +18,7 @@ _IDENTITY = "SELECT system_identifier, current_database() FROM pg_control_system
 @register("conversations")
 def check_replica(**kwargs: Any) -> list[CheckMessage]:
     """Check that the replica is another PostgreSQL database than the primary."""
-    alias, primary = configured().get("REPLICA"), checked_alias()
+    alias, primary = configured().get("REPLICA"), valid_alias()
     if not isinstance(alias, str) or primary is None:
         # None means no replica; conversations.E007 and E009 report the other cases.
         return []

@@ -96,7 +96,7 @@ def block_of(sequence: int) -> int:
     return (sequence - 1) // BLOCK
 
 
-def rolled_on(digest: bytes, digests: Iterable[bytes]) -> bytes:
+def roll_on(digest: bytes, digests: Iterable[bytes]) -> bytes:
     """Return a conversation's `messages_digest` after an append within the open block."""
     return roll(digest[:DIGEST_BYTES], digests) + digest[DIGEST_BYTES:]
 

@@ -274,7 +274,7 @@ class Checked:
         return cls(document, messages, items)
 
 
-def checked_document(
+def check_document(
     data: Any, *, messages: Known | None = None, items: Known | None = None
 ) -> Checked:
     """Return the canonical document of a state's `to_dict()`.
@@ -349,7 +349,7 @@ def _checked_list(data: Mapping[str, Any], name: str, given: Known) -> tuple[lis
     return checked, b"".join(digests), total
 
 
-def checked_messages(values: Any, *, path: str = "messages") -> list[Any]:
+def check_messages(values: Any, *, path: str = "messages") -> list[Any]:
     """Return the canonical form of new messages or items.
 
     Raises: InvalidState naming the place.

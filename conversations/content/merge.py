@@ -92,7 +92,7 @@ class Given:
 NOTHING = Given([], b"", [])
 
 
-def located_by_content(given: Sequence[bytes], current: Sequence[Entry]) -> list[Entry | None]:
+def locate_by_content(given: Sequence[bytes], current: Sequence[Entry]) -> list[Entry | None]:
     """Return the current entry of each given digest, or None where it is gone.
 
     An equal text is the same entry only at the same aligned place. Places are compared from the

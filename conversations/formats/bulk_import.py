@@ -32,7 +32,7 @@ logger = logging.getLogger("conversations")
 TOGETHER, TOGETHER_BYTES = 100, 2**22
 
 
-def created_together(records: Sequence[Record], owners: Owners) -> Mapping[str, str | None]:
+def create_many(records: Sequence[Record], owners: Owners) -> Mapping[str, str | None]:
     """Create the conversations that no store knows, in one transaction, or none of them.
 
     It takes only free locks. Returns: the created conversations, with the owner of each.
@@ -80,7 +80,7 @@ def _unknown(ids: Sequence[str], legacy: LegacyStore | None) -> Mapping[str, str
     new = new_among(try_lock(ids))
     if legacy is None:
         return dict.fromkeys(new, "")
-    looks = [look for look in legacy.looks(new) if not look.held]
+    looks = [look for look in legacy.read_many(new) if not look.held]
     # Legacy is not written: its number stays 0, so that the tables hold the truth.
-    legacy.settle_looks(looks, revision=0)
+    legacy.mark_many_ingested(looks, revision=0)
     return {look.conversation_id: look.token for look in looks}

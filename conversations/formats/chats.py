@@ -15,11 +15,11 @@ from datetime import datetime
 from typing import Any
 
 from conversations.content.digests import digest_of
-from conversations.content.document import BASELINE_KEY, DEFAULTS, ITEMS, MESSAGES, checked_document
+from conversations.content.document import BASELINE_KEY, DEFAULTS, ITEMS, MESSAGES, check_document
 from conversations.content.moments import stated_moment
 from conversations.exceptions import InvalidState
 from conversations.formats.products import product_of
-from conversations.formats.records import Record, checked_id, checked_text
+from conversations.formats.records import Record, check_id, check_text
 from flags.texts import shown
 
 _OWN = ("id", "user", "messages", "context")
@@ -86,7 +86,7 @@ def chat_record(data: Any, *, name: str | None = None) -> Record:
     for field in rest:
         if field in DEFAULTS or field == BASELINE_KEY:
             raise InvalidState("is a field of the state, and none of a chat", path=shown(field))
-    document = checked_document({MESSAGES: messages, ITEMS: context or [], **rest}).document
+    document = check_document({MESSAGES: messages, ITEMS: context or [], **rest}).document
     user = chat.get("user")
     is_number = type(user) is int
     created, updated = _times(chat, messages)
@@ -95,7 +95,7 @@ def chat_record(data: Any, *, name: str | None = None) -> Record:
         document=document,
         username=None
         if user is None
-        else checked_text(f"{user}" if is_number else user, path="user"),
+        else check_text(f"{user}" if is_number else user, path="user"),
         is_number=is_number,
         created_at=created,
         updated_at=updated,
@@ -105,7 +105,7 @@ def chat_record(data: Any, *, name: str | None = None) -> Record:
 def _id_of(chat: Mapping[str, Any], *, name: str | None) -> str:
     found = name if chat.get("id") is None else chat["id"]
     if found is not None:
-        return checked_id(found, path="id")
+        return check_id(found, path="id")
     return str(uuid.uuid5(_NAMESPACE, digest_of(chat).hex()))
 
 

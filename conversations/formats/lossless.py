@@ -20,7 +20,7 @@ from conversations import conf
 from conversations.content import redaction
 from conversations.content.digests import digest_of
 from conversations.exceptions import InvalidState, UnreadableState
-from conversations.formats.bulk_import import TOGETHER_BYTES, created_together
+from conversations.formats.bulk_import import TOGETHER_BYTES, create_many
 from conversations.formats.ownership import Owners, Refused, owner_of
 from conversations.formats.reading import BadLine, Read
 from conversations.formats.records import Record, parsed, record_of
@@ -220,7 +220,7 @@ class _Imports:
         if not self.rules.dry_run:
             records = [found.record for found in batch if not isinstance(found, BadLine)]
             alone = [record for record in records if self._stands_alone(record)]
-            created = created_together(alone, self.rules.owners)
+            created = create_many(alone, self.rules.owners)
         for found in batch:
             if isinstance(found, BadLine):
                 reason = f"line {found.line}{found.place}: {found.reason}"
@@ -266,16 +266,22 @@ class _Imports:
         """Write a conversation beside the existing one. Returns: the result, and the owner then."""
         owner = owner_of(record, self.rules.owners)
         record = _redacted(record, row)
-        wanted, here, seen = _Here.of(record, owner), self.imagined.get(record.conversation_id), ""
+        wanted, here, foreign_ids = (
+            _Here.of(record, owner),
+            self.imagined.get(record.conversation_id),
+            "",
+        )
         imagined = here is not None
         if not imagined:
             legacy = decide(record.conversation_id).legacy
             # Before legacy is read: a blob that comes in between is not taken for one we know.
-            seen = legacy.survey(record.conversation_id, "") if legacy and row is None else ""
+            foreign_ids = (
+                legacy.foreign_ids(record.conversation_id, "") if legacy and row is None else ""
+            )
             found = snapshot(record.conversation_id)
             here = None if found is None else _Here.of(found, found.owner or found.legacy_user)
         if here is None:
-            create(record, owner, seen=seen)
+            create(record, owner, foreign_ids=foreign_ids)
             result, here = (
                 Result.CREATED,
                 replace(wanted, places=wanted.places or _numbered(record)),

@@ -13,7 +13,7 @@ from typing import Any
 from conversations.exceptions import InvalidState
 from conversations.formats.chats import chat_record
 from conversations.formats.reading import chats_of, opened, values
-from conversations.formats.records import checked_text, within
+from conversations.formats.records import check_text, within
 from conversations.formats.values import Value
 from conversations.state import AgentState
 
@@ -81,4 +81,4 @@ def _conversation(data: Any, *, name: str) -> Conversation:
 
 def _text(data: Mapping[str, Any], name: str) -> str | None:
     value = data.get(name)
-    return None if value is None else checked_text(value, path=name)
+    return None if value is None else check_text(value, path=name)

@@ -25,7 +25,7 @@ from typing import Any
 
 from conversations.content.codec import BIGINT, SHORT, storable
 from conversations.content.digests import DIGEST_BYTES
-from conversations.content.document import BASELINE_KEY, Document, checked_document
+from conversations.content.document import BASELINE_KEY, Document, check_document
 from conversations.content.moments import parse_timestamp
 from conversations.exceptions import InvalidState
 from flags.texts import quoted
@@ -122,7 +122,7 @@ def record_of(data: Any) -> Record:
     document = _document(data["state"])
     places = _places(data["messages"], count=len(document.messages))
     record = Record(
-        conversation_id=checked_id(data["conversation_id"], path="conversation_id"),
+        conversation_id=check_id(data["conversation_id"], path="conversation_id"),
         document=document,
         owner=_optional_text(data, "user"),
         legacy_user=_optional_text(data, "legacy_user"),
@@ -171,7 +171,7 @@ def _fits(value: str) -> bool:
     return 0 < len(value) <= SHORT and storable(value)
 
 
-def checked_text(value: Any, *, path: str) -> str:
+def check_text(value: Any, *, path: str) -> str:
     """Return an id or a key. Raises: InvalidState if its column cannot hold it."""
     if not isinstance(value, str):
         raise InvalidState(f"is a {type(value).__name__}, not a string", path=path)
@@ -180,16 +180,16 @@ def checked_text(value: Any, *, path: str) -> str:
     return value
 
 
-def checked_id(value: Any, *, path: str) -> str:
+def check_id(value: Any, *, path: str) -> str:
     """Return a conversation's id. Raises: InvalidState quoting it, for legacy has any."""
     if isinstance(value, str) and not _fits(value):
         raise InvalidState(f"{quoted(value)} {_TO_FIT}", path=path)
-    return checked_text(value, path=path)
+    return check_text(value, path=path)
 
 
 def _optional_text(data: Mapping[str, Any], name: str) -> str | None:
     value = data.get(name)
-    return None if value is None else checked_text(value, path=name)
+    return None if value is None else check_text(value, path=name)
 
 
 def _check_names(data: Mapping[str, Any]) -> None:
@@ -210,7 +210,7 @@ def _document(state: Any) -> Document:
     if BASELINE_KEY in state:
         raise InvalidState("belongs to one load, not to a file", path=f"state.{BASELINE_KEY}")
     try:
-        return checked_document(state).document
+        return check_document(state).document
     except InvalidState as error:
         if error.path == "state":
             raise
@@ -251,7 +251,7 @@ def _place(data: Any, *, path: str) -> Place:
         raise InvalidState("is of a key, and there is none", path=f"{path}[2].first_digest")
     return Place(
         sequence,
-        None if key is None else checked_text(key, path=f"{path}[1]"),
+        None if key is None else check_text(key, path=f"{path}[1]"),
         None if digest is None else _digest(digest, path=f"{path}[2].first_digest"),
         _moment(extras.get("timestamp"), path=f"{path}[2].timestamp"),
     )

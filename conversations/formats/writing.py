@@ -26,12 +26,14 @@ from conversations.writing.redact import inherit
 from conversations.writing.write import write
 
 
-def create(record: Record, owner: str | None, *, seen: str) -> None:
-    """Create a conversation; `seen` is what legacy showed before it was found to hold nothing."""
+def create(record: Record, owner: str | None, *, foreign_ids: str) -> None:
+    """Create a conversation; `foreign_ids` is legacy's note from before it held nothing."""
     legacy, token = decide(record.conversation_id).legacy, ""
     if legacy is not None:
         # Legacy is not written: its number stays 0, so that the tables hold the truth.
-        token = legacy.settle(record.conversation_id, revision=0, known="", seen=seen)
+        token = legacy.mark_ingested(
+            record.conversation_id, revision=0, known="", foreign_ids=foreign_ids
+        )
     create_all([creation(record, owner_columns(owner), token=token, now=timezone.now())])
 
 

@@ -25,7 +25,7 @@ from conversations.reading.loaded import (
 )
 from conversations.routing.owners import check_owner
 from conversations.routing.replicas import chosen_replica, replicated
-from conversations.routing.standing import Decision, truth_by_numbers, truth_by_probe
+from conversations.routing.standing import Decision, truth_by_numbers, truth_by_token_value
 from conversations.routing.transactions import attempt, lost, translated
 from conversations.routing.truth import Truth
 from conversations.stores.base import LegacyStore
@@ -146,7 +146,7 @@ def _read_replica(reader: Reader, connection: BaseDatabaseWrapper, replica: str)
 
 def _read_legacy(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | None:
     legacy, chosen = reader.legacy, reader.selection
-    beside = None if legacy is None else legacy.held_columns()
+    beside = None if legacy is None else legacy.last_ours_sql()
     # What a JSON column changed is put back by all that the tables hold.
     if legacy is None or beside is None or not (legacy.exact or chosen == EVERYTHING):
         raise Raced
@@ -163,7 +163,7 @@ def _read_legacy(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | No
         metrics.observe("load", StoreName.LEGACY, None, fallback=True)
         return loaded
     try:
-        stored = legacy.held_from(head.beside[-1], known=head.legacy_token)
+        stored = legacy.last_ours_from(head.beside[-1], known=head.legacy_token)
     except UnreadableState as error:
         raise Raced from error
     if stored is None:
@@ -203,7 +203,7 @@ def _of_replica(reader: Reader, replica: str, head: Head, fields: dict[str, obje
 
 
 def _probe(legacy: LegacyStore | None) -> tuple[str, ...]:
-    return () if legacy is None else (legacy.probe(),)
+    return () if legacy is None else (legacy.token_sql(),)
 
 
 def _truth(reader: Reader, head: Head) -> Truth:
@@ -215,7 +215,7 @@ def _truth(reader: Reader, head: Head) -> Truth:
     if legacy is None:
         truth = truth_by_numbers(head)
     else:
-        truth = truth_by_probe(head, legacy, head.beside[0])
+        truth = truth_by_token_value(head, legacy, head.beside[0])
     if truth == Truth.MERGE:
         raise Raced
     check_owner(reader.owner, actual=head.owner)

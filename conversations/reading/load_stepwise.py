@@ -187,16 +187,16 @@ class Reader:
         """Return what a store that is current holds, None when legacy's last write vanished."""
         if name == StoreName.NORMALIZED:
             return self._from_tables(row, stale=stale)
-        stored = self.held(row)
+        stored = self.last_ours(row)
         if stored is None or self.legacy is None:
             return None
         stored = restored(self.tables, self.legacy, row, stored)
         return self._of_legacy(stored, revision=row.legacy_revision, stale=stale)
 
-    def held(self, row: ConversationState) -> Stored | None:
+    def last_ours(self, row: ConversationState) -> Stored | None:
         if self.legacy is None:
             return None
-        return self.legacy.held(
+        return self.legacy.last_ours(
             self.conversation_id, revision=row.legacy_revision, known=row.legacy_token
         )
 
@@ -257,7 +257,7 @@ def at_truth(
                 return row, None
         with attempt():
             if row is not None:
-                stored = reader.held(row)
+                stored = reader.last_ours(row)
             else:
                 stored = reader.legacy.load(conversation_id) if reader.legacy else None
         if stored is None and row is not None:

@@ -20,10 +20,10 @@ from conversations.rollout.runs.records import Note
 from conversations.rollout.sync import Target
 from conversations.rollout.sync.runs import last_finished
 from conversations.routing.ids import BATCH
-from conversations.routing.standing import truth_by_probe
+from conversations.routing.standing import truth_by_token_value
 from conversations.routing.truth import Truth
 from conversations.stores.base import Blobs, Leftovers
-from conversations.stores.normalized import probed_rows
+from conversations.stores.normalized import find_rows_with_token
 from conversations.stores.registry import configured_store
 from conversations.writing.ingest import quarantine_class
 from flags import records
@@ -121,9 +121,9 @@ def pending() -> Iterator[str]:
     if legacy is None:
         return
     last = 0
-    while page := probed_rows(legacy.probe(), after=last, limit=BATCH):
+    while page := find_rows_with_token(legacy.token_sql(), after=last, limit=BATCH):
         for row in page:
-            if truth_by_probe(row, legacy, row.probed) == Truth.MERGE:
+            if truth_by_token_value(row, legacy, row.token_value) == Truth.MERGE:
                 yield row.conversation_id
         last = page[-1].pk
 

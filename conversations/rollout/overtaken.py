@@ -114,5 +114,5 @@ def _pruned(
     if row is None:
         return Pruned()
     return legacy.prune(
-        row.conversation_id, keep=keep, held=row.legacy_revision, behind=behind, dry_run=dry_run
+        row.conversation_id, keep=keep, needed=row.legacy_revision, behind=behind, dry_run=dry_run
     )

@@ -15,11 +15,11 @@ from django.db.models import QuerySet
 from conversations import conf
 from conversations.exceptions import ConversationStoreError
 from conversations.models import ConversationState
-from conversations.routing.standing import truth_by_probe
+from conversations.routing.standing import truth_by_token_value
 from conversations.routing.transactions import lost
 from conversations.routing.truth import Truth
 from conversations.stores.base import EVERY_KEY
-from conversations.stores.normalized import probed_named, probed_rows
+from conversations.stores.normalized import find_rows_with_token, find_rows_with_token_of
 from conversations.stores.registry import configured_store
 from flags.connections import close_if_lost, managed, reconnecting
 from flags.schema import named
@@ -91,9 +91,9 @@ def out_of_step() -> Iterator[str]:
     if legacy is None:
         return
     last = 0
-    while page := probed_rows(legacy.probe(), after=last, limit=BATCH, verified=True):
+    while page := find_rows_with_token(legacy.token_sql(), after=last, limit=BATCH, verified=True):
         for row in page:
-            if truth_by_probe(row, legacy, row.probed) == Truth.MERGE:
+            if truth_by_token_value(row, legacy, row.token_value) == Truth.MERGE:
                 yield row.conversation_id
         last = page[-1].pk
     yield from only_in_legacy()
@@ -108,12 +108,12 @@ def changed_since(mark: str) -> Iterator[str]:
     legacy = configured_store()
     if legacy is None:
         return
-    for page in pages_of(legacy.written_since(mark)):
-        rows = probed_named(legacy.probe(), page)
+    for page in pages_of(legacy.ids_written_since(mark)):
+        rows = find_rows_with_token_of(legacy.token_sql(), page)
         current = {
             row.conversation_id
             for row in rows
-            if truth_by_probe(row, legacy, row.probed) != Truth.MERGE
+            if truth_by_token_value(row, legacy, row.token_value) != Truth.MERGE
         }
         yield from (name for name in page if name not in current)
 

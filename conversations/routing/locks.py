@@ -12,7 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from conversations import conf
 from conversations.exceptions import StorageUnavailable
 from conversations.models import ConversationState, ConversationTombstone
-from conversations.stores.normalized import found_row
+from conversations.stores.normalized import find_row
 from flags import fence
 
 # The fence first: a flip that waits for it must not wait for a row as well. What refers to the
@@ -20,10 +20,10 @@ from flags import fence
 _FOR_UPDATE = f"AND {fence.shared_sql()} IS NOT NULL FOR NO KEY UPDATE OF conversation_states"
 
 
-def lock(conversation_id: str, *, probe: str | None = None) -> ConversationState | None:
+def lock(conversation_id: str, *, token_sql: str | None = None) -> ConversationState | None:
     """Lock a conversation until the transaction ends. Returns: its row, or None without one.
 
-    `probe` is an SQL expression over the row; its value becomes the row's attribute `probed`.
+    `token_sql` is an SQL expression over the row; `token_value` gives its value.
 
     A flip of the switches waits for it; see `flags.fence`.
 
@@ -34,11 +34,11 @@ def lock(conversation_id: str, *, probe: str | None = None) -> ConversationState
     connection = connections[conf.alias()]
     if connection.vendor == "sqlite":
         lock_database(connection)
-        return found_row(conversation_id, probe=probe)
-    row = found_row(conversation_id, probe=probe, clause=_FOR_UPDATE)
+        return find_row(conversation_id, token_sql=token_sql)
+    row = find_row(conversation_id, token_sql=token_sql, clause=_FOR_UPDATE)
     if row is None:
         lock_id(conversation_id)
-        row = found_row(conversation_id, probe=probe, clause=_FOR_UPDATE)
+        row = find_row(conversation_id, token_sql=token_sql, clause=_FOR_UPDATE)
     return row
 
 
@@ -50,9 +50,9 @@ def lock_database(connection: BaseDatabaseWrapper) -> None:
             cursor.execute("UPDATE conversation_states SET revision = revision WHERE 0")
 
 
-def probed(row: ConversationState) -> Any:
-    """Return the value of the probe that a row was read with."""
-    return vars(row)["probed"]
+def token_value(row: ConversationState) -> Any:
+    """Return the value of the token_sql that a row was read with."""
+    return vars(row)["token_value"]
 
 
 def lock_id(conversation_id: str) -> None:

@@ -18,11 +18,11 @@ from django.db import Error, connections, transaction
 from conversations import conf
 from conversations.exceptions import StorageUnavailable
 from conversations.models import ConversationState
-from conversations.routing.locks import deleted, lock, probed
+from conversations.routing.locks import deleted, lock, token_value
 from conversations.routing.transactions import attempt, lost, translated, unanswered
 from conversations.routing.truth import Numbers, Truth, verdict
 from conversations.stores.base import LegacyStore
-from conversations.stores.normalized import found_row
+from conversations.stores.normalized import find_row
 from conversations.stores.registry import configured_store
 from flags.connections import closed
 from flags.phases import PLANS, Phase, Plan
@@ -100,10 +100,10 @@ def truth_by_numbers(row: Row) -> Truth:
     return verdict(Numbers(row.revision, row.legacy_revision), token_matches=True)
 
 
-def truth_by_probe(row: Row, legacy: LegacyStore, probe: Any) -> Truth:
-    """Return where the truth is, given the value of `LegacyStore.probe` read with the row."""
+def truth_by_token_value(row: Row, legacy: LegacyStore, value: Any) -> Truth:
+    """Return where the truth is, given the value of `LegacyStore.token_sql` read with the row."""
     known = row.legacy_token
-    matches = legacy.judge(probe, known) == known
+    matches = legacy.token_of(value, known) == known
     return verdict(Numbers(row.revision, row.legacy_revision), token_matches=matches)
 
 
@@ -132,8 +132,8 @@ class Standing:
 
 def plain_standing(conversation_id: str, legacy: LegacyStore) -> Standing:
     """Find where a conversation stands, in one statement. Raises: Error where legacy fails."""
-    row = found_row(conversation_id, probe=legacy.probe())
-    truth = Truth.LEGACY if row is None else truth_by_probe(row, legacy, probed(row))
+    row = find_row(conversation_id, token_sql=legacy.token_sql())
+    truth = Truth.LEGACY if row is None else truth_by_token_value(row, legacy, token_value(row))
     return Standing(row, truth, legacy)
 
 
@@ -155,7 +155,7 @@ def standing(conversation_id: str, legacy: LegacyStore | None) -> Standing:
 
 def _standing(conversation_id: str, legacy: LegacyStore | None) -> Standing:
     if legacy is None:
-        row = found_row(conversation_id)
+        row = find_row(conversation_id)
         return Standing(row, Truth.LEGACY if row is None else Truth.NORMALIZED, None)
     try:
         with attempt():
@@ -165,7 +165,7 @@ def _standing(conversation_id: str, legacy: LegacyStore | None) -> Standing:
             raise
         _warn(conversation_id, error)
         failure = error
-    row = found_row(conversation_id)
+    row = find_row(conversation_id)
     if row is None:
         raise unanswered(conversation_id, failure) from failure
     truth = truth_by_numbers(row)
@@ -194,15 +194,15 @@ def locked_standing(
     does not answer, and Error in phase legacy, or with a connection that is lost.
     """
     legacy, only_tables = decision.legacy, decision.plan.phase == Phase.NEW_ONLY
-    probe = None
+    token_sql = None
     if legacy is not None and only_tables and failure is None:
-        probe = legacy.probe()
+        token_sql = legacy.token_sql()
     try:
-        row = lock(conversation_id, probe=probe)
+        row = lock(conversation_id, token_sql=token_sql)
         if row is None:
             return Standing(None, Truth.LEGACY, legacy, failure, deleted(conversation_id))
     except Error as error:
-        if probe is None or closed(connections[conf.alias()]):
+        if token_sql is None or closed(connections[conf.alias()]):
             raise RowUnanswered from error
         raise LegacyDown from error
     if legacy is None:
@@ -211,8 +211,8 @@ def locked_standing(
             decision = replace(decision, legacy=retired)
             return locked_standing(conversation_id, decision, failure=failure)
         return Standing(row, Truth.NORMALIZED, None)
-    if probe is not None:
-        truth = truth_by_probe(row, legacy, probed(row))
+    if token_sql is not None:
+        truth = truth_by_token_value(row, legacy, token_value(row))
     elif only_tables:
         truth = truth_by_numbers(row)
     else:

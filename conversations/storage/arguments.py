@@ -35,7 +35,7 @@ class Texts(Protocol):
     def __reversed__(self) -> Iterator[str]: ...
 
 
-def checked_id(conversation_id: Any) -> str:
+def check_id(conversation_id: Any) -> str:
     """Return a conversation's id as text. Raises: InvalidState when it can be none."""
     if isinstance(conversation_id, UUID):
         return str(conversation_id)
@@ -53,7 +53,7 @@ def checked_id(conversation_id: Any) -> str:
     return conversation_id
 
 
-def checked_keys(keys: Any, *, count: int) -> list[str] | None:
+def check_keys(keys: Any, *, count: int) -> list[str] | None:
     """Return the callers' keys, one per message. Raises: InvalidState naming the first bad one."""
     if keys is None:
         return None
@@ -80,7 +80,7 @@ def checked_keys(keys: Any, *, count: int) -> list[str] | None:
     return found
 
 
-def checked_reference(reference: Any, *, path: str = "key_or_sequence") -> int | str:
+def check_reference(reference: Any, *, path: str = "key_or_sequence") -> int | str:
     """Return a key (a string) or a sequence (an integer). Raises: InvalidState otherwise."""
     if isinstance(reference, bool) or lazy(reference) or not isinstance(reference, int | str):
         raise InvalidState(
@@ -89,7 +89,7 @@ def checked_reference(reference: Any, *, path: str = "key_or_sequence") -> int |
     return reference
 
 
-def checked_references(references: Any) -> list[int | str]:
+def check_references(references: Any) -> list[int | str]:
     """Return keys and sequences; a single one stands for a list of one."""
     if isinstance(references, int | str):
         references = [references]
@@ -98,12 +98,12 @@ def checked_references(references: Any) -> list[int | str]:
             f"is a {type(references).__name__}, not a list", path="keys_or_sequences"
         )
     return [
-        checked_reference(reference, path=f"keys_or_sequences[{index}]")
+        check_reference(reference, path=f"keys_or_sequences[{index}]")
         for index, reference in enumerate(references)
     ]
 
 
-def checked_limit(value: Any, *, path: str) -> int | None:
+def check_limit(value: Any, *, path: str) -> int | None:
     """Return a number from 0, or None for none. Raises: InvalidState for anything else."""
     if value is None:
         return None
@@ -112,28 +112,28 @@ def checked_limit(value: Any, *, path: str) -> int | None:
     return min(value, UNLIMITED)
 
 
-def checked_size(value: Any) -> int:
+def check_size(value: Any) -> int:
     """Return the size of a page. Raises: InvalidState for what is no positive integer."""
     if isinstance(value, bool) or lazy(value) or not isinstance(value, int) or value < 1:
         raise InvalidState("must be an integer from 1", path="limit")
     return min(value, UNLIMITED)
 
 
-def checked_name(value: Any, *, path: str) -> str:
+def check_name(value: Any, *, path: str) -> str:
     """Return a role or the name of a tool. Raises: InvalidState for what is no string."""
     if lazy(value) or not isinstance(value, str):
         raise InvalidState(f"is a {type(value).__name__}, not a string", path=path)
     return value
 
 
-def checked_flag(value: Any, *, path: str) -> bool:
+def check_flag(value: Any, *, path: str) -> bool:
     """Return a flag. Raises: InvalidState for what is neither True nor False."""
     if type(value) is not bool:
         raise InvalidState(f"is a {type(value).__name__}, not True or False", path=path)
     return value
 
 
-def checked_choice(value: Any, *, of: Sequence[str], path: str) -> str:
+def check_choice(value: Any, *, of: Sequence[str], path: str) -> str:
     """Return one of a few words. Raises: InvalidState for anything else."""
     if not isinstance(value, str) or type(value) is not value.__class__ or value not in of:
         words = " or ".join(map(repr, of))
@@ -141,7 +141,7 @@ def checked_choice(value: Any, *, of: Sequence[str], path: str) -> str:
     return value
 
 
-def checked_threshold(value: Any) -> float | None:
+def check_threshold(value: Any) -> float | None:
     """Return a quality threshold, or None. Raises: InvalidState for what is no number."""
     if value is None:
         return None
@@ -151,7 +151,7 @@ def checked_threshold(value: Any) -> float | None:
     return float(min(max(value, -1), 2))
 
 
-def checked_class(kind: Any) -> Any:
+def check_class(kind: Any) -> Any:
     """Return a class of states. Raises: InvalidState for what `load_state` cannot make."""
     problem = shortcoming(kind)
     if problem is not None:

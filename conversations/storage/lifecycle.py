@@ -10,9 +10,9 @@ from conversations.routing.owners import UserKey, UserRef, owner_key
 from conversations.state import AgentState, SaveResult
 from conversations.storage.arguments import (
     ConversationId,
-    checked_flag,
-    checked_id,
-    checked_limit,
+    check_flag,
+    check_id,
+    check_limit,
 )
 from conversations.storage.coroutines import coroutine_of
 from conversations.storage.states import written
@@ -41,7 +41,7 @@ def clear_conversation(conversation_id: ConversationId, user_id: UserRef = None)
 
     Raises: ConversationNotFound, StorageUnavailable.
     """
-    return written(checked_id(conversation_id), Clear(), owner_key(user_id))[1]
+    return written(check_id(conversation_id), Clear(), owner_key(user_id))[1]
 
 
 aclear_conversation = coroutine_of(clear_conversation)
@@ -53,7 +53,7 @@ def delete_conversation(conversation_id: ConversationId, user_id: UserRef = None
     Returns: False when it is missing, another owner's or deleted already.
     Raises: StorageUnavailable when a store that may hold it did not answer; then it stays.
     """
-    return delete(checked_id(conversation_id), owner=owner_key(user_id))
+    return delete(check_id(conversation_id), owner=owner_key(user_id))
 
 
 adelete_conversation = coroutine_of(delete_conversation)
@@ -67,7 +67,7 @@ def claim_conversation(conversation_id: ConversationId, user_id: UserKey) -> Non
     """
     owner = owner_key(user_id, required=True)
     assert owner is not None
-    claim(checked_id(conversation_id), owner)
+    claim(check_id(conversation_id), owner)
 
 
 aclaim_conversation = coroutine_of(claim_conversation)
@@ -89,10 +89,10 @@ def fork_conversation(
     Raises: ConversationNotFound, InvalidState, StorageUnavailable.
     """
     return fork(
-        checked_id(conversation_id),
-        checked_limit(at, path="at"),
+        check_id(conversation_id),
+        check_limit(at, path="at"),
         owner=owner_key(user_id),
-        whole_turns=checked_flag(whole_turns, path="whole_turns"),
+        whole_turns=check_flag(whole_turns, path="whole_turns"),
     )
 
 

@@ -16,7 +16,7 @@ from conversations.reading.lists import Position, summaries
 from conversations.routing.owners import UserKey, UserRef, owner_key
 from conversations.routing.standing import decide
 from conversations.routing.transactions import attempt, translated
-from conversations.storage.arguments import ConversationId, checked_id, checked_size, lazy
+from conversations.storage.arguments import ConversationId, check_id, check_size, lazy
 from conversations.storage.coroutines import coroutine_of
 from conversations.storage.measuring import measured_list
 from conversations.stores.base import NEVER, Summary
@@ -61,7 +61,7 @@ def list_conversations(
     Raises: InvalidState for another cursor, InvalidOwner, StorageUnavailable.
     """
     owner = owner_key(user_id)
-    size = checked_size(limit)
+    size = check_size(limit)
     found = _summaries(owner, before=_position(before), limit=size + 1)
     page = found[:size]
     more = len(found) > size
@@ -133,7 +133,7 @@ def get_conversation_timestamp(
 
     Raises: InvalidState, InvalidOwner, StorageUnavailable.
     """
-    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
+    conversation_id, owner = check_id(conversation_id), owner_key(user_id)
     try:
         decision = decide(conversation_id)
         with translated(conversation_id, emergency=decision.emergency):
@@ -160,7 +160,7 @@ def conversation_exists(conversation_id: ConversationId, *, user_id: UserRef = N
     Raises: InvalidState, InvalidOwner, StorageUnavailable (a store that may hold the
     conversation did not answer).
     """
-    return exists(checked_id(conversation_id), owner=owner_key(user_id))
+    return exists(check_id(conversation_id), owner=owner_key(user_id))
 
 
 aconversation_exists = coroutine_of(conversation_exists)

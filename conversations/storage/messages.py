@@ -9,7 +9,7 @@ from typing import Any
 from conversations import conf
 from conversations.content.changes import OWN_KEYS, removal, replacement, restoration
 from conversations.content.codec import storable
-from conversations.content.document import canonical, checked_messages
+from conversations.content.document import canonical, check_messages
 from conversations.content.merge import Entry
 from conversations.content.redaction import REDACTED
 from conversations.exceptions import InvalidState
@@ -18,13 +18,13 @@ from conversations.routing.owners import UserRef, owner_key
 from conversations.state import SaveResult
 from conversations.storage.arguments import (
     ConversationId,
-    checked_flag,
-    checked_id,
-    checked_limit,
-    checked_name,
-    checked_reference,
-    checked_references,
-    checked_size,
+    check_flag,
+    check_id,
+    check_limit,
+    check_name,
+    check_reference,
+    check_references,
+    check_size,
     lazy,
 )
 from conversations.storage.coroutines import coroutine_of
@@ -97,14 +97,14 @@ def list_messages(
     Raises: ConversationNotFound (missing, another owner's or deleted), InvalidState,
     StorageUnavailable.
     """
-    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
-    size = checked_size(limit)
+    conversation_id, owner = check_id(conversation_id), owner_key(user_id)
+    size = check_size(limit)
     if before is not None and after is not None:
         raise InvalidState("give before or after, not both", path="before")
     for name, cursor in (("before", before), ("after", after)):
-        checked_limit(cursor, path=name)
+        check_limit(cursor, path=name)
     wanted = _filter(roles, tool_name)
-    if checked_flag(whole_turns, path="whole_turns") and (wanted or include_superseded):
+    if check_flag(whole_turns, path="whole_turns") and (wanted or include_superseded):
         raise InvalidState(
             "give it without roles, tool_name and include_superseded", path="whole_turns"
         )
@@ -139,10 +139,10 @@ def _filter(roles: Collection[str] | None, tool_name: str | None) -> dict[str, l
             # A database takes so many in one statement, and compares each message with each.
             raise InvalidState(f"{len(names)} roles are more than {MOST_ROLES}", path="roles")
         wanted["role"] = [
-            checked_name(name, path=f"roles[{index}]") for index, name in enumerate(names)
+            check_name(name, path=f"roles[{index}]") for index, name in enumerate(names)
         ]
     if tool_name is not None:
-        wanted["tool_name"] = [checked_name(tool_name, path="tool_name")]
+        wanted["tool_name"] = [check_name(tool_name, path="tool_name")]
     # What no column can hold is in none, and a database would refuse the question.
     return {column: [*filter(storable, names)] for column, names in wanted.items()}
 
@@ -163,9 +163,9 @@ def replace_message(
 
     Raises: MessageNotFound, ConversationNotFound, InvalidState, StorageUnavailable.
     """
-    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
-    reference = checked_reference(key_or_sequence)
-    (value,) = checked_messages([message], path="message")
+    conversation_id, owner = check_id(conversation_id), owner_key(user_id)
+    reference = check_reference(key_or_sequence)
+    (value,) = check_messages([message], path="message")
     return written(conversation_id, replacement(reference, value), owner)[1]
 
 
@@ -185,12 +185,12 @@ def remove_messages(
     Raises: MessageNotFound (then none was removed), ConversationNotFound, InvalidState,
     StorageUnavailable.
     """
-    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
+    conversation_id, owner = check_id(conversation_id), owner_key(user_id)
     if (keys_or_sequences is None) == (last is None):
         raise InvalidState("give keys_or_sequences or last", path="keys_or_sequences")
-    references = None if keys_or_sequences is None else checked_references(keys_or_sequences)
+    references = None if keys_or_sequences is None else check_references(keys_or_sequences)
     removed: list[Any] = []
-    operation = removal(references, checked_limit(last, path="last"), removed)
+    operation = removal(references, check_limit(last, path="last"), removed)
     written(conversation_id, operation, owner)
     return removed
 
@@ -211,9 +211,9 @@ def restore_message(
 
     Raises: MessageNotFound, ConversationNotFound, InvalidState, StorageUnavailable.
     """
-    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
+    conversation_id, owner = check_id(conversation_id), owner_key(user_id)
     operation = restoration(
-        checked_reference(key_or_sequence), checked_limit(revision, path="revision")
+        check_reference(key_or_sequence), check_limit(revision, path="revision")
     )
     return written(conversation_id, operation, owner)[1]
 
@@ -237,10 +237,10 @@ def redact_message(
     Raises: MessageNotFound, ConversationNotFound, InvalidState, StorageUnavailable (a store
     that may hold the text did not answer; nothing was changed).
     """
-    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
+    conversation_id, owner = check_id(conversation_id), owner_key(user_id)
     return erase(
         conversation_id,
-        checked_reference(key_or_sequence),
+        check_reference(key_or_sequence),
         replacement=_checked_replacement(replacement),
         owner=owner,
     )

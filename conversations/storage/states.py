@@ -25,9 +25,9 @@ from conversations.content.document import (
     Document,
     Known,
     canonical,
+    check_document,
+    check_messages,
     check_types,
-    checked_document,
-    checked_messages,
     field_digests,
 )
 from conversations.content.fingerprint import Seal
@@ -48,13 +48,13 @@ from conversations.state import (
 from conversations.storage.arguments import (
     ConversationId,
     Texts,
-    checked_choice,
-    checked_class,
-    checked_flag,
-    checked_id,
-    checked_keys,
-    checked_limit,
-    checked_threshold,
+    check_choice,
+    check_class,
+    check_flag,
+    check_id,
+    check_keys,
+    check_limit,
+    check_threshold,
 )
 from conversations.storage.coroutines import coroutine_of
 from conversations.storage.measuring import measured_read, measured_write
@@ -106,7 +106,7 @@ def save_state(
     connection was lost: save the same state again). Where the caller's own transaction is lost
     with its connection, the database's error stays what it is, as in every operation.
     """
-    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
+    conversation_id, owner = check_id(conversation_id), owner_key(user_id)
     to_dict = getattr(state, "to_dict", None)
     if not callable(to_dict) or isinstance(state, type):
         raise InvalidState(
@@ -130,7 +130,7 @@ def save_state(
         # Before anything is read: what another task of the caller changes meanwhile breaks them.
         message_seal = _seal(data.get(MESSAGES), before[0], messages)
         item_seal = _seal(data.get(ITEMS), before[1], items)
-    operation = SaveState(checked_document(data, messages=messages, items=items), baseline)
+    operation = SaveState(check_document(data, messages=messages, items=items), baseline)
     outcome, result = written(conversation_id, operation, owner)
     if _remembers(state):
         seals = (
@@ -340,18 +340,18 @@ def load_state(
     the conversation did not answer), ConversationNotFound with `missing="raise"` (missing,
     another owner's or deleted).
     """
-    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
-    made: Any = conf.state_class() if state_class is None else checked_class(state_class)
-    turns = checked_flag(whole_turns, path="whole_turns")
+    conversation_id, owner = check_id(conversation_id), owner_key(user_id)
+    made: Any = conf.state_class() if state_class is None else check_class(state_class)
+    turns = check_flag(whole_turns, path="whole_turns")
     selection = EVERYTHING
     if (context_quality_threshold, max_messages, max_context_items) != (None, None, None):
         selection = Selection(
-            checked_threshold(context_quality_threshold),
-            checked_limit(max_messages, path="max_messages"),
-            checked_limit(max_context_items, path="max_context_items"),
+            check_threshold(context_quality_threshold),
+            check_limit(max_messages, path="max_messages"),
+            check_limit(max_context_items, path="max_context_items"),
             OVERLAPS[0] if turns and max_messages else 0,
         )
-    raises = checked_choice(missing, of=(EMPTY, RAISE), path="missing") == RAISE
+    raises = check_choice(missing, of=(EMPTY, RAISE), path="missing") == RAISE
     decision = decide(conversation_id)
     measured = metrics.enabled()
     try:
@@ -396,9 +396,9 @@ def append_messages(
     Raises: InvalidState (before any SQL), KeyReused (the key has other content),
     ConversationNotFound (missing, another owner's or deleted), StorageUnavailable.
     """
-    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
-    values = checked_messages(messages)
-    operation = AppendMessages(values, checked_keys(keys, count=len(values)), creates=create)
+    conversation_id, owner = check_id(conversation_id), owner_key(user_id)
+    values = check_messages(messages)
+    operation = AppendMessages(values, check_keys(keys, count=len(values)), creates=create)
     return written(conversation_id, operation, owner)[1]
 
 
@@ -428,7 +428,7 @@ def update_state_partial(
     Raises: InvalidState (before any SQL; also for other names), ConversationNotFound,
     StorageUnavailable.
     """
-    conversation_id, owner = checked_id(conversation_id), owner_key(user_id)
+    conversation_id, owner = check_id(conversation_id), owner_key(user_id)
     if not isinstance(updates, Mapping):
         raise InvalidState(f"is a {type(updates).__name__}, not a mapping", path="updates")
     for place, name in enumerate(updates, start=1):
@@ -443,9 +443,9 @@ def update_state_partial(
             check_types({field: value}, path=path)
             fields[field] = value
     operation = AppendMessages(
-        checked_messages(updates.get("new_messages", ()), path="updates.new_messages"),
+        check_messages(updates.get("new_messages", ()), path="updates.new_messages"),
         fields=fields,
-        items=checked_messages(
+        items=check_messages(
             updates.get("new_context_items", ()), path="updates.new_context_items"
         ),
     )

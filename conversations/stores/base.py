@@ -55,7 +55,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class ForeignBlob:
     """A blob in legacy that we did not write: readable (`stored`), or not (`problem`)."""
 
     reference: str
@@ -65,19 +65,19 @@ class Foreign:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class BlobState:
     """The content of a conversation in legacy that the tables do not know, as of one moment.
 
-    `stored` is None if legacy holds the conversation (`held`) but it needs a look of its own: it
-    is unreadable, or was set aside. `seen` is the note of `survey`, `token` the result of
-    `settle`.
+    `stored` is None if legacy holds the conversation (`held`) but it has to be read alone: it is
+    unreadable, or was set aside. `foreign_ids` is the note of the method of that name, `token` the
+    result of `mark_ingested`.
     """
 
     conversation_id: str
     held: bool
     token: str
     stored: Stored | None = None
-    seen: str = ""
+    foreign_ids: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,87 +265,92 @@ class LegacyStore(Protocol):
         conversation_id: str,
         *,
         keep: int,
-        held: int,
+        needed: int,
         behind: Any = None,
         dry_run: bool = False,
         measured: bool = True,
     ) -> Pruned:
         """Remove a batch of blobs that we wrote and that `keep` or more later ones overtook.
 
-        Three kinds stay: the newest blob, blobs of others, and blobs that `held` may need for the
-        revision `held` or a later one. The cost of a batch does not grow with the number of blobs.
-        Without `measured`, the bytes are not counted. The caller holds the conversation's lock,
-        except for a `dry_run`, which removes nothing.
+        Three kinds stay: the newest blob, blobs of others, and blobs that `last_ours` may need
+        for the revision `needed` or a later one. The cost of a batch does not grow with the
+        number of blobs. Without `measured`, the bytes are not counted. The caller holds the
+        conversation's lock, except for a `dry_run`, which removes nothing.
         """
 
-    def probe(self) -> str:
-        """Return the SQL of a scalar expression over conversation_states, for `judge`.
+    def token_sql(self) -> str:
+        """Return the SQL of a scalar expression over conversation_states, for `token_of`.
 
         The statement that reads the conversation's row computes the token with it.
         """
 
-    def judge(self, probed: Any, known: str) -> str:
-        """Return the token that a value of `probe` means."""
+    def token_of(self, value: Any, known: str) -> str:
+        """Return the token that a value of `token_sql` means."""
 
-    def settled(self) -> str | None:
+    def token_unchanged_sql(self) -> str | None:
         """Return the SQL condition over conversation_states that the token is unchanged.
 
         None if the database alone cannot decide; "" is no condition.
         """
 
-    def held_columns(self) -> tuple[str, ...] | None:
+    def last_ours_sql(self) -> tuple[str, ...] | None:
         """Return SQL of scalar expressions over conversation_states, for one statement.
 
-        The first is for `judge`; the last is for `held_from`, and is the value that `held` reads.
-        They may be the same. None if only the model can read a state.
+        The first is for `token_of`; the last is for `last_ours_from`, and is the value that
+        `last_ours` reads. They may be the same. None if only the model can read a state.
         """
 
-    def held_from(self, text: str | None, *, known: str) -> Stored | None:
-        """Return the result of `held` without its owner; None if the token is not `known`.
+    def last_ours_from(self, text: str | None, *, known: str) -> Stored | None:
+        """Return the result of `last_ours` without its owner; None if the token is not `known`.
 
         Raises: UnreadableState.
         """
 
-    def survey(self, conversation_id: str, known: str) -> str:
-        """Return a note of the writes of others since `known`, for `foreign` and `settle`.
+    def foreign_ids(self, conversation_id: str, known: str) -> str:
+        """Return a note of the writes of others since `known`, for `list_foreign` and
+        `mark_ingested`.
 
         Old code takes no lock. Only writes in this note may be settled: a write that appears
         between two statements waits for the next time.
         """
 
-    def foreign(self, conversation_id: str, known: str, seen: str) -> Sequence[Foreign]:
-        """Return the writes of others among those `seen`, in the order of writing."""
+    def list_foreign(
+        self, conversation_id: str, known: str, foreign_ids: str
+    ) -> Sequence[ForeignBlob]:
+        """Return the writes that the note `foreign_ids` names, in the order of writing."""
 
-    def held(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
+    def last_ours(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
         """Return the state that we know legacy to hold since `revision`, if it still does.
 
         Unlike `load`, it never returns a later write of others.
         """
 
-    def correct(self, conversation_id: str, reference: str, document: Document, seen: str) -> str:
-        """Rewrite one of the blobs `seen` in place. Returns: the note after that."""
+    def correct(
+        self, conversation_id: str, reference: str, document: Document, foreign_ids: str
+    ) -> str:
+        """Rewrite one of the blobs of `foreign_ids` in place. Returns: the note after that."""
 
-    def settle(
+    def mark_ingested(
         self,
         conversation_id: str,
         *,
         revision: int,
         known: str,
-        seen: str,
+        foreign_ids: str,
         quarantined: Sequence[str] = (),
     ) -> str:
-        """Note that all writes `seen` were ingested at `revision`. Returns: the token."""
+        """Note that all writes of `foreign_ids` were ingested at `revision`. Returns: the token."""
 
     def sizes(self, ids: Sequence[str]) -> Mapping[str, int]:
         """Return the bytes of JSON that `load` reads, of those ids that the store holds."""
 
-    def looks(self, ids: Sequence[str]) -> Sequence[Look]:
-        """Return the results of `survey` and `load` for conversations that have no row yet.
+    def read_many(self, ids: Sequence[str]) -> Sequence[BlobState]:
+        """Return the results of `foreign_ids` and `load` for conversations that have no row yet.
 
         Each is as of one moment. The caller holds the conversations' locks.
         """
 
-    def settle_looks(self, looks: Sequence[Look], *, revision: int) -> None:
+    def mark_many_ingested(self, looks: Sequence[BlobState], *, revision: int) -> None:
         """Note that all writes seen by these looks were ingested at `revision`."""
 
     def renumber(self, conversation_id: str, *, old: int, new: int) -> None:
@@ -406,14 +411,14 @@ class LegacyStore(Protocol):
         """Return the ids of conversations with a row behind `low` up to and including `high`.
 
         If conversations have many rows, some are left out: those with a row up to `low` from
-        before `settled`. A walk over the keys from the first on has met them.
+        before `token_unchanged_sql`. A walk over the keys from the first on has met them.
         """
 
     def met(self, ids: Sequence[str], low: Any) -> Collection[str]:
         """Return those of the conversations that have a row up to and including a key."""
 
     def mark(self) -> str:
-        """Return a note of all writes until now, for `written_since`."""
+        """Return a note of all writes until now, for `ids_written_since`."""
 
-    def written_since(self, mark: str) -> Iterable[str]:
+    def ids_written_since(self, mark: str) -> Iterable[str]:
         """Return the ids of conversations that any code wrote since `mark`, or more ids."""

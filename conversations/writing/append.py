@@ -35,21 +35,31 @@ def added(
     """
     if decision.plan.phase != Phase.NEW_ONLY:
         return None
-    settled = "" if decision.legacy is None else decision.legacy.settled()
-    addition = None if settled is None else operation.addition()
-    if settled is None or addition is None:
+    unchanged = "" if decision.legacy is None else decision.legacy.token_unchanged_sql()
+    addition = None if unchanged is None else operation.addition()
+    if unchanged is None or addition is None:
         return None
     now = timezone.now()
     try:
         if connection.vendor == "postgresql":
             with attempt(connection):
                 return append_at_once(
-                    connection, conversation_id, addition, owner=owner, settled=settled, now=now
+                    connection,
+                    conversation_id,
+                    addition,
+                    owner=owner,
+                    unchanged=unchanged,
+                    now=now,
                 )
         with transaction.atomic(using=connection.alias):
             lock_database(connection)
             bumped = append_in_steps(
-                connection, conversation_id, addition, owner=owner, settled=settled, now=now
+                connection,
+                conversation_id,
+                addition,
+                owner=owner,
+                unchanged=unchanged,
+                now=now,
             )
             if bumped is None:
                 # Nothing was written, and the long way begins anew.
@@ -58,6 +68,6 @@ def added(
     except Error as error:
         # Another writer may have had the same key, legacy may not answer, and a plan that was
         # prepared may be of columns that have another type now: the long way tells.
-        if lost(connection.alias) or not (settled or isinstance(error, _TOLD)):
+        if lost(connection.alias) or not (unchanged or isinstance(error, _TOLD)):
             raise
         return None

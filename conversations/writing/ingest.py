@@ -25,7 +25,7 @@ from conversations.exceptions import UnreadableState
 from conversations.models import ConversationConflict, ConversationState, SyncBatch, SyncRun
 from conversations.routing.owners import owner_columns, same_owner
 from conversations.routing.transactions import attempt, lost
-from conversations.stores.base import Foreign, LegacyStore, Stored
+from conversations.stores.base import ForeignBlob, LegacyStore, Stored
 from conversations.stores.normalized import NormalizedStore, owner_of, redactions_of, replaced
 from flags import records
 from flags.texts import shown
@@ -82,7 +82,9 @@ def last_write(legacy: LegacyStore, row: ConversationState) -> Stored | None:
 
     Raises: UnreadableState, also where it is another owner's by now.
     """
-    stored = legacy.held(row.conversation_id, revision=row.legacy_revision, known=row.legacy_token)
+    stored = legacy.last_ours(
+        row.conversation_id, revision=row.legacy_revision, known=row.legacy_token
+    )
     owner = owner_of(row)
     if stored is None or stored.owner is None or owner is None or same_owner(stored.owner, owner):
         return stored
@@ -115,12 +117,12 @@ def merge(
         own = last_write(legacy, row)
         if own is not None:
             _take_last_write(tables, legacy, row, own, now=now)
-    seen = legacy.survey(row.conversation_id, row.legacy_token)
+    foreign_ids = legacy.foreign_ids(row.conversation_id, row.legacy_token)
     quarantined: list[str] = []
     equal = False
     known = redactions_of(row)
-    for blob in legacy.foreign(row.conversation_id, row.legacy_token, seen):
-        blob, seen = _redacted(legacy, row, blob, seen, known)
+    for blob in legacy.list_foreign(row.conversation_id, row.legacy_token, foreign_ids):
+        blob, foreign_ids = _redacted(legacy, row, blob, foreign_ids, known)
         problem = _problem(blob, row)
         if problem:
             quarantined.append(blob.reference)
@@ -134,11 +136,11 @@ def merge(
     revision = row.revision
     if row.revision <= row.legacy_revision and not equal:
         revision = row.legacy_revision + 1
-    token = legacy.settle(
+    token = legacy.mark_ingested(
         row.conversation_id,
         revision=revision,
         known=row.legacy_token,
-        seen=seen,
+        foreign_ids=foreign_ids,
         quarantined=quarantined,
     )
     columns: dict[str, Any] = {"legacy_token": token, "foreign_written_at": now}
@@ -211,7 +213,7 @@ def quarantine_class(reason: str) -> str:
 NOTHING = Document.from_dict({}).state_digest
 
 
-def _problem(blob: Foreign, row: ConversationState) -> str:
+def _problem(blob: ForeignBlob, row: ConversationState) -> str:
     """Return why a blob must not replace good data, or ""."""
     if blob.stored is None:
         return f"{UNREADABLE}: {blob.problem}"
@@ -230,28 +232,28 @@ def _problem(blob: Foreign, row: ConversationState) -> str:
 def _redacted(
     legacy: LegacyStore,
     row: ConversationState,
-    blob: Foreign,
-    seen: str,
+    blob: ForeignBlob,
+    foreign_ids: str,
     known: redaction.Redactions,
-) -> tuple[Foreign, str]:
+) -> tuple[ForeignBlob, str]:
     """Put what was redacted in this conversation into its redacted form, in legacy as well.
 
     Returns: the blob, and the note of what was seen, as they are now.
     """
     if blob.stored is None:
-        return blob, seen
+        return blob, foreign_ids
     document = redaction.applied_to(blob.stored.document, known)
     if document is None:
-        return blob, seen
-    seen = legacy.correct(row.conversation_id, blob.reference, document, seen)
-    return replace(blob, stored=replace(blob.stored, document=document)), seen
+        return blob, foreign_ids
+    foreign_ids = legacy.correct(row.conversation_id, blob.reference, document, foreign_ids)
+    return replace(blob, stored=replace(blob.stored, document=document)), foreign_ids
 
 
 def _take(
     tables: NormalizedStore,
     legacy: LegacyStore,
     row: ConversationState,
-    blob: Foreign,
+    blob: ForeignBlob,
     *,
     now: datetime,
 ) -> bool:
@@ -360,7 +362,7 @@ def _record(
     row: ConversationState,
     kind: ConversationConflict.Kind,
     reason: str,
-    blob: Foreign,
+    blob: ForeignBlob,
     detail: dict[str, Any],
     now: datetime,
 ) -> None:

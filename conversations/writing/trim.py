@@ -26,7 +26,7 @@ def trim(legacy: LegacyStore, conversation_id: str, *, revision: int) -> None:
         return
     try:
         with attempt():
-            legacy.prune(conversation_id, keep=keep, held=revision, measured=False)
+            legacy.prune(conversation_id, keep=keep, needed=revision, measured=False)
     except Error as error:
         if lost(conf.alias()):
             raise

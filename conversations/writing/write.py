@@ -120,7 +120,7 @@ class _Write:
         self.failure: BaseException | None = None
         self.stored: Stored | None = None
         # What of legacy was there when `stored` was read.
-        self.seen = ""
+        self.foreign_ids = ""
 
     def run(self, *, failure: BaseException | None = None) -> Outcome:
         """Write. `failure` says why legacy did not answer the attempt before, in new_only."""
@@ -150,7 +150,7 @@ class _Write:
         self.row, self.truth, self.legacy = found.row, found.truth, found.legacy
         self.failure = found.failure
         if self.row is None and self.legacy is not None:
-            self.seen = self.legacy.survey(self.conversation_id, "")
+            self.foreign_ids = self.legacy.foreign_ids(self.conversation_id, "")
             self.stored = self.legacy.load(self.conversation_id)
         if not (self.plan.writes_normalized or self.operation.needs_rows):
             return self._write_legacy()
@@ -268,8 +268,8 @@ class _Write:
         if self.legacy is not None:
             revision = 0 if self.stored is None else 1
             row.legacy_revision = revision
-            row.legacy_token = self.legacy.settle(
-                self.conversation_id, revision=revision, known="", seen=self.seen
+            row.legacy_token = self.legacy.mark_ingested(
+                self.conversation_id, revision=revision, known="", foreign_ids=self.foreign_ids
             )
         if self.stored is not None:
             self.tables.take(row, self.stored.document, revision=1, now=written)
@@ -375,7 +375,7 @@ class _Write:
             return LegacyView(self.stored or EMPTY, revision=0)
         if self.truth in (Truth.LEGACY, Truth.BOTH):
             check_owner(self.owner, actual=owner_of(row))
-            stored = self.legacy.held(
+            stored = self.legacy.last_ours(
                 self.conversation_id, revision=row.legacy_revision, known=row.legacy_token
             )
             if stored is not None:

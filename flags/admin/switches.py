@@ -15,7 +15,7 @@ from flags.admin.rights import AsksFirst
 from flags.beginnings import ANSWER, QUESTION, unanswered
 from flags.conf import conversations_settings
 from flags.phases import HELP_TEXTS, Plan, Switch, switches_for
-from flags.switches import stored_settings
+from flags.switches import try_read_settings
 
 
 def phase_notice() -> dict[str, Any]:
@@ -25,7 +25,7 @@ def phase_notice() -> dict[str, Any]:
     that they spell the phase in force; `unanswered`, the (question, answer) about where the
     rollout begins. {} if the switches could not be read.
     """
-    found = stored_settings()
+    found = try_read_settings()
     if found is None:
         return {}
     values, plan = found.switches, found.plan

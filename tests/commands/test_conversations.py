@@ -157,8 +157,8 @@ def test_a_database_that_does_not_answer_exits_with_1_and_quotes_nothing(
         raise OperationalError(SECRET)
 
     monkeypatch.setattr(ids, "in_batches", down)
-    monkeypatch.setattr(records, "found_run", down)
-    monkeypatch.setattr(working, "found_run", down)
+    monkeypatch.setattr(records, "find_run", down)
+    monkeypatch.setattr(working, "find_run", down)
     for arguments in (["sync", "--to", "tables"], ["verify"], ["export"]):
         with pytest.raises(CommandError) as raised:
             call_command("conversations", *arguments, stdout=io.StringIO())

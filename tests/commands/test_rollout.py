@@ -20,8 +20,8 @@ from flags import processes, transitions
 from flags.exceptions import (
     FenceBusy,
     NoSuchStep,
-    TimeIsUp,
     SwitchesUnreadable,
+    TimeIsUp,
     TransitionRefused,
     UnknownGate,
 )

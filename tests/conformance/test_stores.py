@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from conversations.content.document import Document
 from conversations.exceptions import InvalidState, UnreadableState
 from conversations.models import ConversationState, ConversationTombstone
-from conversations.routing.locks import probed
+from conversations.routing.locks import token_value
 from conversations.state import AgentState
 from conversations.stores.base import NEVER, Blobs, Leftovers, LegacyStore
 from conversations.stores.chunks.store import ChunkStore
 from conversations.stores.jsonfield.appended_rows import AppendedRows
 from conversations.stores.jsonfield.store import JSONFieldStore
-from conversations.stores.normalized import found_row
+from conversations.stores.normalized import find_row
 from memory.models import MemoryChunk
 from tests.support.blobs.models import AssistantSession, TextSession, VersionedSession
 from tests.support.factories import UserFactory, messages
@@ -227,9 +227,9 @@ def test_a_probe_inside_another_query_says_what_the_token_says(legacy: LegacySto
     ConversationState.rows.filter(conversation_id="c").update(legacy_token=token)
 
     def judged() -> str:
-        row = found_row("c", probe=legacy.probe())
+        row = find_row("c", token_sql=legacy.token_sql())
         assert row is not None
-        return legacy.judge(probed(row), token)
+        return legacy.token_of(token_value(row), token)
 
     assert judged() == token
     written_by_others(legacy, "a", "theirs")
@@ -239,33 +239,33 @@ def test_a_probe_inside_another_query_says_what_the_token_says(legacy: LegacySto
 
 def test_what_somebody_else_wrote_is_given_once_and_settled(legacy: LegacyStore) -> None:
     token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
-    assert list(legacy.foreign("c", token, legacy.survey("c", token))) == []
+    assert list(legacy.list_foreign("c", token, legacy.foreign_ids("c", token))) == []
     written_by_others(legacy, "a", "theirs")
-    seen = legacy.survey("c", token)
-    (blob,) = legacy.foreign("c", token, seen)
+    seen = legacy.foreign_ids("c", token)
+    (blob,) = legacy.list_foreign("c", token, seen)
     assert blob.stored is not None
     assert blob.stored.document == document("a", "theirs")
-    settled = legacy.settle("c", revision=2, known=token, seen=seen)
+    settled = legacy.mark_ingested("c", revision=2, known=token, foreign_ids=seen)
     assert legacy.token("c", settled) == settled
-    assert list(legacy.foreign("c", settled, legacy.survey("c", settled))) == []
+    assert list(legacy.list_foreign("c", settled, legacy.foreign_ids("c", settled))) == []
 
 
 def test_what_comes_after_the_survey_is_not_settled(legacy: LegacyStore) -> None:
     token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
     written_by_others(legacy, "a", "first")
-    seen = legacy.survey("c", token)
+    seen = legacy.foreign_ids("c", token)
     written_by_others(legacy, "a", "first", "second")
-    settled = legacy.settle("c", revision=2, known=token, seen=seen)
+    settled = legacy.mark_ingested("c", revision=2, known=token, foreign_ids=seen)
     assert legacy.token("c", settled) != settled
 
 
 def test_held_never_gives_what_somebody_else_wrote(legacy: LegacyStore) -> None:
     token = legacy.save("c", document("a"), revision=7, known=legacy.token("c"))
-    own = legacy.held("c", revision=7, known=token)
+    own = legacy.last_ours("c", revision=7, known=token)
     assert own is not None
     assert own.document == document("a")
     written_by_others(legacy, "theirs")
-    after = legacy.held("c", revision=7, known=token)
+    after = legacy.last_ours("c", revision=7, known=token)
     assert after is None or after.document == document("a")
 
 
@@ -282,7 +282,7 @@ def test_what_is_no_state_is_unreadable_and_says_where(legacy: LegacyStore) -> N
         AssistantSession.objects.update(data=[1])
     with pytest.raises(UnreadableState, match="holds no state: "):
         legacy.load("c")
-    (blob,) = legacy.foreign("c", token, legacy.survey("c", token))
+    (blob,) = legacy.list_foreign("c", token, legacy.foreign_ids("c", token))
     assert blob.stored is None
     assert blob.problem
 
@@ -290,10 +290,10 @@ def test_what_is_no_state_is_unreadable_and_says_where(legacy: LegacyStore) -> N
 def test_what_is_read_beside_a_row_is_a_state_or_nothing_or_unreadable(
     legacy: LegacyStore,
 ) -> None:
-    assert legacy.held_from(None, known="a token") is None
+    assert legacy.last_ours_from(None, known="a token") is None
     spoilt = '{"conversation_history": 5}'
     with pytest.raises(UnreadableState, match="holds no state: "):
-        legacy.held_from(f"5 {spoilt}" if isinstance(legacy, ChunkStore) else spoilt, known="")
+        legacy.last_ours_from(f"5 {spoilt}" if isinstance(legacy, ChunkStore) else spoilt, known="")
 
 
 def test_a_foreign_key_on_the_owner_takes_users_alone(legacy: LegacyStore) -> None:
@@ -438,11 +438,13 @@ def test_a_version_of_any_type_changes_with_every_save_and_is_what_the_probe_say
     tokens = []
     for line in ("a", "b", "b"):
         tokens.append(store.save("c", document(line)))
-        row = found_row("c", probe=store.probe())
+        row = find_row("c", token_sql=store.token_sql())
         assert row is not None
         stored = store.load("c")
         assert stored is not None
-        assert tokens[-1] == store.token("c") == store.judge(probed(row), "") == stored.version
+        assert (
+            tokens[-1] == store.token("c") == store.token_of(token_value(row), "") == stored.version
+        )
     assert len(set(tokens)) == 3
 
 
@@ -461,22 +463,22 @@ def test_a_hosts_times_order_its_list() -> None:
 def test_a_chunk_that_is_held_and_cannot_be_read_is_an_error_not_a_gap() -> None:
     store = ChunkStore()
     token = store.save("c", document("a"), revision=3)
-    assert store.held("c", revision=2, known=token) is None
+    assert store.last_ours("c", revision=2, known=token) is None
     MemoryChunk.objects.update(content="{")
     with pytest.raises(UnreadableState, match="legacy chunk"):
-        store.held("c", revision=3, known=token)
+        store.last_ours("c", revision=3, known=token)
     with pytest.raises(UnreadableState, match="legacy chunk"):
         store.rewrite("c", lambda document: document, known="")
 
 
 def test_the_condition_of_being_settled_holds_where_the_token_does(legacy: LegacyStore) -> None:
     """What the database alone can tell, it tells as Python does, also behind a foreign write."""
-    condition = legacy.settled()
+    condition = legacy.token_unchanged_sql()
     if condition is None:
         assert connection.vendor == "sqlite", "PostgreSQL digests what it holds"
         return
     written_by_others(legacy, "a")
-    token = legacy.settle("c", revision=1, known="", seen=legacy.survey("c", ""))
+    token = legacy.mark_ingested("c", revision=1, known="", foreign_ids=legacy.foreign_ids("c", ""))
     row = ConversationState.rows.create(
         conversation_id="c",
         legacy_token=token,
@@ -500,4 +502,4 @@ def test_the_condition_of_being_settled_holds_where_the_token_does(legacy: Legac
 
 def test_a_version_that_postgresql_writes_otherwise_settles_nothing(db: None) -> None:
     store = JSONFieldStore({**VERSIONED, "version": "changed_at"})
-    assert (store.settled() is None) == (connection.vendor == "postgresql")
+    assert (store.token_unchanged_sql() is None) == (connection.vendor == "postgresql")

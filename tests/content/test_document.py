@@ -27,8 +27,8 @@ from conversations.content.document import (
     Document,
     Known,
     canonical,
-    checked_document,
-    checked_messages,
+    check_document,
+    check_messages,
 )
 from conversations.exceptions import InvalidState
 from conversations.state import AgentState
@@ -41,7 +41,7 @@ from tests.support.strategies import inexact, nested, states
 @given(state=states())
 @hypothesis_settings(max_examples=pure_examples(500))
 def test_a_document_is_the_legacy_blob(state: AgentState) -> None:
-    document = checked_document(state.to_dict()).document
+    document = check_document(state.to_dict()).document
     assert document.to_json() == json.dumps(json.loads(json.dumps(state.to_dict())))
 
 
@@ -93,7 +93,7 @@ def test_digests_tell_messages_from_everything_else() -> None:
 
 
 def test_the_baseline_is_no_content() -> None:
-    assert BASELINE_KEY not in checked_document({BASELINE_KEY: {"token": "x"}}).document.to_dict()
+    assert BASELINE_KEY not in check_document({BASELINE_KEY: {"token": "x"}}).document.to_dict()
 
 
 # Refusals
@@ -143,7 +143,7 @@ def test_what_json_cannot_hold_is_refused_with_its_place(
     data: Any, path: str, message: str
 ) -> None:
     with pytest.raises(InvalidState) as refused:
-        checked_document(data)
+        check_document(data)
     assert refused.value.path == path
     assert str(refused.value).startswith(f"{path}: {message}")
 
@@ -193,8 +193,8 @@ CHANGED: list[tuple[Any, str]] = [
 def test_what_resembles_json_is_stored_as_json_dumps_writes_it(value: Any, stored: str) -> None:
     made, _ = canonical(value, path="x", max_bytes=1000)
     assert json.dumps(made) == stored == json.dumps(value)
-    (message,) = checked_messages([{"content": value}])
-    document = checked_document({MESSAGES: [value], "other": value}).document
+    (message,) = check_messages([{"content": value}])
+    document = check_document({MESSAGES: [value], "other": value}).document
     assert json.dumps([message["content"], document.messages[0], document.fields["other"]]) == (
         f"[{stored}, {stored}, {stored}]"
     )
@@ -215,8 +215,8 @@ def test_keys_that_are_one_in_json_are_refused_since_a_value_would_be_lost(
     value: Any, place: str
 ) -> None:
     for check in (
-        lambda: checked_messages([value]),
-        lambda: checked_document({"messages": [value]}),
+        lambda: check_messages([value]),
+        lambda: check_document({"messages": [value]}),
     ):
         with pytest.raises(InvalidState, match="two of its keys are one in JSON") as refused:
             check()
@@ -225,12 +225,12 @@ def test_keys_that_are_one_in_json_are_refused_since_a_value_would_be_lost(
 
 def test_names_of_fields_that_are_one_in_json_are_refused() -> None:
     with pytest.raises(InvalidState, match="the names of two fields are one in JSON"):
-        checked_document({"\ud83d\ude00": 1, "\U0001f600": 2})
+        check_document({"\ud83d\ude00": 1, "\U0001f600": 2})
 
 
 def test_keys_alike_to_python_alone_are_kept_as_they_are() -> None:
     value = {"1": 1, "01": 2, "True": 3, "true": 4, "é": 5, "e\u0301": 6, "nan": float("nan")}
-    assert json.dumps(checked_messages([value])) == json.dumps([value])
+    assert json.dumps(check_messages([value])) == json.dumps([value])
 
 
 # Objects of SDKs and of Python
@@ -323,10 +323,10 @@ def test_an_object_is_refused_by_its_place_with_what_makes_json_of_it(
     value: Any, expected: str
 ) -> None:
     for check, path in (
-        (lambda: checked_messages([{"a": [value]}]), "messages[0].a[0]"),
-        (lambda: checked_messages([value]), "messages[0]"),
-        (lambda: checked_document({MESSAGES: [{"a": value}]}), f"{MESSAGES}[0].a"),
-        (lambda: checked_document({"last_tool_result": value}), "last_tool_result"),
+        (lambda: check_messages([{"a": [value]}]), "messages[0].a[0]"),
+        (lambda: check_messages([value]), "messages[0]"),
+        (lambda: check_document({MESSAGES: [{"a": value}]}), f"{MESSAGES}[0].a"),
+        (lambda: check_document({"last_tool_result": value}), "last_tool_result"),
     ):
         with pytest.raises(InvalidState) as refused:
             check()
@@ -337,7 +337,7 @@ def test_an_object_is_refused_by_its_place_with_what_makes_json_of_it(
 @pytest.mark.parametrize("key", [(1, 2), UUID(int=5), b"s3cret", Colour.RED, frozenset()])
 def test_a_key_that_json_cannot_write_is_refused_by_its_type(key: Any) -> None:
     with pytest.raises(InvalidState) as refused:
-        checked_messages([{"a": {key: 1}}])
+        check_messages([{"a": {key: 1}}])
     name = type(key).__name__
     assert str(refused.value) == f"messages[0].a: the key is a {name}, not a string"
 
@@ -345,7 +345,7 @@ def test_a_key_that_json_cannot_write_is_refused_by_its_type(key: Any) -> None:
 @pytest.mark.parametrize("one", [Model(), OldModel(), {"s3cret"}, frozenset({1})])
 def test_one_object_or_a_set_is_no_list_of_messages(one: Any) -> None:
     with pytest.raises(InvalidState, match=f"messages: is a {type(one).__name__}, not a list"):
-        checked_messages(one)
+        check_messages(one)
 
 
 @pytest.mark.parametrize("mapping", [False, True])
@@ -357,44 +357,44 @@ def test_nesting_up_to_the_limit_is_kept_and_beyond_it_refused(
     deepest = nested(30, 1, mapping=mapping)
     value = [deepest] if name in (MESSAGES, ITEMS) else nested(29, 1, mapping=mapping)
     whole = value if name in (MESSAGES, ITEMS) else [value]
-    assert checked_document({name: whole}).document.to_dict()[name] == whole
+    assert check_document({name: whole}).document.to_dict()[name] == whole
     with pytest.raises(InvalidState, match="nested deeper than 30 levels") as refused:
-        checked_document({name: [[whole[0]]]})
+        check_document({name: [[whole[0]]]})
     assert refused.value.path.startswith(name)
 
 
 def test_nesting_deeper_than_python_can_follow_is_refused() -> None:
     with pytest.raises(InvalidState, match="nested deeper than 400 levels") as refused:
-        checked_document({MESSAGES: [{"a": nested(100_000, 1, mapping=False)}]})
+        check_document({MESSAGES: [{"a": nested(100_000, 1, mapping=False)}]})
     assert refused.value.path.startswith("conversation_history[0].a[0][0]")
     assert len(refused.value.path) <= 201
 
 
 def test_a_message_that_is_too_big_is_refused_and_named(settings: Any) -> None:
     settings.CONVERSATIONS = {"MAX_MESSAGE_BYTES": 20}
-    checked_document({MESSAGES: ["x" * 18]})
+    check_document({MESSAGES: ["x" * 18]})
     with pytest.raises(InvalidState, match="21 bytes of JSON are more than the limit of 20") as e:
-        checked_document({MESSAGES: ["x", "x" * 19]})
+        check_document({MESSAGES: ["x", "x" * 19]})
     assert e.value.path == "conversation_history[1]"
 
 
 def test_a_state_that_is_too_big_is_refused(settings: Any) -> None:
     settings.CONVERSATIONS = {"MAX_STATE_BYTES": 100}
-    checked_document({MESSAGES: ["x" * 20]})
+    check_document({MESSAGES: ["x" * 20]})
     with pytest.raises(InvalidState, match="are more than the limit of 100") as refused:
-        checked_document({MESSAGES: ["x" * 20] * 5})
+        check_document({MESSAGES: ["x" * 20] * 5})
     assert refused.value.path == "state"
 
 
 @pytest.mark.parametrize("values", ["text", b"bytes", {"role": "user"}, 5, None])
 def test_messages_to_append_must_be_a_list(values: Any) -> None:
     with pytest.raises(InvalidState) as refused:
-        checked_messages(values)
+        check_messages(values)
     assert str(refused.value) == f"messages: is a {type(values).__name__}, not a list"
 
 
 def test_messages_may_come_from_a_generator() -> None:
-    assert checked_messages({"n": (n,)} for n in range(2)) == [{"n": [0]}, {"n": [1]}]
+    assert check_messages({"n": (n,)} for n in range(2)) == [{"n": [0]}, {"n": [1]}]
 
 
 # What a load gave need not be looked at again, unless it is something else now
@@ -402,7 +402,7 @@ def test_messages_may_come_from_a_generator() -> None:
 
 def test_what_was_given_is_taken_as_it_is() -> None:
     given = {"content": "x"}
-    document = checked_document({MESSAGES: [given]}, messages=Known(digest_of(given))).document
+    document = check_document({MESSAGES: [given]}, messages=Known(digest_of(given))).document
     assert document.messages[0] is given
 
 
@@ -412,7 +412,7 @@ def test_what_was_given_is_taken_as_it_is() -> None:
 )
 def test_what_was_given_and_changed_is_made_canonical(changed: Any) -> None:
     digest = digest_of({"content": ["x"]})
-    document = checked_document({MESSAGES: [changed]}, messages=Known(digest)).document
+    document = check_document({MESSAGES: [changed]}, messages=Known(digest)).document
     assert json.dumps(document.messages) == json.dumps(json.loads(json.dumps([changed])))
 
 
@@ -421,13 +421,13 @@ def test_what_was_given_and_spoilt_is_refused() -> None:
     digest = digest_of(given)
     given["content"] = object()  # type: ignore[assignment]
     with pytest.raises(InvalidState) as refused:
-        checked_document({MESSAGES: [given]}, messages=Known(digest))
+        check_document({MESSAGES: [given]}, messages=Known(digest))
     assert refused.value.path == "conversation_history[0].content"
 
 
 @pytest.mark.parametrize("now", [[], ["a"], ["b"], ["a", "b", "c"]])
 def test_lists_of_any_length_are_compared_with_what_was_given(now: list[Any]) -> None:
-    checked = checked_document(
+    checked = check_document(
         {MESSAGES: now, ITEMS: now},
         messages=Known(digest_of("a") + digest_of("b")),
         items=Known(digest_of("a")),
@@ -438,7 +438,7 @@ def test_lists_of_any_length_are_compared_with_what_was_given(now: list[Any]) ->
 
 def test_the_names_of_fields_are_made_canonical_as_values_are() -> None:
     """What the next load gives must have the digests that this save stores."""
-    document = checked_document({"\ud83d\ude00": 1, "\ud83d": 2}).document
+    document = check_document({"\ud83d\ude00": 1, "\ud83d": 2}).document
     assert document.fields["\U0001f600"] == 1
     assert document.fields["\ud83d"] == 2
     again = json.loads(document.to_json())

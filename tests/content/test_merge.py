@@ -14,7 +14,7 @@ from conversations.content.merge import (
     Entry,
     Rebased,
     entries_of,
-    located_by_content,
+    locate_by_content,
     merge_foreign,
     rebase,
     resequence,
@@ -237,7 +237,7 @@ def test_what_was_given_is_found_by_content_from_the_end(
     given_: str, current: str, places: list[int | None]
 ) -> None:
     entries = stored(current)
-    located = located_by_content([digest_of(letter) for letter in given_], entries)
+    located = locate_by_content([digest_of(letter) for letter in given_], entries)
     assert [None if entry is None else entries.index(entry) for entry in located] == places
 
 

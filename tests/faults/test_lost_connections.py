@@ -38,7 +38,7 @@ from flags.exceptions import TransitionRefused
 from flags.gates import looked
 from flags.health import report
 from flags.phases import Phase
-from flags.switches import current_plan, forced_phase, snapshot, stored_retirement
+from flags.switches import current_plan, forced_phase, read_retirement, snapshot
 from tests.api import unasked
 from tests.faults.injection import failing, touches_tables
 from tests.flags.test_fence import until_true
@@ -337,7 +337,7 @@ def test_switches_that_are_read_on_a_lost_connection_are_those_of_the_database(
         lose()
         assert current_plan().phase == stored
         lose()
-        assert stored_retirement() is False
+        assert read_retirement() is False
 
 
 def test_switches_that_are_read_in_a_lost_transaction_are_read_again_behind_it(

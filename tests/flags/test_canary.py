@@ -14,7 +14,7 @@ from flags import processes
 from flags.exceptions import TransitionRefused
 from flags.phases import CANARY, EMERGENCY, PLANS, Phase
 from flags.sampling import share_of
-from flags.switches import Settings, current_plan, snapshot, stored_settings
+from flags.switches import Settings, current_plan, snapshot, try_read_settings
 from flags.transitions import advance, canary, check, history, rollback, status
 from tests.flags.test_emergency import set_emergency
 from tests.flags.test_switches import set_rows
@@ -112,7 +112,7 @@ def test_a_step_is_made_for_a_share_and_the_next_one_waits_for_all() -> None:
 def test_a_share_is_a_share(percent: float) -> None:
     with pytest.raises(TransitionRefused, match="0 to 100"):
         canary(percent)
-    assert stored_settings() == Settings(status().switches)
+    assert try_read_settings() == Settings(status().switches)
 
 
 def test_there_is_no_canary_of_the_first_phase_nor_of_mixed_switches() -> None:

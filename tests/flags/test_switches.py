@@ -32,7 +32,7 @@ from flags.phases import (
     plan_of,
     switches_for,
 )
-from flags.switches import current_plan, forced_phase, snapshot, stored_settings
+from flags.switches import current_plan, forced_phase, snapshot, try_read_settings
 from tests.faults.injection import failing, locked
 from tests.support.factories import UserFactory
 
@@ -128,11 +128,11 @@ def test_a_snapshot_is_as_old_as_the_moment_before_it_was_read(
     snapshot.forget()
 
     def slow() -> Any:
-        values = stored_settings()
+        values = try_read_settings()
         clock.now += 10
         return values
 
-    monkeypatch.setattr(switches, "stored_settings", slow)
+    monkeypatch.setattr(switches, "try_read_settings", slow)
     assert current_plan().phase == Phase.LEGACY
     monkeypatch.undo()
     assert snapshot._read_at == 1000.0

@@ -38,8 +38,8 @@ def test_threads_that_wait_for_the_switches_share_one_read(
         all_waiting.wait(10)
         return current_plan().phase
 
-    monkeypatch.setattr(switches, "stored_settings", slow)
-    monkeypatch.setattr(switches, "stored_retirement", lambda: False)
+    monkeypatch.setattr(switches, "try_read_settings", slow)
+    monkeypatch.setattr(switches, "read_retirement", lambda: False)
     with ThreadPoolExecutor(8) as threads:
         found = [threads.submit(ask) for _ in range(8)]
     assert {each.result() for each in found} == {Phase.NEW_READS}
@@ -61,8 +61,8 @@ def test_a_waiting_read_does_not_block_a_thread_it_waits_for(
         assert given_back.wait(10)
         return Settings(switches_for(Phase.NEW_READS))
 
-    monkeypatch.setattr(switches, "stored_settings", waiting)
-    monkeypatch.setattr(switches, "stored_retirement", lambda: False)
+    monkeypatch.setattr(switches, "try_read_settings", waiting)
+    monkeypatch.setattr(switches, "read_retirement", lambda: False)
     with ThreadPoolExecutor(1) as threads:
         other = threads.submit(current_plan)
         assert reading.wait(10)

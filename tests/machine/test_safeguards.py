@@ -26,7 +26,7 @@ from conversations.storage import states
 from conversations.stores.chunks import overtaken as chunk_blobs
 from conversations.stores.chunks.store import ChunkStore
 from conversations.stores.jsonfield.store import JSONFieldStore
-from conversations.stores.normalized import found_row
+from conversations.stores.normalized import find_row
 from conversations.writing import delete, ingest, write
 from flags import fence
 from flags.phases import Phase, StoreName
@@ -43,7 +43,7 @@ STEPS = 30
 def without_lock(patch: Patch) -> None:
     """Neither a row lock nor an advisory lock; SQLite's transactions begin as readers."""
 
-    patch.setattr(standing, "lock", found_row)
+    patch.setattr(standing, "lock", find_row)
     patch.setattr(
         SQLite,
         "_start_transaction_under_autocommit",
@@ -59,8 +59,8 @@ def without_savepoint(patch: Patch) -> None:
 
 def without_token(patch: Patch) -> None:
     """Nobody notices that somebody else has written."""
-    patch.setattr(ChunkStore, "judge", lambda self, probed, known: known)
-    patch.setattr(JSONFieldStore, "judge", lambda self, probed, known: "same")
+    patch.setattr(ChunkStore, "token_of", lambda self, value, known: known)
+    patch.setattr(JSONFieldStore, "token_of", lambda self, value, known: "same")
 
 
 def without_mark(patch: Patch) -> None:
@@ -81,12 +81,12 @@ def without_merge(patch: Patch) -> None:
     """The last blob wins."""
 
     def last_blob_wins(tables: Any, legacy: Any, row: Any, *, now: Any) -> None:
-        seen = legacy.survey(row.conversation_id, row.legacy_token)
-        for blob in legacy.foreign(row.conversation_id, row.legacy_token, seen):
+        seen = legacy.foreign_ids(row.conversation_id, row.legacy_token)
+        for blob in legacy.list_foreign(row.conversation_id, row.legacy_token, seen):
             revision = max(row.revision, row.legacy_revision) + 1
             tables.take(row, blob.stored.document, revision=revision, now=now)
-        token = legacy.settle(
-            row.conversation_id, revision=row.revision, known=row.legacy_token, seen=seen
+        token = legacy.mark_ingested(
+            row.conversation_id, revision=row.revision, known=row.legacy_token, foreign_ids=seen
         )
         columns = {"legacy_token": token}
         ConversationState.rows.filter(pk=row.pk).update(**columns)
@@ -275,7 +275,9 @@ def test_the_machine_sees_a_blob_go_that_a_merge_begins_with(
         monkeypatch.setattr(
             chunk_blobs,
             "overtaken",
-            lambda looked, beside, *, keep, held: overtaken(looked, beside, keep=keep, held=2**62),
+            lambda looked, beside, *, keep, needed: overtaken(
+                looked, beside, keep=keep, needed=2**62
+            ),
         )
     machine = type("Machine", (Everything,), {"old": OldChunks()})()
     with machine.stack:

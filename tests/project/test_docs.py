@@ -24,7 +24,7 @@ from django.utils import timezone
 
 from conversations.conf import DEFAULTS
 from conversations.content import codec
-from conversations.content.document import checked_document
+from conversations.content.document import check_document
 from conversations.exceptions import InvalidState
 from conversations.management.commands import conversations
 from conversations.rollout.sync import Target
@@ -150,7 +150,7 @@ def test_the_readme_shows_the_error_of_an_object_as_it_is() -> None:
     (shown,) = re.findall(r"what to call: `(.*?)`\.", section("What a state is"))
     kind = type("ChatCompletionMessage", (), {"model_dump": None})
     with pytest.raises(InvalidState) as refused:
-        checked_document({"conversation_history": [{}, kind()]})
+        check_document({"conversation_history": [{}, kind()]})
     assert str(refused.value) == shown
 
 

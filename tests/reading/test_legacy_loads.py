@@ -254,7 +254,7 @@ def test_a_field_of_a_hosts_own_is_read_by_its_model(
     field.model = store.model
     monkeypatch.setattr(store, "state_field", field)
     assert isinstance(store, HostTable)
-    assert store.held_columns() is None
+    assert store.last_ours_sql() is None
     save_state("c", state("a"))
     assert [each["content"] for each in load_state("c").conversation_history] == ["a"]
     assert counted("c") > 1

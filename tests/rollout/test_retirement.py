@@ -388,7 +388,7 @@ def test_a_process_that_has_not_heard_of_it_goes_on_as_before(
     """For half a second at most; or for longer, while the record cannot be read."""
     written("c", "d")
     retired()
-    monkeypatch.setattr("flags.switches.stored_retirement", lambda: None)
+    monkeypatch.setattr("flags.switches.read_retirement", lambda: None)
     snapshot.forget()
     assert decide().legacy is not None
     assert loaded("c", "d") == expected("c", "d")

@@ -758,7 +758,7 @@ def test_an_id_in_another_spelling_is_looked_at_by_itself() -> None:
     OldSession().write("A", state("x").to_dict())
     spelled = _Spelled(JSONFieldStore._tokened(store))
     with mock.patch.object(store, "_tokened", return_value=spelled):
-        looks = store.looks(["a", "b"])
+        looks = store.read_many(["a", "b"])
     assert [(look.held, look.stored) for look in looks] == [(True, None)] * 2
 
 
@@ -782,25 +782,25 @@ def test_the_looks_are_one_moment_and_say_what_survey_load_and_settle_say() -> N
     MemoryMetadata.objects.create(chunk_id=aside, key="store.quarantined", value="1")
     MemoryMetadata.objects.create(chunk_id=aside, key="unrelated", value="1")
     names = ["settled", "mixed", "recent", "aside", "nowhere"]
-    looks = {look.conversation_id: look for look in store.looks(names)}
+    looks = {look.conversation_id: look for look in store.read_many(names)}
     for name in names:
         stored = store.load(name)
         assert looks[name].stored == stored
         assert looks[name].held == (name != "nowhere")
-        seen = store.survey(name, "")
+        seen = store.foreign_ids(name, "")
         assert sorted(looks[name].seen.split(",")) == sorted(seen.split(","))
         with transaction.atomic():
-            token = store.settle(name, revision=1, known="", seen=seen)
+            token = store.mark_ingested(name, revision=1, known="", foreign_ids=seen)
             marks = set(MemoryMetadata.objects.values_list("chunk_id", "key", "value"))
             transaction.set_rollback(True)
         assert looks[name].token == token
         with transaction.atomic():
-            store.settle_looks([looks[name]], revision=1)
+            store.mark_many_ingested([looks[name]], revision=1)
             assert set(MemoryMetadata.objects.values_list("chunk_id", "key", "value")) == marks
             transaction.set_rollback(True)
     assert store.sizes(names).keys() == {"settled", "mixed", "recent"}
     assert store.sizes([]) == {}
-    assert store.looks([]) == ()
+    assert store.read_many([]) == ()
 
 
 def test_an_empty_content_and_a_lost_chunk_are_no_reason_to_fail() -> None:
@@ -808,7 +808,7 @@ def test_an_empty_content_and_a_lost_chunk_are_no_reason_to_fail() -> None:
     MemoryChunk.objects.update(content=None)
     store = ChunkStore()
     assert store.sizes(["a"]) == {"a": 0}
-    assert [(look.held, look.stored) for look in store.looks(["a"])] == [(True, None)]
+    assert [(look.held, look.stored) for look in store.read_many(["a"])] == [(True, None)]
     assert set(together_(["a", "b"]).values()) == {Action.FAILED}
 
 

@@ -246,7 +246,7 @@ def let_reading_fail(
 
         return read
 
-    for name in ("load", "looks"):
+    for name in ("load", "read_many"):
         monkeypatch.setattr(ChunkStore, name, failing(getattr(ChunkStore, name)))
 
 

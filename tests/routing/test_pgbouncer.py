@@ -165,7 +165,7 @@ def test_long_results_need_no_cursor_that_outlives_its_statement(
         names = [f"c{number:02}" for number in range(10)]
         for name in names:
             storage.save_state(name, state("a"))
-    found = iter(store.written_since(mark))
+    found = iter(store.ids_written_since(mark))
     first = next(found)
     # Another transaction, between two results: it takes the next session.
     session()

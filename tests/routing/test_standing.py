@@ -33,7 +33,7 @@ STANDING = "conversations/routing/standing.py"
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def read_many(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note each look at the switches."""
     found: list[int] = []
     settings = Snapshot.settings
@@ -116,6 +116,6 @@ def test_one_module_finds_where_the_truth_is() -> None:
 
 def test_one_module_looks_at_the_switches() -> None:
     assert importers("flags.switches", "look") == [STANDING]
-    for name in ("current_plan", "snapshot", "stored_settings", "Snapshot"):
+    for name in ("current_plan", "snapshot", "try_read_settings", "Snapshot"):
         assert importers("flags.switches", name) == []
     assert importers("flags", "switches") == []

@@ -110,7 +110,7 @@ def test_lists_are_in_the_order_of_the_newest_rows() -> None:
         assert [one.conversation_id for one in page] == [names[1], names[0], names[2]]
         assert [one.updated_at for one in page] == [times[1], times[0], times[2]]
     since = (timezone.now() - timedelta(minutes=90)).isoformat()
-    assert list(configured_store().written_since(since)) == [names[1]]
+    assert list(configured_store().ids_written_since(since)) == [names[1]]
 
 
 @isolate_apps("tests.support.hostshapes")
@@ -184,11 +184,11 @@ def test_what_legacy_never_held_is_taken_in_whole_and_what_it_lost_is_not_held()
         assert sorted(texts(storage.load_state(name))) == ["a", "b", "c", "d"]
     store: Any = configured_store()
     token = store.token(name)
-    assert store.held(name, revision=1, known=token) is not None
-    assert store.held(name, revision=1, known="-") is None
-    assert list(store.foreign(name, "", "-")) == []
+    assert store.last_ours(name, revision=1, known=token) is not None
+    assert store.last_ours(name, revision=1, known="-") is None
+    assert list(store.list_foreign(name, "", "-")) == []
     Snapshot.objects.all().delete()
-    assert store.held(name, revision=1, known=token) is None
+    assert store.last_ours(name, revision=1, known=token) is None
 
 
 def test_every_row_of_old_code_is_taken_in_and_counted_once() -> None:
@@ -244,18 +244,18 @@ def test_what_is_known_and_gone_brings_no_earlier_row_back() -> None:
     name = SHAPE.make(UserFactory(), "a", "b")
     legacy = configured_store()
     known = legacy.token(name)
-    assert [one.reference for one in legacy.foreign(name, "", known)] == [
+    assert [one.reference for one in legacy.list_foreign(name, "", known)] == [
         str(key) for key in Snapshot.objects.order_by("pk").values_list("pk", flat=True)
     ]
-    assert texts_of(legacy.held(name, revision=1, known=known)) == ["a", "b"]
+    assert texts_of(legacy.last_ours(name, revision=1, known=known)) == ["a", "b"]
     row = Snapshot.objects.latest("pk")
     Snapshot.objects.filter(pk=row.pk).update(blob=row.blob.replace('"b"', '"c"'))
-    assert legacy.held(name, revision=1, known=known) is None
+    assert legacy.last_ours(name, revision=1, known=known) is None
     SHAPE.write(name, "d")
     row.delete()
-    (found,) = legacy.foreign(name, known, legacy.token(name))
+    (found,) = legacy.list_foreign(name, known, legacy.token(name))
     assert texts_of(found.stored) == ["d"]
-    assert legacy.held(name, revision=1, known=known) is None
+    assert legacy.last_ours(name, revision=1, known=known) is None
 
 
 def texts_of(stored: Any) -> list[str]:
@@ -383,13 +383,13 @@ def test_what_was_overtaken_is_counted_and_none_of_it_is_ever_removed() -> None:
     assert store.overtaken() == Blobs(3, sum(sizes[:-1]))
     assert store.leftovers() == Leftovers(3, sum(sizes[:-1]))
     assert store.crowded([name], keep=0) == ()
-    assert store.prune(name, keep=0, held=0) == Pruned()
+    assert store.prune(name, keep=0, needed=0) == Pruned()
     assert Snapshot.objects.count() == 4
 
 
 def test_what_the_database_digests_is_settled() -> None:
     store: Any = configured_store()
-    assert (store.settled() is None) == (connection.vendor != "postgresql")
+    assert (store.token_unchanged_sql() is None) == (connection.vendor != "postgresql")
 
 
 # Drills, which make an empty row where a save could make none

@@ -28,7 +28,7 @@ from conversations.routing.ids import only_in_legacy
 from conversations.state import AgentState
 from conversations.stores.base import NEVER, IdRefused, Leftovers
 from conversations.stores.jsonfield.rows import _needs_a_value
-from conversations.stores.normalized import NormalizedStore, found_row
+from conversations.stores.normalized import NormalizedStore, find_row
 from conversations.stores.registry import configured_store
 from flags.phases import Phase
 from flags.switches import forced_phase
@@ -89,7 +89,7 @@ def test_one_spelling_names_a_row_and_every_other_nothing(shape: Shape) -> None:
         assert legacy.token(other) == "-"
         assert not legacy.delete(other)
         assert legacy.sizes([other]) == {}
-        assert [look.held for look in legacy.looks([other, name])] == [False, True]
+        assert [look.held for look in legacy.read_many([other, name])] == [False, True]
         with forced_phase(Phase.LEGACY):
             assert texts(storage.load_state(other)) == []
     assert shape.read(name) == ["a"]
@@ -101,9 +101,9 @@ def test_the_database_takes_the_same_spelling_as_we_do(shape: Shape) -> None:
     legacy = store()
     for other in [name, *others(name)]:
         Tables().save(other, Document.from_dict({}))
-        row = found_row(other, probe=legacy.probe())
+        row = find_row(other, token_sql=legacy.token_sql())
         assert row is not None
-        assert legacy.judge(vars(row)["probed"], "") == legacy.token(other), other
+        assert legacy.token_of(vars(row)["token_value"], "") == legacy.token(other), other
 
 
 def test_ids_are_given_in_the_one_spelling(shape: Shape) -> None:
@@ -121,7 +121,7 @@ def test_ids_are_given_in_the_one_spelling(shape: Shape) -> None:
     middle = legacy.key_after(None, last, count=6)
     halves = [*legacy.ids_between(None, middle), *legacy.ids_between(middle, last)]
     assert set(halves) == names
-    assert set(legacy.written_since(legacy.mark())) <= names
+    assert set(legacy.ids_written_since(legacy.mark())) <= names
     assert legacy.sizes(list(names)).keys() == names
 
 
@@ -144,7 +144,7 @@ def test_a_row_without_an_id_is_no_conversation(added: bool) -> None:
         assert legacy.ids() == names
         assert legacy.ids_between(None, legacy.last_key()) == names
         assert [one.conversation_id for one in legacy.list()] == names
-        assert list(legacy.written_since(legacy.mark())) in (names, [])
+        assert list(legacy.ids_written_since(legacy.mark())) in (names, [])
         assert (legacy.blobs().count, legacy.overtaken().count) == (1, 0)
         assert [one.action for one in sync("tables")] == [Action.TAKEN_IN]
 
@@ -416,7 +416,7 @@ def test_the_hosts_own_index_finds_a_conversation(
             "list": lambda: storage.list_conversations(owner),
             "everybody's list": lambda: None if legacy._time_name else legacy.list(limit=20),
             "ids": lambda: legacy.ids(after=one, limit=20),
-            "looks": lambda: legacy.looks(some),
+            "looks": lambda: legacy.read_many(some),
             "sizes": lambda: legacy.sizes(some),
             "batch": lambda: legacy.ids_between(*_range(legacy), settled=None),
             "next batch": lambda: legacy.key_after(_range(legacy)[0], _range(legacy)[1], count=20),

@@ -392,8 +392,8 @@ def test_overtaken_blobs_are_found_by_their_indexes() -> None:
     def prune() -> None:
         store = ChunkStore()
         assert store.crowded([TWICE, NAME], keep=1) == [TWICE]
-        assert store.prune(TWICE, keep=1, held=9).blobs == 2
-        store.prune(TWICE, keep=1, held=9, behind=2**60)
+        assert store.prune(TWICE, keep=1, needed=9).blobs == 2
+        store.prune(TWICE, keep=1, needed=9, behind=2**60)
 
     with override_settings(CONVERSATIONS=CHUNKS), transaction.atomic():
         found = found_by(prune)
@@ -420,7 +420,7 @@ ROLLOUT = [
     ),
     Case(
         "what came into legacy",
-        lambda: list(legacy().written_since(str(int(legacy().mark()) - 5))),
+        lambda: list(legacy().ids_written_since(str(int(legacy().mark()) - 5))),
         "metadata_by_chunk metadata_conversation_chunk?",
     ),
     Case(

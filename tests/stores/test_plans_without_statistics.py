@@ -19,7 +19,7 @@ from conversations.models import ConversationState
 from conversations.rollout.sync.bulk import carry_all
 from conversations.rollout.verification import unverified, verify
 from conversations.routing.ids import in_batches
-from conversations.stores.normalized import content_sizes, contents_of, probed_named
+from conversations.stores.normalized import content_sizes, contents_of, find_rows_with_token_of
 from flags.phases import Phase
 from flags.switches import forced_phase
 from tests.stores.test_plans import (
@@ -76,7 +76,7 @@ def keys() -> list[int]:
 MANY = {
     "look at many": lambda: legacy().looks(NAMES),
     "the sizes of many": lambda: legacy().sizes(NAMES),
-    "probe many": lambda: probed_named(legacy().probe(), NAMES),
+    "tokens of many": lambda: find_rows_with_token_of(legacy().token_sql(), NAMES),
     "the first batch of a sync": lambda: legacy().ids_between(None, 50, settled=timezone.now()),
     "a later batch": lambda: legacy().ids_between(1000, 1100, settled=timezone.now()),
     "what the tables hold of many": lambda: contents_of(keys()),
@@ -125,7 +125,7 @@ def test_what_came_into_legacy_is_found_by_its_keys() -> None:
     """Every blob was read for the last five."""
     mark = str(int(legacy_mark()) - 5)
     with override_settings(CONVERSATIONS=CHUNKS):
-        found = found_by(lambda: list(legacy().written_since(mark)))
+        found = found_by(lambda: list(legacy().ids_written_since(mark)))
     assert "metadata_by_chunk" in found
     assert read_whole(found) == set()
 

@@ -93,8 +93,8 @@ def test_what_old_code_wrote_is_never_passed_unseen(
     else:
         with monkeypatch.context() as blind:
             blind.setattr(ChunkStore, "token", lambda self, cid, known="": known)
-            blind.setattr(ChunkStore, "probe", lambda self: "NULL")
-            blind.setattr(ChunkStore, "held_columns", lambda self: None)
+            blind.setattr(ChunkStore, "token_sql", lambda self: "NULL")
+            blind.setattr(ChunkStore, "last_ours_sql", lambda self: None)
             saved("b")
         assert floor() == ids()[0]
     assert sorted(texts()) == ["a", "b", "theirs"]

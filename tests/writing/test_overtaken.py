@@ -223,7 +223,7 @@ def test_a_table_of_ones_own_overtakes_nothing(settings: Any) -> None:
     settings.CONVERSATIONS = {"LEGACY": OldSession.settings, "KEEP_BLOBS": 1}
     saved("c", "a", "b")
     assert run("--overtaken-blobs", "--keep", "1")[:2] == (0, "nothing to do\n")
-    assert JSONFieldStore(OldSession.settings).prune("c", keep=1, held=9).blobs == 0
+    assert JSONFieldStore(OldSession.settings).prune("c", keep=1, needed=9).blobs == 0
     assert (estimate("tables").overtaken, texts(load_state("c"))) == (0, ["a", "b"])
 
 
@@ -348,7 +348,7 @@ def test_by_what_a_blob_may_go() -> None:
         return Placed(key, at, revision, **{"aside": False, **more})
 
     def gone(*blobs: Placed, keep: int = 1, held: int = 9, beside: Any = ()) -> list[int]:
-        found = overtaken.overtaken(blobs, beside, keep=keep, held=held)
+        found = overtaken.overtaken(blobs, beside, keep=keep, needed=held)
         return [one.key for one in found]
 
     assert gone() == []
@@ -482,7 +482,7 @@ def test_a_load_between_two_statements_shows_the_later_content(
         with forced_phase(Phase.LEGACY), monkeypatch.context() as patched:
             saved("c", f"before the {name}")
             seen = texts(load_state("c"))
-            patched.setattr(ChunkStore, "held_columns", lambda self: None)
+            patched.setattr(ChunkStore, "last_ours_sql", lambda self: None)
             patched.setattr(ChunkStore, "held", _late(ChunkStore.held, f"late of the {name}"))
             assert read() == [*seen, f"late of the {name}"]
 

@@ -303,14 +303,14 @@ def test_a_flag_that_was_another_for_a_moment_of_a_save_is_as_it_is_after_the_ne
     saved = state("a")
     first = saved.conversation_history[0]
     first["waiting"] = True
-    check = states.checked_document
+    check = states.check_document
 
     def meanwhile(*args: Any, **kwargs: Any) -> Any:
         first["waiting"] = False
         return check(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(states, "checked_document", meanwhile)
+        patch.setattr(states, "check_document", meanwhile)
         storage.save_state("c", saved)
     first["waiting"] = True
     storage.save_state("c", saved)

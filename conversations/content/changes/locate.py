@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from conversations.content.baseline import Baseline
 from conversations.content.changes.base import OWN_KEYS, View
-from conversations.content.merge import Entry, located_by_content
+from conversations.content.merge import Entry, locate_by_content
 from flags.phases import StoreName
 
 
-def located_messages(
+def locate_messages(
     base: Baseline | None, view: View, current: Sequence[Entry]
 ) -> tuple[list[Entry | None], dict[str, bytes]]:
     """Return the current entry of each loaded message, and own keys whose message is gone."""
@@ -22,7 +22,7 @@ def located_messages(
         by_identity = {entry.identity: entry for entry in current}
         return [by_identity.get(place) for place in base.sequences], {}
     if view.store == StoreName.LEGACY:
-        return located_by_content(given, current), {}
+        return locate_by_content(given, current), {}
     versions = view.versions()
     held = {entry.key for entry in current}
     prefix = OWN_KEYS + base.token
@@ -34,7 +34,7 @@ def located_messages(
     starts = _given_versions(base, versions)
     located = descendants(starts, versions, current)
     if None in starts:
-        located = _completed(located, starts, located_by_content(given, current))
+        located = _completed(located, starts, locate_by_content(given, current))
     return located, {key: digest for key, digest in gone.items() if digest is not None}
 
 
@@ -60,7 +60,7 @@ def _given_versions(base: Baseline, versions: Sequence[Entry]) -> list[Entry | N
     )
     if known:
         return [as_of[place - 1] for place in base.sequences]
-    return located_by_content(given, as_of)
+    return locate_by_content(given, as_of)
 
 
 def _completed(
@@ -95,9 +95,7 @@ def descendants(
     return located
 
 
-def located_items(
-    base: Baseline | None, view: View, current: Sequence[Entry]
-) -> list[Entry | None]:
+def locate_items(base: Baseline | None, view: View, current: Sequence[Entry]) -> list[Entry | None]:
     """Return the current entry of each loaded context item."""
     if base is None:
         return []
@@ -105,4 +103,4 @@ def located_items(
     if same and (view.store == StoreName.NORMALIZED or base.version == view.version):
         by_identity = {entry.identity: entry for entry in current}
         return [by_identity.get(place) for place in base.item_ids]
-    return located_by_content(base.given_items, current)
+    return locate_by_content(base.given_items, current)

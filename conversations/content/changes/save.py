@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 from conversations.content.baseline import Baseline
 from conversations.content.changes.base import OWN_KEYS, View, differ, new_token
 from conversations.content.changes.change import Addition, At, Change
-from conversations.content.changes.locate import located_items, located_messages
-from conversations.content.digests import DIGEST_BYTES, digest_of, rolled_on, split
+from conversations.content.changes.locate import locate_items, locate_messages
+from conversations.content.digests import DIGEST_BYTES, digest_of, roll_on, split
 from conversations.content.document import HISTORY, Checked, Document, field_digests, fields_digest
 from conversations.content.field_merge import merge_fields
-from conversations.content.merge import Entry, Rebased, located_by_content, rebase
+from conversations.content.merge import Entry, Rebased, locate_by_content, rebase
 from conversations.content.redaction import Redactions, applied_to
 from flags.phases import StoreName
 
@@ -96,7 +96,7 @@ class SaveState:
             return None
         return Addition(
             appended,
-            rolled=rolled_on(version, [entry.digest for entry in appended]),
+            rolled=roll_on(version, [entry.digest for entry in appended]),
             fields=self.document.fields,
             changed=changed,
             fields_digest=fields_digest(self.field_digests),
@@ -167,7 +167,7 @@ class SaveState:
     def _changed_messages(self, view: View) -> tuple[Sequence[Entry], Sequence[Entry]] | None:
         current, base = view.messages(), self.baseline
         messages = _entries(self.document.messages, self.digests)
-        located, gone = located_messages(base, view, current)
+        located, gone = locate_messages(base, view, current)
         self.kept = 0
         rebased, self.saved_messages = _rebased(
             None if base is None else base.given_messages,
@@ -190,7 +190,7 @@ class SaveState:
             None if base is None else base.given_items,
             # An edited item that others removed is new: it goes beside its neighbours.
             [None] * (0 if base is None else len(base.item_ids)),
-            located_items(base, view, current),
+            locate_items(base, view, current),
             items,
             current,
         )
@@ -246,4 +246,4 @@ def _rebased(
         gone=gone,
         before=before,
     )
-    return rebased, located_by_content([e.digest for e in wanted], rebased.entries)
+    return rebased, locate_by_content([e.digest for e in wanted], rebased.entries)

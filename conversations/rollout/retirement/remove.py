@@ -32,7 +32,7 @@ from flags import retirement, transitions
 from flags.connections import reconnecting
 from flags.exceptions import TransitionRefused
 from flags.gates import GateResult
-from flags.switches import stored_retirement
+from flags.switches import read_retirement
 
 logger = logging.getLogger("conversations")
 PAGE = 500
@@ -182,7 +182,7 @@ def _remove_one(legacy: LegacyStore, conversation_id: str, last_key: int | None)
     try:
         with in_transaction(conversation_id):
             row = lock(conversation_id)
-            if not stored_retirement():
+            if not read_retirement():
                 # Legacy may be written, and old code may read it. The lock keeps anyone from
                 # taking legacy back before this transaction ends.
                 return Removed(conversation_id, 0, "legacy is no longer retired")

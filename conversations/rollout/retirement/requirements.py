@@ -61,7 +61,7 @@ def unchanged(now: Status, mark: str, waive: Mapping[str, str] | None) -> Sequen
     """Return inside the fence whether all still holds; of legacy, only later writes are checked."""
     legacy = configured_store()
     found = _Found()
-    complete = found.look(legacy.written_since(mark) if legacy else (), within=INSIDE)
+    complete = found.look(legacy.ids_written_since(mark) if legacy else (), within=INSIDE)
     wrong = found.wrong or (() if complete else ["..."])
     result = GateResult(
         "unchanged",

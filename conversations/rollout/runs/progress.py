@@ -15,7 +15,7 @@ from conversations.models import SyncBatch, SyncRun
 from conversations.rollout.runs.records import (
     State,
     batches,
-    found_run,
+    find_run,
     open_batches,
     runs,
     seconds_between,
@@ -74,7 +74,7 @@ class Progress:
 @reconnecting
 def progress(run: int) -> Progress:
     """Return the progress of a run. Raises: SyncRefused if there is none."""
-    row = found_run(run)
+    row = find_run(run)
     counts = batches(run).aggregate(
         done=Sum("conversations", filter=Q(stage__lt=FIRST_WALKS)),
         looks=Sum("conversations"),

@@ -58,7 +58,7 @@ def open_batches(run: int) -> QuerySet[SyncBatch]:
     return batches(run).filter(finished_at=None)
 
 
-def found_run(run: int, *, locked: bool = False) -> SyncRun:
+def find_run(run: int, *, locked: bool = False) -> SyncRun:
     """Return the record of a run. Raises: SyncRefused if there is none."""
     rows = _of(run).select_for_update() if locked else _of(run)
     row = rows.first()

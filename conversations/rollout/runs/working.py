@@ -22,7 +22,7 @@ from conversations.rollout.runs.records import (
     State,
     batches,
     ended,
-    found_run,
+    find_run,
     open_batches,
     runs,
 )
@@ -129,7 +129,7 @@ def take(run: int, task_of: TaskOf[Any]) -> tuple[int, int] | None:
     Returns: OTHERS_WORK if all are allotted, None if the run is not running (any more).
     """
     with transaction.atomic(using=conf.alias()):
-        row = found_run(run, locked=True)
+        row = find_run(run, locked=True)
         if row.state != State.RUNNING:
             return None
         batch = _abandoned(row)
@@ -299,7 +299,7 @@ def _halve(batch: int, generation: int, task_of: TaskOf[Any]) -> None:
 def _tune(run: int, *, seconds: float, share: float = 0) -> None:
     """Adapt the size of batches to `TARGET_SECONDS`, and to the limit of locks."""
     with transaction.atomic(using=conf.alias()):
-        row = found_run(run, locked=True)
+        row = find_run(run, locked=True)
         used = max(seconds / TARGET_SECONDS, share, 0.004)
         factor = min(max(1 / used, 0.5), 2)
         size = min(max(int(row.batch_size * factor), 1), LARGEST_BATCH)

@@ -21,16 +21,16 @@ from conversations.rollout.sync.one import Action, Synced, Target, carry, fits
 from conversations.routing.ids import in_portions
 from conversations.routing.locks import new_among, try_lock
 from conversations.routing.owners import columns_of_owners
-from conversations.routing.standing import truth_by_probe
+from conversations.routing.standing import truth_by_token_value
 from conversations.routing.transactions import lost
 from conversations.routing.truth import Truth
-from conversations.stores.base import LegacyStore, Look, Stored, cannot_be_read
+from conversations.stores.base import BlobState, LegacyStore, Stored, cannot_be_read
 from conversations.stores.normalized import (
     FIRST_REVISION,
     Creation,
     create_all,
+    find_rows_with_token_of,
     new_row,
-    probed_named,
 )
 from conversations.writing.ingest import Newcomers, appeared_at
 
@@ -71,8 +71,8 @@ def _new_and_locked(
     """Lock conversations unknown to the tables; note in `actions` those already current."""
     locked = try_lock(ids)
     # Under the locks, in later statements.
-    for row in probed_named(legacy.probe(), ids):
-        if truth_by_probe(row, legacy, row.probed) in (Truth.BOTH, Truth.NORMALIZED):
+    for row in find_rows_with_token_of(legacy.token_sql(), ids):
+        if truth_by_token_value(row, legacy, row.token_value) in (Truth.BOTH, Truth.NORMALIZED):
             actions[row.conversation_id] = Action.UNCHANGED
     return [name for name in new_among(locked) if fits(name)]
 
@@ -97,11 +97,11 @@ def _taken_in(legacy: LegacyStore, ids: Sequence[str]) -> Sequence[str]:
 
 
 def _take_in(legacy: LegacyStore, ids: Sequence[str]) -> Sequence[str]:
-    readable = [(look, look.stored) for look in legacy.looks(ids) if look.stored is not None]
+    readable = [(look, look.stored) for look in legacy.read_many(ids) if look.stored is not None]
     owners = columns_of_owners(stored.owner for _, stored in readable)
     known = [(look, stored) for look, stored in readable if stored.owner in owners]
     now = timezone.now()
-    legacy.settle_looks([look for look, _ in known], revision=FIRST_REVISION)
+    legacy.mark_many_ingested([look for look, _ in known], revision=FIRST_REVISION)
     newcomers = Newcomers()
     create_all(
         [_creation(look, stored, owners[stored.owner], newcomers, now) for look, stored in known]
@@ -110,7 +110,7 @@ def _take_in(legacy: LegacyStore, ids: Sequence[str]) -> Sequence[str]:
 
 
 def _creation(
-    look: Look,
+    look: BlobState,
     stored: Stored,
     owner: Mapping[str, str | None],
     newcomers: Newcomers,

@@ -11,11 +11,11 @@ from conversations import conf
 from conversations.models import ConversationTombstone
 from conversations.rollout.sync.one import ACTIONS, Action, Target, fits, the_legacy_store
 from conversations.routing.ids import BATCH, in_portions, only_in_legacy, pages_of
-from conversations.routing.standing import truth_by_probe
+from conversations.routing.standing import truth_by_token_value
 from conversations.routing.transactions import attempt
 from conversations.routing.truth import Truth
-from conversations.stores.base import LegacyStore, Look, cannot_be_read
-from conversations.stores.normalized import probed_rows
+from conversations.stores.base import BlobState, LegacyStore, cannot_be_read
+from conversations.stores.normalized import find_rows_with_token
 
 
 def plan(
@@ -67,16 +67,16 @@ def _actions(legacy: LegacyStore, target: Target) -> Iterator[Action]:
                 yield Action.TAKEN_IN if look.stored is not None else Action.FAILED
 
 
-def _looks(legacy: LegacyStore, ids: Sequence[str]) -> Sequence[Look]:
+def _looks(legacy: LegacyStore, ids: Sequence[str]) -> Sequence[BlobState]:
     """Return a look at each; if one is unreadable, each half is looked at by itself."""
     try:
         with attempt():
-            return legacy.looks(ids)
+            return legacy.read_many(ids)
     except (OperationalError, DataError) as error:
         if not cannot_be_read(error):
             raise
     if len(ids) == 1:
-        return [Look(ids[0], held=True, token="")]
+        return [BlobState(ids[0], held=True, token="")]
     middle = len(ids) // 2
     return [*_looks(legacy, ids[:middle]), *_looks(legacy, ids[middle:])]
 
@@ -84,9 +84,9 @@ def _looks(legacy: LegacyStore, ids: Sequence[str]) -> Sequence[Look]:
 def _in_tables(legacy: LegacyStore, target: Target) -> Iterator[tuple[str, Action]]:
     """Yield every conversation of the tables, and the action that a sync would take."""
     last = 0
-    while page := probed_rows(legacy.probe(), after=last, limit=BATCH):
+    while page := find_rows_with_token(legacy.token_sql(), after=last, limit=BATCH):
         for row in page:
-            truth = truth_by_probe(row, legacy, row.probed)
+            truth = truth_by_token_value(row, legacy, row.token_value)
             yield row.conversation_id, _action(truth, target)
         last = page[-1].pk
 

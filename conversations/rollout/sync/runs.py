@@ -29,7 +29,7 @@ from conversations.rollout.runs.records import (
     Note,
     begin as begin_run,
     cancel,
-    found_run,
+    find_run,
     latest_finished,
     pause,
     resume,
@@ -156,7 +156,7 @@ def work(
 
     Raises: SyncRefused if there is no such run.
     """
-    started_at = found_run(run).started_at
+    started_at = find_run(run).started_at
     return working.work(
         run,
         _task_of,

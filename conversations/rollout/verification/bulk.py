@@ -21,11 +21,11 @@ from conversations.models import ConversationConflict, ConversationState
 from conversations.rollout.verification.comparing import kind_of, lies
 from conversations.rollout.verification.kinds import Kind, Verified
 from conversations.routing.ids import in_portions, recover
-from conversations.routing.locks import probed
-from conversations.routing.standing import decide, truth_by_probe
+from conversations.routing.locks import token_value
+from conversations.routing.standing import decide, truth_by_token_value
 from conversations.routing.transactions import attempt, translated
 from conversations.stores.base import LegacyStore, Stored
-from conversations.stores.normalized import Content, content_sizes, contents_of, found_rows
+from conversations.stores.normalized import Content, content_sizes, contents_of, find_rows
 
 logger = logging.getLogger("conversations")
 
@@ -70,11 +70,11 @@ def verify_all(legacy: LegacyStore | None, ids: Sequence[str]) -> Mapping[str, V
 
 
 def _verified(legacy: LegacyStore | None, ids: Sequence[str]) -> Mapping[str, Verified]:
-    rows = found_rows(ids, probe=legacy.probe() if legacy else None)
+    rows = find_rows(ids, token_sql=legacy.token_sql() if legacy else None)
     contents = contents_of([row.pk for row in rows])
     kinds = {row.pk: _kind_of(legacy, row) for row in rows}
     equal = [row.conversation_id for row in rows if kinds[row.pk] == Kind.EQUAL]
-    looks = legacy.looks(equal) if legacy and equal else ()
+    looks = legacy.read_many(equal) if legacy and equal else ()
     held = {look.conversation_id: look.stored for look in looks}
     exact = legacy.exact if legacy else True
     plain = [
@@ -99,7 +99,7 @@ def _verified(legacy: LegacyStore | None, ids: Sequence[str]) -> Mapping[str, Ve
 def _kind_of(legacy: LegacyStore | None, row: ConversationState) -> Kind:
     if legacy is None:
         return Kind.TABLES_ONLY
-    return kind_of(row, truth_by_probe(row, legacy, probed(row)))
+    return kind_of(row, truth_by_token_value(row, legacy, token_value(row)))
 
 
 def _is_plain(

@@ -17,7 +17,7 @@ from conversations.rollout.runs.progress import progress
 from conversations.rollout.runs.records import (
     Note,
     begin as begin_run,
-    found_run,
+    find_run,
     latest_finished,
     tally,
 )
@@ -26,10 +26,10 @@ from conversations.rollout.runs.throttle import SaveTimes, measured_saves, throt
 from conversations.rollout.verification.kinds import Kind, Verified
 from conversations.rollout.verification.one import unverified, verify
 from conversations.routing.ids import known
-from conversations.routing.standing import truth_by_probe
+from conversations.routing.standing import truth_by_token_value
 from conversations.routing.truth import Truth
 from conversations.stores.base import LegacyStore, between
-from conversations.stores.normalized import probed_between
+from conversations.stores.normalized import find_rows_with_token_between
 from conversations.stores.registry import configured_store
 from flags.connections import reconnecting
 from flags.sampling import share_of
@@ -49,7 +49,7 @@ class Verification:
     conversation counts. Conversations that began to exist meanwhile and are in order are not
     counted. `notes` names those not in order: conversation_id, `count` (the kinds), `reason`
     (places) and `reason_class` (the first kind). It covers every write into legacy before `mark`:
-    see `LegacyStore.written_since`.
+    see `LegacyStore.ids_written_since`.
     """
 
     run: int
@@ -92,8 +92,8 @@ class _Changed(_Sampled):
         rows = between(self.chosen(), low, high, name="pk").order_by("pk")
         found = dict.fromkeys(rows.values_list("conversation_id", flat=True))
         if self.legacy is not None:
-            for row in probed_between(self.legacy.probe(), low=low, high=high):
-                if truth_by_probe(row, self.legacy, row.probed) == Truth.MERGE:
+            for row in find_rows_with_token_between(self.legacy.token_sql(), low=low, high=high):
+                if truth_by_token_value(row, self.legacy, row.token_value) == Truth.MERGE:
                     found[row.conversation_id] = None
         return _of_sample(list(found), self.sample)
 
@@ -206,7 +206,7 @@ def work(
     saves: SaveTimes = measured_saves,
 ) -> Iterator[list[Verified]]:
     """Verify batch after batch until the run is done; see `rollout.sync.runs.work`."""
-    started_at = found_run(run).started_at
+    started_at = find_run(run).started_at
     return working.work(
         run, _task_of, until=until, seconds=seconds, throttle=throttle(started_at, saves=saves)
     )

@@ -1,6 +1,7 @@
 """Read many conversations of the chunk tables at once, for a sync or an import.
 
-One statement finds what ChunkStore's `survey`, `load` and `settle` find in four per conversation.
+One statement finds what `foreign_ids`, `load` and `mark_ingested` of ChunkStore find in four
+statements for each conversation.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from django.db import connections
 
 from conversations import conf
 from conversations.exceptions import InvalidState
-from conversations.stores.base import Look, Stored
+from conversations.stores.base import BlobState, Stored
 from conversations.stores.chunks.format import looks_sql, met_sql, names_bound, sizes_sql, taken_in
 from conversations.stores.chunks.watermark import raised, settled_before
 from memory.models import MemoryChunk, MemoryMetadata
@@ -42,8 +43,13 @@ def met(ids: Sequence[str], low: int) -> set[str]:
         return {str(name) for (name,) in cursor.fetchall()}
 
 
-def looks(ids: Sequence[str], stored_of: Callable[[MemoryChunk], Stored]) -> Sequence[Look]:
-    """Return a look at each conversation; `stored_of` reads a blob, or raises InvalidState."""
+def read_many(
+    ids: Sequence[str], stored_of: Callable[[MemoryChunk], Stored]
+) -> Sequence[BlobState]:
+    """Return what legacy holds of each conversation.
+
+    `stored_of` reads a blob, or raises InvalidState.
+    """
     connection = connections[conf.alias()]
     if not ids:
         return ()
@@ -53,12 +59,12 @@ def looks(ids: Sequence[str], stored_of: Callable[[MemoryChunk], Stored]) -> Seq
     found: Iterable[Any] = MemoryChunk.objects.raw(
         sql, [*names_bound(ids, connection.vendor), *parameters, *parameters], using=conf.alias()
     )
-    by_name = {blob.name: _look(blob, stored_of) for blob in found}
-    return [by_name.get(name) or Look(name, held=False, token=NOTHING) for name in ids]
+    by_name = {blob.name: _state_of(blob, stored_of) for blob in found}
+    return [by_name.get(name) or BlobState(name, held=False, token=NOTHING) for name in ids]
 
 
-def _look(blob: Any, stored_of: Callable[[MemoryChunk], Stored]) -> Look:
-    """Return the look of one row; the floor is raised as `settle` raises it."""
+def _state_of(blob: Any, stored_of: Callable[[MemoryChunk], Stored]) -> BlobState:
+    """Return the state of one row; the floor is raised as `mark_ingested` raises it."""
     floor = raised(0, blob.settled, blob.in_flight)
     stored = None
     if blob.pk is not None:
@@ -69,15 +75,16 @@ def _look(blob: Any, stored_of: Callable[[MemoryChunk], Stored]) -> Look:
         except InvalidState:
             # A look at this conversation alone reports the problem.
             stored = None
-    return Look(str(blob.name), held=True, token=str(floor), stored=stored, seen=blob.seen or "")
+    name, seen = str(blob.name), blob.seen or ""
+    return BlobState(name, held=True, token=str(floor), stored=stored, foreign_ids=seen)
 
 
-def settle(looks: Sequence[Look], *, revision: int) -> None:
+def mark_ingested(looks: Sequence[BlobState], *, revision: int) -> None:
     """Mark blobs as ingested: those seen above their floors, and the ones that a load reads."""
     marks = [
         MemoryMetadata(chunk_id=int(chunk_id), key=key, value=value)
         for look in looks
-        for chunk_id in dict.fromkeys(filter(None, look.seen.split(",")))
+        for chunk_id in dict.fromkeys(filter(None, look.foreign_ids.split(",")))
         if int(chunk_id) > int(look.token)
         or (look.stored is not None and chunk_id == look.stored.reference)
         for key, value in taken_in(revision).items()

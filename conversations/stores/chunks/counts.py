@@ -79,7 +79,7 @@ class ChunkTables:
         conversation_id: str,
         *,
         keep: int,
-        held: int,
+        needed: int,
         behind: Any = None,
         dry_run: bool = False,
         measured: bool = True,
@@ -88,7 +88,7 @@ class ChunkTables:
         return overtaken.prune(
             conversation_id,
             keep=keep,
-            held=held,
+            needed=needed,
             below=behind,
             dry_run=dry_run,
             measured=measured,

@@ -96,9 +96,9 @@ NEWEST_OF_REVISION = _newest(
 OWNER_OF_NEWEST = _newest("chunk.id, chunk.user_id")
 
 
-# The value that `held` reads, by the row's own number: the id, a space, the content. One subquery
-# reads all marks, as above. No floor passes the blob that a load reads; if the floor is higher all
-# the same, this is NULL, and `held` must be asked.
+# The value that `last_ours` reads, by the row's own number: the id, a space, the content. One
+# subquery reads all marks, as above. No floor passes the blob that a load reads; if the floor is
+# higher all the same, this is NULL, and `last_ours` must be asked.
 HELD_BLOB = f"""(
     SELECT CAST(chunk.id AS text) || ' ' || chunk.content
     FROM memory_metadata named JOIN memory_chunks chunk ON chunk.id = named.chunk_id

@@ -4,7 +4,7 @@ Each save in the dual phases inserts a whole state, and nothing reads the earlie
 code loads the newest, and the tables hold every version. These always stay:
 
 - the newest blobs of the conversation, in the order in which old code reads them;
-- the blob that the conversation's row names, since a merge begins with it (`held`);
+- the blob that the conversation's row names, since a merge begins with it (`last_ours`);
 - blobs of other writers, ingested or not, set aside or put back: they are evidence;
 - the greatest key of the conversation: an adopted SQLite table gives the key of its last row
   again. A new blob must not get a key below a floor.
@@ -86,12 +86,12 @@ class Placed:
 
 
 def overtaken(
-    looked: Iterable[Placed], beside: Iterable[Placed], *, keep: int, held: int
+    looked: Iterable[Placed], beside: Iterable[Placed], *, keep: int, needed: int
 ) -> list[Placed]:
     """Return the blobs of `looked` that may be removed; `beside` are others of the conversation.
 
     Those are blobs that we wrote and that at least `keep` later ones of both overtook. Blobs with
-    the number `held` or a later one stay, and so does the greatest key.
+    the number `needed` or a later one stay, and so does the greatest key.
     """
     looked = list(looked)
     known = {blob.key: blob for blob in (*beside, *looked)}
@@ -104,7 +104,7 @@ def overtaken(
         if blob.key not in stay
         and not blob.aside
         and blob.revision is not None
-        and blob.revision < held
+        and blob.revision < needed
     ]
 
 
@@ -112,7 +112,7 @@ def prune(
     conversation_id: str,
     *,
     keep: int,
-    held: int,
+    needed: int,
     below: int | None = None,
     dry_run: bool = False,
     measured: bool = True,
@@ -122,7 +122,7 @@ def prune(
     looked, count = top, keep + BEHIND
     if below is not None:
         looked, count = _window(conversation_id, below, BATCH, measured=measured), BATCH
-    found = overtaken(looked, top, keep=keep, held=held)
+    found = overtaken(looked, top, keep=keep, needed=needed)
     gone = {blob.key for blob in found} if dry_run else set(_removed([b.key for b in found]))
     rest = looked[-1].key if len(looked) == count else None
     return Pruned(len(gone), sum(b.size for b in found if b.key in gone), rest)

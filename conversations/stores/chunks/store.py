@@ -25,8 +25,8 @@ from conversations.exceptions import InvalidState, UnreadableState
 from conversations.stores.base import (
     EVERY_KEY,
     LAST_MOMENT,
-    Foreign,
-    Look,
+    BlobState,
+    ForeignBlob,
     Stored,
     Summary,
     between,
@@ -183,34 +183,36 @@ class ChunkStore(ChunkTables):
     def token(self, conversation_id: str, known: str = "") -> str:
         """Return the known floor, with a "+" if others have written above it."""
         floor = floor_of(known)
-        return self.judge(self._unmarked(conversation_id, floor).exists(), known)
+        return self.token_of(self._unmarked(conversation_id, floor).exists(), known)
 
-    def probe(self) -> str:
+    def token_sql(self) -> str:
         """Whether others have written above the floor that the row remembers."""
         return FOREIGN_BLOB
 
-    def judge(self, probed: Any, known: str) -> str:
+    def token_of(self, value: Any, known: str) -> str:
         """Return `known` if only we have written, else a different token."""
-        return f"{known}+" if probed else known
+        return f"{known}+" if value else known
 
-    def settled(self) -> str:
+    def token_unchanged_sql(self) -> str:
         return f"NOT {FOREIGN_BLOB}"
 
-    def survey(self, conversation_id: str, known: str) -> str:
+    def foreign_ids(self, conversation_id: str, known: str) -> str:
         """Return the ids of the unmarked blobs above the floor."""
         ids = self._unmarked(conversation_id, floor_of(known)).values_list("chunk_id", flat=True)
         return ",".join(map(str, ids))
 
-    def foreign(self, conversation_id: str, known: str, seen: str) -> Sequence[Foreign]:
+    def list_foreign(
+        self, conversation_id: str, known: str, foreign_ids: str
+    ) -> Sequence[ForeignBlob]:
         """Return the blobs seen, by created_at and id."""
         found = []
-        chunks = self._chunks().filter(pk__in=_ids(seen)).defer("embedding")
+        chunks = self._chunks().filter(pk__in=_ids(foreign_ids)).defer("embedding")
         for chunk in chunks.order_by(F("created_at").asc(nulls_first=True), "pk"):
             owner = _text(chunk.user_id)
             try:
-                found.append(Foreign(str(chunk.pk), owner, stored=self._stored(chunk)))
+                found.append(ForeignBlob(str(chunk.pk), owner, stored=self._stored(chunk)))
             except InvalidState as error:
-                found.append(Foreign(str(chunk.pk), owner, problem=str(error)))
+                found.append(ForeignBlob(str(chunk.pk), owner, problem=str(error)))
         ids_in_order = [int(blob.reference) for blob in found]
         if ids_in_order != sorted(ids_in_order):
             logger.warning(
@@ -218,15 +220,15 @@ class ChunkStore(ChunkTables):
             )
         return found
 
-    def held(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
+    def last_ours(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
         """Return the newest readable blob with the mark of that revision."""
         chunk = self._first(NEWEST_OF_REVISION, conversation_id, str(revision))
         return self._readable(chunk)
 
-    def held_columns(self) -> tuple[str, ...]:
+    def last_ours_sql(self) -> tuple[str, ...]:
         return (FOREIGN_BLOB, HELD_BLOB)
 
-    def held_from(self, text: str | None, *, known: str) -> Stored | None:
+    def last_ours_from(self, text: str | None, *, known: str) -> Stored | None:
         if text is None:
             return None
         pk, _, content = text.partition(" ")
@@ -235,19 +237,21 @@ class ChunkStore(ChunkTables):
         except InvalidState as error:
             raise _unreadable(pk, error) from error
 
-    def correct(self, conversation_id: str, reference: str, document: Document, seen: str) -> str:
+    def correct(
+        self, conversation_id: str, reference: str, document: Document, foreign_ids: str
+    ) -> str:
         """Rewrite the content, and drop the embedding of the old text."""
         chunk = self._chunks().filter(pk=reference)
         chunk.update(content=document.to_json(), embedding=None)
-        return seen
+        return foreign_ids
 
-    def settle(
+    def mark_ingested(
         self,
         conversation_id: str,
         *,
         revision: int,
         known: str,
-        seen: str,
+        foreign_ids: str,
         quarantined: Sequence[str] = (),
     ) -> str:
         """Mark the blobs seen, and raise the floor as far as no write in flight can pass it."""
@@ -261,9 +265,9 @@ class ChunkStore(ChunkTables):
         if newest is not None:
             # The floor must not pass the blob that a load reads, even if ids and times disagree.
             higher = max(floor, min(higher, newest.pk))
-        needed = {chunk_id for chunk_id in _ids(seen) if chunk_id > higher}
+        needed = {chunk_id for chunk_id in _ids(foreign_ids) if chunk_id > higher}
         # The blob that old code would read is always marked: it may have to be found again.
-        if newest is not None and newest.pk in _ids(seen):
+        if newest is not None and newest.pk in _ids(foreign_ids):
             needed.add(newest.pk)
         aside = {int(chunk_id) for chunk_id in quarantined}
         marks = {chunk_id: {QUARANTINE_MARK: str(revision)} for chunk_id in aside}
@@ -280,11 +284,11 @@ class ChunkStore(ChunkTables):
     def sizes(self, ids: Sequence[str]) -> Mapping[str, int]:
         return bulk_read.sizes(ids)
 
-    def looks(self, ids: Sequence[str]) -> Sequence[Look]:
-        return bulk_read.looks(ids, self._stored)
+    def read_many(self, ids: Sequence[str]) -> Sequence[BlobState]:
+        return bulk_read.read_many(ids, self._stored)
 
-    def settle_looks(self, looks: Sequence[Look], *, revision: int) -> None:
-        bulk_read.settle(looks, revision=revision)
+    def mark_many_ingested(self, looks: Sequence[BlobState], *, revision: int) -> None:
+        bulk_read.mark_ingested(looks, revision=revision)
 
     def renumber(self, conversation_id: str, *, old: int, new: int) -> None:
         chunks = list(self._blobs(conversation_id).values_list("chunk_id", flat=True))
@@ -336,7 +340,7 @@ class ChunkStore(ChunkTables):
         except InvalidState as error:
             raise _unreadable(chunk.pk, error) from error
         if document is not None:
-            self.correct(conversation_id, str(chunk.pk), document, seen="")
+            self.correct(conversation_id, str(chunk.pk), document, foreign_ids="")
 
     def conversations_of(self, owner: str) -> Sequence[str]:
         """Return the ids of conversations with a state blob of this owner."""
@@ -377,7 +381,7 @@ class ChunkStore(ChunkTables):
         newest = self._chunks().aggregate(newest=Max("pk"))["newest"]
         return str(newest or 0)
 
-    def written_since(self, mark: str) -> Iterable[str]:
+    def ids_written_since(self, mark: str) -> Iterable[str]:
         """Return the ids of conversations with a later state blob."""
         rows = between(self._named(), int(mark), EVERY_KEY, name="chunk_id")
         # Not distinct() in SQL: SQLite would read all values in their order.
@@ -388,8 +392,8 @@ def _unreadable(pk: Any, error: InvalidState) -> UnreadableState:
     return UnreadableState(f"legacy chunk {pk} holds no state: {error}")
 
 
-def _ids(seen: str) -> list[int]:
-    return [int(chunk_id) for chunk_id in seen.split(",") if chunk_id]
+def _ids(foreign_ids: str) -> list[int]:
+    return [int(chunk_id) for chunk_id in foreign_ids.split(",") if chunk_id]
 
 
 def _text(key: Any) -> str | None:

@@ -23,7 +23,7 @@ from conversations.content.document import Document
 from conversations.stores.base import (
     LAST_MOMENT,
     Blobs,
-    Foreign,
+    ForeignBlob,
     Leftovers,
     Pruned,
     Stored,
@@ -106,34 +106,34 @@ class AppendedRows(JSONFieldStore):
             output_field=Field(),
         )
 
-    def probe(self) -> str:
+    def token_sql(self) -> str:
         before, between_, behind = self._parts()
         key = connections[conf.alias()].ops.quote_name(self._column(self._key_name))
         return self._beside(
             self.state_name, lambda column: f"{before}host.{key}{between_}{column}{behind}"
         )
 
-    def held_columns(self) -> tuple[str, ...] | None:
-        found = super().held_columns()
-        return None if found is None else (self.probe(), found[-1])
+    def last_ours_sql(self) -> tuple[str, ...] | None:
+        found = super().last_ours_sql()
+        return None if found is None else (self.token_sql(), found[-1])
 
-    def judge(self, probed: Any, known: str) -> str:
-        if probed is None:
+    def token_of(self, found: Any, known: str) -> str:
+        if found is None:
             return ABSENT
-        key, _, value = str(probed).partition(_WHOLE)
+        key, _, value = str(found).partition(_WHOLE)
         if self._vendor == "postgresql":
-            return str(probed)
+            return str(found)
         return f"{key}{_WHOLE}{digest_of(value).hex()}"
 
-    def settled(self) -> str | None:
+    def token_unchanged_sql(self) -> str | None:
         if self._vendor != "postgresql":
             return None
-        return f"COALESCE({self.probe()}, '{ABSENT}') = conversation_states.legacy_token"
+        return f"COALESCE({self.token_sql()}, '{ABSENT}') = conversation_states.legacy_token"
 
     def token(self, conversation_id: str, known: str = "") -> str:
         """Return the token without blocking other writers: their rows stay beside ours."""
         found = next(iter(self._row(conversation_id).values_list("store_token")[:1]), None)
-        return ABSENT if found is None else self.judge(found[0], known)
+        return ABSENT if found is None else self.token_of(found[0], known)
 
     def _known_row(self, conversation_id: str, known: str) -> Any:
         """Return the row that a token names; None if it names none, or the row is gone."""
@@ -202,10 +202,12 @@ class AppendedRows(JSONFieldStore):
             # auto_now_add uses this process's clock, which may be behind that of the last writer.
             self._rows().filter(pk=made.pk).update(**{self.newest_name: place})
 
-    def correct(self, conversation_id: str, reference: str, document: Document, seen: str) -> str:
+    def correct(
+        self, conversation_id: str, reference: str, document: Document, foreign_ids: str
+    ) -> str:
         row = self._row(conversation_id).get(pk=reference)
         self._rewrite_row(row, document)
-        return self._seen_now(conversation_id, row, seen)
+        return self._seen_now(conversation_id, row, foreign_ids)
 
     def _rewrite_row(self, row: Any, document: Document) -> None:
         value = self.format.value_of(document, held=getattr(row, self.state_name))
@@ -213,9 +215,9 @@ class AppendedRows(JSONFieldStore):
 
     def _seen_now(self, conversation_id: str, row: Any, token: str) -> str:
         """Return the token of a row, after a possible rewrite of it."""
-        if self.judge(row.store_token, "") != token:
+        if self.token_of(row.store_token, "") != token:
             return token
-        return self.judge(self._row(conversation_id).get(pk=row.pk).store_token, "")
+        return self.token_of(self._row(conversation_id).get(pk=row.pk).store_token, "")
 
     def rewrite(
         self, conversation_id: str, change: Callable[[Document], Document | None], *, known: str
@@ -241,13 +243,15 @@ class AppendedRows(JSONFieldStore):
 
     # Reading
 
-    def foreign(self, conversation_id: str, known: str, seen: str) -> Sequence[Foreign]:
+    def list_foreign(
+        self, conversation_id: str, known: str, foreign_ids: str
+    ) -> Sequence[ForeignBlob]:
         """Return the rows behind the known one, in the order of writing.
 
         If the known row is gone (hosts prune), only the newest one is returned, as a load reads it.
         """
         rows = self._row(conversation_id)
-        last = self._known_row(conversation_id, seen)
+        last = self._known_row(conversation_id, foreign_ids)
         if last is None:
             return []
         rows = rows.exclude(self._behind(last))
@@ -258,12 +262,14 @@ class AppendedRows(JSONFieldStore):
         elif known not in ("", ABSENT):
             rows = rows.filter(pk=last.pk)
         return [
-            self._foreign(row) for row in rows.reverse() if self.judge(row.store_token, "") != known
+            self._foreign(row)
+            for row in rows.reverse()
+            if self.token_of(row.store_token, "") != known
         ]
 
-    def held(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
+    def last_ours(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
         row = self._known_row(conversation_id, known)
-        if row is None or self.judge(row.store_token, "") != known:
+        if row is None or self.token_of(row.store_token, "") != known:
             return None
         return self._readable(row)
 
@@ -298,7 +304,7 @@ class AppendedRows(JSONFieldStore):
         conversation_id: str,
         *,
         keep: int,
-        held: int,
+        needed: int,
         behind: Any = None,
         dry_run: bool = False,
         measured: bool = True,

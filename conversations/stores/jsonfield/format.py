@@ -50,7 +50,7 @@ class HostFormat:
         return data if self.to_state is None else self.to_state(data)
 
     def value_of(self, document: Document, *, held: Any = None) -> Any:
-        """Return the column's value for a document; `held` is the column's current value.
+        """Return the column's value for a document; `last_ours` is the column's current value.
 
         Raises: InvalidState if the column, or the host's own JSON, cannot hold the document.
         """

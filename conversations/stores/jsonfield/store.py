@@ -38,10 +38,10 @@ from conversations.models import in_pages
 from conversations.stores.base import (
     NEVER,
     Blobs,
-    Foreign,
+    BlobState,
+    ForeignBlob,
     IdRefused,
     Leftovers,
-    Look,
     Pruned,
     Stored,
     Summary,
@@ -82,8 +82,8 @@ class JSONFieldStore(HostRows):
         owner = None if self.owner_name is None else getattr(row, self.owner_name)
         return None if owner is None else str(owner)
 
-    def held_from(self, text: str | None, *, known: str) -> Stored | None:
-        # A null although there may be a row: `held` handles that.
+    def last_ours_from(self, text: str | None, *, known: str) -> Stored | None:
+        # A null although there may be a row: `last_ours` handles that.
         if text is None:
             return None
         value: Any = text
@@ -99,7 +99,7 @@ class JSONFieldStore(HostRows):
         return Stored(
             self.format.document_of(getattr(row, self.state_name)),
             owner=self._owner(row),
-            version=self.judge(row.store_token, ""),
+            version=self.token_of(row.store_token, ""),
             updated_at=getattr(row, self.updated_name) if self.updated_name else None,
             reference=str(row.pk),
         )
@@ -224,7 +224,7 @@ class JSONFieldStore(HostRows):
         if connections[conf.alias()].in_atomic_block and self._vendor == "postgresql":
             rows = rows.select_for_update(of=("self",), no_key=True)
         row = next(iter(rows.values_list("store_token")), None)
-        return ABSENT if row is None else self.judge(row[0], known)
+        return ABSENT if row is None else self.token_of(row[0], known)
 
     @property
     def tables(self) -> Sequence[str]:
@@ -257,7 +257,7 @@ class JSONFieldStore(HostRows):
         conversation_id: str,
         *,
         keep: int,
-        held: int,
+        needed: int,
         behind: Any = None,
         dry_run: bool = False,
         measured: bool = True,
@@ -265,41 +265,45 @@ class JSONFieldStore(HostRows):
         """Remove nothing: with one row per conversation, nothing is ever overtaken."""
         return Pruned()
 
-    def survey(self, conversation_id: str, known: str) -> str:
+    def foreign_ids(self, conversation_id: str, known: str) -> str:
         return self.token(conversation_id)
 
-    def foreign(self, conversation_id: str, known: str, seen: str) -> Sequence[Foreign]:
+    def list_foreign(
+        self, conversation_id: str, known: str, foreign_ids: str
+    ) -> Sequence[ForeignBlob]:
         row = self._row(conversation_id).first()
-        if row is None or self.judge(row.store_token, "") == known:
+        if row is None or self.token_of(row.store_token, "") == known:
             return []
         return [self._foreign(row)]
 
-    def _foreign(self, row: Any) -> Foreign:
+    def _foreign(self, row: Any) -> ForeignBlob:
         try:
-            return Foreign(str(row.pk), self._owner(row), stored=self._stored(row))
+            return ForeignBlob(str(row.pk), self._owner(row), stored=self._stored(row))
         except InvalidState as error:
-            return Foreign(str(row.pk), self._owner(row), problem=str(error))
+            return ForeignBlob(str(row.pk), self._owner(row), problem=str(error))
 
-    def held(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
+    def last_ours(self, conversation_id: str, *, revision: int, known: str) -> Stored | None:
         row = self._row(conversation_id).first()
         # A blob that others wrote need not even be readable.
-        if row is None or self.judge(row.store_token, "") != known:
+        if row is None or self.token_of(row.store_token, "") != known:
             return None
         return self._readable(row)
 
-    def correct(self, conversation_id: str, reference: str, document: Document, seen: str) -> str:
+    def correct(
+        self, conversation_id: str, reference: str, document: Document, foreign_ids: str
+    ) -> str:
         return self.save(conversation_id, document)
 
-    def settle(
+    def mark_ingested(
         self,
         conversation_id: str,
         *,
         revision: int,
         known: str,
-        seen: str,
+        foreign_ids: str,
         quarantined: Sequence[str] = (),
     ) -> str:
-        return seen
+        return foreign_ids
 
     def sizes(self, ids: Sequence[str]) -> Mapping[str, int]:
         text = Cast(F(self.state_name), TextField())
@@ -309,7 +313,7 @@ class JSONFieldStore(HostRows):
         found = rows.values_list(*self.host_ids.names, "store_size")
         return {self.host_ids.text(row[:-1]): int(row[-1] or 0) for row in found}
 
-    def looks(self, ids: Sequence[str]) -> Sequence[Look]:
+    def read_many(self, ids: Sequence[str]) -> Sequence[BlobState]:
         """Lock nothing: state and token are of one moment, and a later write has another token."""
         rows = self.host_ids.among(self._tokened(self._listed()), ids)
         found = {self.host_ids.of(row): row for row in rows}
@@ -318,18 +322,20 @@ class JSONFieldStore(HostRows):
         return [
             self._look(name, found[name])
             if name in found
-            else Look(name, held=respelled, token=ABSENT)
+            else BlobState(name, held=respelled, token=ABSENT)
             for name in ids
         ]
 
-    def _look(self, name: str, row: Any) -> Look:
-        token = self.judge(row.store_token, "")
+    def _look(self, name: str, row: Any) -> BlobState:
+        token = self.token_of(row.store_token, "")
         try:
-            return Look(name, held=True, token=token, stored=self._stored(row), seen=token)
+            return BlobState(
+                name, held=True, token=token, stored=self._stored(row), foreign_ids=token
+            )
         except InvalidState:
-            return Look(name, held=True, token=token, seen=token)
+            return BlobState(name, held=True, token=token, foreign_ids=token)
 
-    def settle_looks(self, looks: Sequence[Look], *, revision: int) -> None:
+    def mark_many_ingested(self, looks: Sequence[BlobState], *, revision: int) -> None:
         """Do nothing: a row has no mark of its own."""
 
     def renumber(self, conversation_id: str, *, old: int, new: int) -> None:
@@ -358,7 +364,7 @@ class JSONFieldStore(HostRows):
         document = None if stored is None else change(stored.document)
         if stored is None or document is None:
             return self.token(conversation_id)
-        return self.correct(conversation_id, stored.reference, document, seen="")
+        return self.correct(conversation_id, stored.reference, document, foreign_ids="")
 
     def conversations_of(self, owner: str) -> Sequence[str]:
         return self._names(self._owned(self._rows(), owner))
@@ -390,7 +396,7 @@ class JSONFieldStore(HostRows):
     def mark(self) -> str:
         return timezone.now().isoformat()
 
-    def written_since(self, mark: str) -> Iterable[str]:
+    def ids_written_since(self, mark: str) -> Iterable[str]:
         """Return the ids that the host's time says were updated since; all ids without a time."""
         rows = self._rows()
         if self._time_name:

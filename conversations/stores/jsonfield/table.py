@@ -95,7 +95,7 @@ class HostTable:
         return found
 
     def _raw_token(self) -> Func:
-        # A Func with a bare Field converts nothing, like the probe.
+        # A Func with a bare Field converts nothing, as `token_sql` does.
         return Func(
             F(self.token_name), template=self._seen("%(expressions)s"), output_field=Field()
         )
@@ -118,10 +118,10 @@ class HostTable:
         """Return the SQL that picks one of a conversation's rows, if it has several."""
         return ""
 
-    def probe(self) -> str:
+    def token_sql(self) -> str:
         return self._beside(self.token_name, self._seen)
 
-    def held_columns(self) -> tuple[str, ...] | None:
+    def last_ours_sql(self) -> tuple[str, ...] | None:
         """Return the SQL of the state as text, if Django alone turns that into a value.
 
         The text is its own token, unless there is a version.
@@ -129,7 +129,7 @@ class HostTable:
         if type(self.state_field) not in (JSONField, TextField) or self._model_takes_part():
             return None
         text = self._beside(self.state_name, "CAST({} AS text)".format)
-        return (self.probe(), text) if self.version_name else (text,)
+        return (self.token_sql(), text) if self.version_name else (text,)
 
     def _model_takes_part(self) -> bool:
         """Whether the host's model takes part in making an instance: it may decrypt, or convert."""
@@ -146,29 +146,29 @@ class HostTable:
             f" FROM {quoted(self.model._meta.db_table)} host WHERE {named}{self._first_of})"
         )
 
-    def judge(self, probed: Any, known: str) -> str:
+    def token_of(self, value: Any, known: str) -> str:
         """Return the version, or the digest of the stored value; "-" if there is no row.
 
         PostgreSQL has digested the value already, or returns it as text.
         """
-        if probed is None:
+        if value is None:
             return ABSENT
         if self.version_name:
-            return f"v:{probed}"
+            return f"v:{value}"
         if self._vendor != "postgresql":
-            return f"d:{digest_of(probed).hex()}"
-        digest = sha256(probed.encode()).digest() if isinstance(probed, str) else bytes(probed)
+            return f"d:{digest_of(value).hex()}"
+        digest = sha256(value.encode()).digest() if isinstance(value, str) else bytes(value)
         return f"s:{digest.hex()}"
 
-    def settled(self) -> str | None:
+    def token_unchanged_sql(self) -> str | None:
         """None if the database cannot write the token: SQLite, and some types of versions."""
         if self.version_name:
             column = self.model._meta.get_field(self.version_name)
             if self._vendor == "postgresql" and not isinstance(column, _SAME_TEXT):
                 return None
-            token = f"'v:' || CAST({self.probe()} AS text)"
+            token = f"'v:' || CAST({self.token_sql()} AS text)"
         elif self._vendor == "postgresql":
-            token = f"'s:' || encode({self.probe()}, 'hex')"
+            token = f"'s:' || encode({self.token_sql()}, 'hex')"
         else:
             return None
         return f"COALESCE({token}, '{ABSENT}') = conversation_states.legacy_token"

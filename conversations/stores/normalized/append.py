@@ -60,7 +60,7 @@ class Shape:
     based: bool
     owned: bool
     keys: int
-    settled: str
+    unchanged: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,12 @@ class Parts:
 
 
 def parts_of(
-    addition: Addition, conversation_id: str, *, owner: str | None, settled: str, now: datetime
+    addition: Addition,
+    conversation_id: str,
+    *,
+    owner: str | None,
+    unchanged: str,
+    now: datetime,
 ) -> Parts:
     """Return the parts of a statement."""
     rows = [
@@ -98,7 +103,7 @@ def parts_of(
         at is not None,
         owner is not None,
         len(addition.keys),
-        settled,
+        unchanged,
     )
     values = [[row[name] for name in given] for row in rows]
     return Parts(shape, list(columns.values()), conditions, values)
@@ -144,8 +149,8 @@ def conditions_of(shape: Shape) -> Iterator[str]:
                 f" AND known.superseded_in {superseded}"
                 f" AND known.key IN ({', '.join(['%s'] * shape.keys)}))"
             )
-    if shape.settled:
-        yield shape.settled
+    if shape.unchanged:
+        yield shape.unchanged
 
 
 def placed(entries: Sequence[Entry], bumped: Bumped) -> None:

@@ -36,19 +36,19 @@ def append_at_once(
     addition: Addition,
     *,
     owner: str | None,
-    settled: str = "",
+    unchanged: str = "",
     now: datetime,
 ) -> Bumped | None:
     """Add messages and give their entries their sequences; None if a condition fails.
 
-    `settled` is an SQL condition over the row: that no other code has written into legacy.
+    `unchanged` is an SQL condition over the row: no other code has written to legacy.
 
     Raises: IntegrityError if another transaction added one of the keys at the same moment.
     """
     entries = addition.messages
     if len(entries) > MOST:
         return None
-    parts = parts_of(addition, conversation_id, owner=owner, settled=settled, now=now)
+    parts = parts_of(addition, conversation_id, owner=owner, unchanged=unchanged, now=now)
     parameters: list[Any] = [now, *parts.changed]
     if parts.changed:
         parameters.append(addition.fields_digest)

@@ -12,7 +12,7 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations.content.changes.change import Addition
-from conversations.content.digests import DIGEST_BYTES, rolled_on
+from conversations.content.digests import DIGEST_BYTES, roll_on
 from conversations.stores.normalized.append import Bumped, Shape, conditions_of, parts_of, placed
 from conversations.stores.sql.cursors import executed
 
@@ -26,14 +26,14 @@ def append_in_steps(
     addition: Addition,
     *,
     owner: str | None,
-    settled: str = "",
+    unchanged: str = "",
     now: datetime,
 ) -> Bumped | None:
     """Do the same as `append_at_once`, in a transaction that excludes all other writers."""
     entries = addition.messages
     if len(entries) > MOST:
         return None
-    parts = parts_of(addition, conversation_id, owner=owner, settled=settled, now=now)
+    parts = parts_of(addition, conversation_id, owner=owner, unchanged=unchanged, now=now)
     shape = parts.shape
     with connection.wrap_database_errors:
         found = executed(connection, _found(shape), parts.conditions).fetchone()
@@ -45,7 +45,7 @@ def append_in_steps(
         next_sequence + len(entries),
         count + len(entries),
         items,
-        rolled_on(bytes(digest), [entry.digest for entry in entries]),
+        roll_on(bytes(digest), [entry.digest for entry in entries]),
     )
     if shape.changed:
         state_digest = addition.fields_digest + bytes(state_digest)[DIGEST_BYTES:]

@@ -20,7 +20,7 @@ from conversations.stores.normalized.rows import replayed
 from memory.models import MemoryContextItem, MemoryMetadata
 from memory.selection import quality_of, selected
 
-# `found_row` says why this is written in SQL.
+# `find_row` says why this is written in SQL.
 _CURRENT = f"""
     SELECT {", ".join(f"item.{name}" for name in ITEM_COLUMNS)},
         item.id, item.sequence, item.position, item.digest, item.added_in,

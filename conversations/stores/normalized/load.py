@@ -83,7 +83,7 @@ def load_at_once(
 ) -> tuple[Head, Given] | None:
     """Return a conversation's row and its current messages in order (the `last`), or None.
 
-    `beside` are SQL expressions over the row, see `LegacyStore.probe`.
+    `beside` are SQL expressions over the row, see `LegacyStore.token_sql`.
     """
     vendor = connection.vendor
     sql = _statement(vendor, newest=last is not None, beside=beside)

@@ -296,7 +296,7 @@ def _read(
 ) -> Iterator[list[tuple[Any, ...]]]:
     """Yield batches of columns of a conversation's messages, behind the codec's if `values`.
 
-    `found_row` says why this is written in SQL.
+    `find_row` says why this is written in SQL.
     """
     selected = ", ".join((*MESSAGE_COLUMNS, *columns) if values else columns)
     sql = f"SELECT {selected} FROM conversation_messages WHERE conversation_id = %s AND {where}"

@@ -24,30 +24,30 @@ _NAMES = [field.attname for field in _FIELDS]
 _COLUMNS = ", ".join(f'conversation_states."{field.column}"' for field in _FIELDS)
 
 
-def found_row(
-    conversation_id: str, *, probe: str | None = None, clause: str = ""
+def find_row(
+    conversation_id: str, *, token_sql: str | None = None, clause: str = ""
 ) -> ConversationState | None:
     """Return the row of a conversation, or None.
 
-    `probe` is an SQL expression over it, see `LegacyStore.probe`; its value becomes the row's
-    attribute `probed`. `clause` ends the statement, to lock the row.
+    `token_sql` is an SQL expression over it (`LegacyStore.token_sql`); its value becomes the
+    attribute `token_value` of the row. `clause` ends the statement, to lock the row.
 
     This and the other statements of every load and save are written in SQL. Django needs several
     times as long to compile them as a database to answer them.
     """
     alias = conf.alias()
-    columns = f"{_COLUMNS}, {probe}" if probe else _COLUMNS
+    columns = f"{_COLUMNS}, {token_sql}" if token_sql else _COLUMNS
     sql = f"SELECT {columns} FROM conversation_states WHERE conversation_id = %s {clause}"
     with connections[alias].cursor() as cursor:
         cursor.execute(sql, [conversation_id])
         found = cursor.fetchone()
-    return None if found is None else _row_of(found, alias, probed=probe is not None)
+    return None if found is None else _row_of(found, alias, with_token=token_sql is not None)
 
 
-def found_rows(ids: Sequence[str], *, probe: str | None = None) -> list[ConversationState]:
-    """Return the rows of those conversations that have one; see `found_row`."""
+def find_rows(ids: Sequence[str], *, token_sql: str | None = None) -> list[ConversationState]:
+    """Return the rows of those conversations that have one; see `find_row`."""
     alias = conf.alias()
-    columns = f"{_COLUMNS}, {probe}" if probe else _COLUMNS
+    columns = f"{_COLUMNS}, {token_sql}" if token_sql else _COLUMNS
     places = ", ".join(["%s"] * len(ids))
     with connections[alias].cursor() as cursor:
         cursor.execute(
@@ -55,17 +55,17 @@ def found_rows(ids: Sequence[str], *, probe: str | None = None) -> list[Conversa
             list(ids),
         )
         found = cursor.fetchall()
-    return [_row_of(values, alias, probed=probe is not None) for values in found]
+    return [_row_of(values, alias, with_token=token_sql is not None) for values in found]
 
 
-def _row_of(found: Sequence[Any], alias: str, *, probed: bool) -> ConversationState:
+def _row_of(found: Sequence[Any], alias: str, *, with_token: bool) -> ConversationState:
     values = list(found[: len(_FIELDS)])
     for place, converters, column in _converters(alias):
         for converter in converters:
             values[place] = converter(values[place], column, connections[alias])
     row = ConversationState.from_db(alias, _NAMES, values)
-    if probed:
-        vars(row)["probed"] = found[-1]
+    if with_token:
+        vars(row)["token_value"] = found[-1]
     return row
 
 
@@ -82,44 +82,50 @@ def replayed(row: ConversationState | Head) -> tuple[str, list[Any]]:
     return sql, [row.pk, row.revision, bytes(row.messages_digest)]
 
 
-class Probed(NamedTuple):
-    """What a row says of both stores, and the value of `LegacyStore.probe` beside it."""
+class RowWithToken(NamedTuple):
+    """What a row says of both stores, and the value of `LegacyStore.token_sql` beside it."""
 
     pk: int
     conversation_id: str
     revision: int
     legacy_revision: int
     legacy_token: str
-    probed: Any
+    token_value: Any
 
 
-def probed_rows(probe: str, *, after: int, limit: int, verified: bool = False) -> list[Probed]:
+def find_rows_with_token(
+    token_sql: str, *, after: int, limit: int, verified: bool = False
+) -> list[RowWithToken]:
     """Return rows behind a primary key, by that: all, or those verified since their last write."""
     chosen = "id > %s"
     if verified:
         chosen += " AND verified_revision >= revision AND verified_revision >= legacy_revision"
-    return _probed(probe, f"{chosen} ORDER BY id LIMIT %s", [after, limit])
+    return _find_rows_with_token(token_sql, f"{chosen} ORDER BY id LIMIT %s", [after, limit])
 
 
-def probed_between(probe: str, *, low: int | None, high: int) -> list[Probed]:
+def find_rows_with_token_between(
+    token_sql: str, *, low: int | None, high: int
+) -> list[RowWithToken]:
     """Return all rows behind `low` (None: from the first) up to and including `high`."""
-    return _probed(probe, "id > %s AND id <= %s ORDER BY id", [low or 0, high])
+    return _find_rows_with_token(token_sql, "id > %s AND id <= %s ORDER BY id", [low or 0, high])
 
 
-def probed_named(probe: str, ids: Sequence[str]) -> list[Probed]:
+def find_rows_with_token_of(token_sql: str, ids: Sequence[str]) -> list[RowWithToken]:
     """Return the rows of these ids."""
     places = ", ".join(["%s"] * len(ids))
-    return _probed(probe, f"conversation_id IN ({places})", ids)
+    return _find_rows_with_token(token_sql, f"conversation_id IN ({places})", ids)
 
 
-def _probed(probe: str, where: str, parameters: Sequence[Any]) -> list[Probed]:
+def _find_rows_with_token(
+    token_sql: str, where: str, parameters: Sequence[Any]
+) -> list[RowWithToken]:
     with connections[conf.alias()].cursor() as cursor:
         cursor.execute(
-            f"SELECT id, conversation_id, revision, legacy_revision, legacy_token, {probe}"
+            f"SELECT id, conversation_id, revision, legacy_revision, legacy_token, {token_sql}"
             f" FROM conversation_states WHERE {where}",
             list(parameters),
         )
-        return [Probed._make(found) for found in cursor.fetchall()]
+        return [RowWithToken._make(found) for found in cursor.fetchall()]
 
 
 @cache

@@ -24,7 +24,7 @@ from conversations.stores.normalized.items import ItemRows, numbered
 from conversations.stores.normalized.messages import MessageRows
 from conversations.stores.normalized.rows import (
     blocks_of,
-    found_row,
+    find_row,
     latest_of,
     owner_of,
     replaced,
@@ -157,7 +157,7 @@ class NormalizedStore(MessageRows, ItemRows):
 
     def delete(self, conversation_id: str) -> bool:
         """Remove a conversation bottom-up, in a few statements rather than row by row."""
-        row = found_row(conversation_id)
+        row = find_row(conversation_id)
         if row is None:
             return False
         alias = conf.alias()
