@@ -17,8 +17,9 @@ __all__ = ["alias", "legacy", "require_owner", "state_class"]
 MEMORY_CHUNKS = "memory_chunks"
 
 DEFAULTS: dict[str, Any] = {
-    # The store to migrate from: absent for a fresh team, "memory_chunks", or the mapping of a
-    # JSONFieldStore. The mapping has the keys "model", "conversation_id", "state" and, optional,
+    # The store to migrate from: absent for a fresh team, "memory_chunks", or a mapping. A mapping
+    # with "store", the dotted path of a LegacyStore, is given to that class; any other is of a
+    # JSONFieldStore: it has the keys "model", "conversation_id", "state" and, optional,
     # "owner", "newest_by", "version" (a column the host changes with every write), "to_state" and
     # "from_state" (dotted paths of functions between the host's JSON and AgentState.to_dict()).
     "LEGACY": None,

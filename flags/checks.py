@@ -14,9 +14,10 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DEFAULT_DB_ALIAS, Error as DatabaseFailure, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.module_loading import import_string
 
 from flags.phases import Phase, Switch, plan_of, switches_for
-from flags.texts import quoted
+from flags.texts import MOST, quoted, shown
 
 Check = Callable[..., list[CheckMessage]]
 
@@ -31,6 +32,19 @@ def valid_alias() -> str | None:
     """Return the alias of our database; None when there is none (conversations.E009 says so)."""
     alias = configured().get("DATABASE") or DEFAULT_DB_ALIAS
     return alias if isinstance(alias, str) and alias in list(connections) else None
+
+
+def try_import(path: Any) -> tuple[Any, str | None]:
+    """Return the object of a dotted path, or None and why it names none."""
+    if not isinstance(path, str):
+        return None, f"is {quoted(path)}, no dotted path"
+    try:
+        return import_string(path), None
+    except Exception as error:  # noqa: BLE001  (a host's module may fail in any way)
+        # The error repeats the path, which is quoted already: skip it if it is long.
+        said = f": {shown(str(error))}" if len(path) <= MOST else ""
+        why = f"{type(error).__name__}{said}"
+        return None, f"names {quoted(path)}, which cannot be imported ({why})"
 
 
 def database_check(

@@ -9,12 +9,11 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
-from django.utils.module_loading import import_string
 
 from conversations.conf import DEFAULTS
 from conversations.storage.arguments import shortcoming
-from flags.checks import configured
-from flags.texts import MOST, quoted, shown
+from flags.checks import configured, try_import
+from flags.texts import quoted
 
 # json.dumps raises RecursionError somewhat above a depth of 1,000.
 DEEPEST = 1000
@@ -112,7 +111,7 @@ def check_state_class(**kwargs: Any) -> list[CheckMessage]:
     path = configured().get("STATE_CLASS")
     if path is None:
         return []
-    found, failure = imported(path)
+    found, failure = try_import(path)
     problem = failure or shortcoming(found)
     if problem is None:
         return []
@@ -124,16 +123,3 @@ def check_state_class(**kwargs: Any) -> list[CheckMessage]:
             id="conversations.E006",
         )
     ]
-
-
-def imported(path: Any) -> tuple[Any, str | None]:
-    """Return the object of a dotted path, or None and why it names none."""
-    if not isinstance(path, str):
-        return None, f"is {quoted(path)}, no dotted path"
-    try:
-        return import_string(path), None
-    except Exception as error:  # noqa: BLE001  (a host's module may fail in any way)
-        # The error repeats the path, which is quoted already: skip it if it is long.
-        said = f": {shown(str(error))}" if len(path) <= MOST else ""
-        why = f"{type(error).__name__}{said}"
-        return None, f"names {quoted(path)}, which cannot be imported ({why})"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
+from django.core.checks import CheckMessage
 from django.db import DataError, connections
 from django.db.models import Model, Q, QuerySet
 
@@ -193,6 +194,10 @@ class LegacyStore(Protocol):
     """
 
     name: str
+
+    @classmethod
+    def check(cls, legacy: Mapping[Any, Any]) -> Iterable[CheckMessage]:
+        """Return what is wrong with a mapping of LEGACY, for `manage.py check`; it never raises."""
 
     def load(self, conversation_id: str) -> Stored | None:
         """Return the stored state, or None if the store holds nothing of this conversation.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
+from django.utils.module_loading import import_string
 
 from conversations import conf
 from conversations.stores.base import LegacyStore
@@ -10,6 +14,16 @@ from conversations.stores.chunks.store import ChunkStore
 from conversations.stores.jsonfield.appended_rows import AppendedRows
 from conversations.stores.jsonfield.store import JSONFieldStore
 from flags.conf import read_once
+
+# What LEGACY may be, other than a mapping.
+BY_NAME: Mapping[str, Any] = {conf.MEMORY_CHUNKS: ChunkStore}
+
+
+def class_of(legacy: Mapping[Any, Any]) -> Any:
+    """Return the class of the store that a mapping describes. Raises: ImportError."""
+    if "store" in legacy:
+        return import_string(legacy["store"])
+    return AppendedRows if legacy.get("newest_by") else JSONFieldStore
 
 
 @read_once
@@ -25,10 +39,12 @@ def configured_store() -> LegacyStore | None:
     configured = conf.legacy()
     if configured is None:
         return None
-    if configured == conf.MEMORY_CHUNKS:
-        return ChunkStore()
     try:
-        kind = AppendedRows if configured.get("newest_by") else JSONFieldStore
+        kind: Callable[..., LegacyStore]
+        if isinstance(configured, str):
+            kind = BY_NAME[configured]
+            return kind()
+        kind = class_of(configured)
         return kind(configured)
     except _NO_STORE as error:
         raise ImproperlyConfigured(

@@ -29,6 +29,7 @@ from conversations.checks import (
 )
 from conversations.conf import DEFAULTS
 from conversations.storage import conversation_exists, delete_conversation, load_state
+from conversations.stores.jsonfield import checks as mapping_checks
 from flags import checks as flags_checks
 from flags.phases import Phase, switches_for
 from flags.switches import forced_phase
@@ -246,7 +247,7 @@ def test_conversations_E003_of_a_column_in_another_table(
             proxy = True
 
     for model in (Special, Spelled):
-        monkeypatch.setattr(legacy, "legacy_model", lambda model=model: model)
+        monkeypatch.setattr(mapping_checks, "model_of", lambda _, model=model: model)
         mapping = {"conversation_id": "session_key", "state": "payload"}
         configure(LEGACY={"model": "blobs.Special", **mapping})
         said = found(legacy.check_legacy(), "conversations.E003")
@@ -274,8 +275,8 @@ def test_rows_are_walked_over_by_one_number_or_uuid(
 ) -> None:
     configure(LEGACY={**MAPPING, "newest_by": "date_joined"})
     assert legacy.check_legacy() == []
-    monkeypatch.setattr(legacy.IdColumn, "__init__", lambda self, field: None)
-    monkeypatch.setattr(legacy.IdColumn, "is_text", True, raising=False)
+    monkeypatch.setattr(mapping_checks.IdColumn, "__init__", lambda self, field: None)
+    monkeypatch.setattr(mapping_checks.IdColumn, "is_text", True, raising=False)
     (found_,) = found(legacy.check_legacy(), "conversations.E003")
     assert found_.startswith("The primary key of auth.User is a AutoField, by which a sync")
 

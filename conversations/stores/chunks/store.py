@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.core.checks import CheckMessage
 from django.db.models import Exists, F, Max, Min, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Concat
 from django.utils import timezone
@@ -66,6 +67,10 @@ class ChunkStore(ChunkTables):
     exact = True
     removable = True
     names_owners = True
+
+    @classmethod
+    def check(cls, legacy: Mapping[Any, Any]) -> Iterable[CheckMessage]:
+        return ()
 
     def _chunks(self) -> QuerySet[MemoryChunk]:
         return MemoryChunk.objects.using(conf.alias())

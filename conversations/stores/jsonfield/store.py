@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from django.core.checks import CheckMessage
 from django.db import connections
 from django.db.models import (
     DateTimeField,
@@ -52,6 +53,7 @@ from conversations.stores.base import (
     listed_behind,
     single_row,
 )
+from conversations.stores.jsonfield.checks import check_mapping
 from conversations.stores.jsonfield.ids import NOWHERE
 from conversations.stores.jsonfield.rows import HostRows
 from conversations.stores.jsonfield.table import ABSENT
@@ -67,6 +69,10 @@ class JSONFieldStore(HostRows):
     name = StoreName.LEGACY.value
     # The host's own rows stay theirs.
     removable = False
+
+    @classmethod
+    def check(cls, legacy: Mapping[Any, Any]) -> Iterable[CheckMessage]:
+        return check_mapping(legacy)
 
     @property
     def names_owners(self) -> bool:
