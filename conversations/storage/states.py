@@ -37,6 +37,7 @@ from conversations.reading import EVERYTHING, Selection, read
 from conversations.reading.shadow import shadow
 from conversations.routing.owners import UserRef, owner_key
 from conversations.routing.standing import decide
+from conversations.signals import conversation_saved, send_on_commit
 from conversations.state import (
     UNCOMMITTED_KEY,
     AgentState,
@@ -182,6 +183,8 @@ def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Ou
         )
     else:
         outcome = write.write(conversation_id, operation, owner=owner, decision=decision)
+    if outcome.changed and conversation_saved.receivers:
+        send_on_commit(conversation_saved, conversation_id, revision=outcome.revision)
     result = SaveResult(
         success=True,
         conversation_id=conversation_id,

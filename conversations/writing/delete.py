@@ -11,6 +11,7 @@ from conversations.routing.locks import deleted, lock
 from conversations.routing.owners import same_owner, user_exists
 from conversations.routing.standing import in_transaction, truth_by_token
 from conversations.routing.truth import Truth
+from conversations.signals import conversation_deleted, send_on_commit
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore, owned, owner_of
 from conversations.stores.registry import configured_store
@@ -37,6 +38,7 @@ def delete(conversation_id: str, *, owner: str | None, reason: str = DELETED) ->
         NormalizedStore().delete(conversation_id)
         if legacy is not None:
             legacy.delete(conversation_id)
+        send_on_commit(conversation_deleted, conversation_id, reason=reason)
         return True
 
 

@@ -14,6 +14,7 @@ from conversations.content.turns import Turns
 from conversations.exceptions import ConversationNotFound, InvalidState
 from conversations.models import ConversationRedaction, ConversationState
 from conversations.routing.standing import in_transaction
+from conversations.signals import conversation_saved, send_on_commit
 from conversations.stores.normalized import NormalizedStore, owner_of
 from conversations.writing.write import write
 
@@ -52,7 +53,8 @@ def fork(conversation_id: str, at: int | None, *, owner: str | None, whole_turns
         copy = Fork(Checked.of(document), None, forked_from=source.pk)
         made = str(uuid.uuid4())
         theirs = owner_of(source) if source.user_id is not None else None
-        write(made, copy, owner=theirs, decision=decision.of(made))
+        outcome = write(made, copy, owner=theirs, decision=decision.of(made))
+        send_on_commit(conversation_saved, made, revision=outcome.revision)
         rows = ConversationState.rows.using(conf.alias())
         _inherit_redactions(source, rows.get(conversation_id=made))
         if source.legacy_user_id is not None:

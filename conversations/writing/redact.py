@@ -18,6 +18,7 @@ from conversations.exceptions import ConversationNotFound, MessageNotFound
 from conversations.models import ConversationConflict, ConversationRedaction, ConversationState
 from conversations.routing.locks import lock
 from conversations.routing.standing import Decision, decide, in_transaction
+from conversations.signals import conversation_redacted, send_on_commit
 from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore, redactions_of
 from conversations.stores.registry import configured_store
@@ -46,6 +47,7 @@ def erase(
             rewritten += _erase_in(
                 target, tables, legacy, hashes, texts, replacement=replacement, now=timezone.now()
             )
+            send_on_commit(conversation_redacted, target.conversation_id)
         return rewritten
 
 
