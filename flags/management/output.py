@@ -6,16 +6,32 @@ callers chose. None of these controls the terminal or looks like another line.
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 
 from flags.causes import clean
+from flags.exceptions import (
+    FenceBusy,
+    FlagsError,
+    NoSuchStep,
+    TransitionRefused,
+    UnknownGate,
+    UnreadableWaiver,
+)
+from flags.gates import GateResult
 from flags.texts import MOST, escaped, quoted, shown
+
+# Exit codes, the same for every command of the project. MISMATCHES is a finding, also a critical
+# health, so that a pipeline may stop there.
+DONE, FAILED, USAGE, MISMATCHES, PAUSED, REFUSED = 0, 1, 2, 3, 4, 5
 
 
 class Lines(OutputWrapper):
@@ -96,3 +112,69 @@ def text_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror}: {quoted(str(error.filename))}"
     return str(error)
+
+
+def gates(results: Sequence[GateResult]) -> list[dict[str, Any]]:
+    """Return the JSON of the answers of gates."""
+    return [asdict(result) for result in results]
+
+
+def add_waivers(parser: ArgumentParser, *, text: str = "") -> None:
+    """Add the option that overrules gates; `waivers_of` reads its values."""
+    parser.add_argument(
+        "--waive",
+        action="append",
+        default=[],
+        metavar="GATE=REASON",
+        help=text
+        or "Overrule a gate that refuses, GATE:ID for one conversation of it. Put a name with"
+        """ a "=" in double quotes, as in JSON: --waive '"verified:a=b"=REASON'.""",
+    )
+
+
+def exit_code_of(error: FlagsError) -> int:
+    """Return the exit code of a command that raised this error."""
+    if isinstance(error, (NoSuchStep, UnknownGate)):
+        return USAGE
+    return REFUSED if isinstance(error, (TransitionRefused, FenceBusy)) else FAILED
+
+
+def said_by(error: FlagsError) -> dict[str, Any]:
+    """Return the JSON of an error: "refused" with the answers of the gates, or "error"."""
+    if exit_code_of(error) != REFUSED:
+        return {"error": str(error)}
+    return {"refused": str(error), "gates": gates(getattr(error, "results", ()))}
+
+
+def operator_name() -> str:
+    """Return the system's name of the user who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user may have no name.
+        return ""
+
+
+def waivers_of(chosen: Sequence[str]) -> dict[str, str]:
+    """Return the reasons by gate, from texts such as "soak=rehearsed on a copy".
+
+    The name ends at the first "=". A name in double quotes ends with them, so it may hold a "=":
+    '"verified:a=b"=why'. No gate's own name begins with a quote.
+
+    Raises: UnreadableWaiver.
+    """
+    waived = dict(_waiver(text) for text in chosen)
+    if not all(waived.values()):
+        raise UnreadableWaiver
+    return waived
+
+
+def _waiver(text: str) -> tuple[str, str]:
+    if not text.startswith('"'):
+        name, _, reason = text.partition("=")
+        return name, reason
+    with suppress(ValueError):
+        name, end = json.JSONDecoder().raw_decode(text)
+        return name, text[end + 1 :] if text[end:].startswith("=") else ""
+    # Not in a handler: json's error holds the text, and would become the context.
+    raise UnreadableWaiver("--waive: quote the name as in JSON.")

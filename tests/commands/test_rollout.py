@@ -26,7 +26,7 @@ from flags.exceptions import (
     UnknownGate,
 )
 from flags.health import report
-from flags.management.commands.rollout import waivers_of
+from flags.management.output import waivers_of
 from flags.models import MeasuredMinute, ReportingProcess
 from flags.phases import Phase, switches_for
 from flags.switches import forced_phase, snapshot

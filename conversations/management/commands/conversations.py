@@ -18,9 +18,10 @@ from conversations.management.subcommands import (
     sync,
     verify,
 )
-from conversations.management.subcommands.base import FAILED, Output, Subcommand
+from conversations.management.subcommands.base import Output, Subcommand
 from flags.connections import replacing_lost
 from flags.management import output
+from flags.management.output import FAILED
 from flags.schema import named
 
 # In the order of the help.

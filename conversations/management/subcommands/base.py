@@ -14,11 +14,8 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from conversations.content.codec import storable
-from flags.management.output import Lines
+from flags.management.output import DONE, FAILED, MISMATCHES, Lines
 from flags.texts import quoted
-
-# Exit codes, the same for every command of the project.
-DONE, FAILED, USAGE, MISMATCHES, PAUSED, REFUSED = 0, 1, 2, 3, 4, 5
 
 # How many conversations pass between two lines of progress.
 PROGRESS_EVERY = 500

@@ -17,9 +17,6 @@ from django.core.management.base import CommandError
 from conversations import formats
 from conversations.exceptions import InvalidOwner, InvalidState
 from conversations.management.subcommands.base import (
-    DONE,
-    FAILED,
-    USAGE,
     Output,
     Row,
     Subcommand,
@@ -27,6 +24,7 @@ from conversations.management.subcommands.base import (
     named_id,
     with_dry_run,
 )
+from flags.management.output import DONE, FAILED, USAGE
 from flags.texts import shown
 
 STANDARD = "-"

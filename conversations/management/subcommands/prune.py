@@ -9,10 +9,6 @@ from django.core.management.base import CommandError
 
 from conversations import conf
 from conversations.management.subcommands.base import (
-    DONE,
-    FAILED,
-    PAUSED,
-    USAGE,
     Output,
     Row,
     Subcommand,
@@ -21,6 +17,7 @@ from conversations.management.subcommands.base import (
 )
 from conversations.rollout import overtaken
 from conversations.writing import retention
+from flags.management.output import DONE, FAILED, PAUSED, USAGE
 
 _STAYS = (
     "the newest state of a conversation always stays, since old code reads it, and so do states"

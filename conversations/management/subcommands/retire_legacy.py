@@ -10,23 +10,24 @@ from pathlib import Path
 
 from django.core.management.base import CommandError
 
-from conversations.management.subcommands.base import (
-    DONE,
-    FAILED,
-    PAUSED,
-    REFUSED,
-    USAGE,
-    Output,
-    Row,
-    Subcommand,
-    with_dry_run,
-)
+from conversations.management.subcommands.base import Output, Row, Subcommand, with_dry_run
 from conversations.rollout import retirement
 from conversations.rollout.retirement import Removed, Restored, Result
 from flags import transitions
 from flags.exceptions import FlagsError
 from flags.gates import GateResult
-from flags.management.commands.rollout import exit_code_of, operator_name, said_by, waivers_of
+from flags.management.output import (
+    DONE,
+    FAILED,
+    PAUSED,
+    REFUSED,
+    USAGE,
+    add_waivers,
+    exit_code_of,
+    operator_name,
+    said_by,
+    waivers_of,
+)
 
 
 def _retire(
@@ -146,13 +147,7 @@ def _retire_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--archive", metavar="PATH", help="First write every blob there (.gz: gzipped)."
     )
-    parser.add_argument(
-        "--waive",
-        action="append",
-        default=[],
-        metavar="GATE=REASON",
-        help="Waive a condition: soak, quarantined or unchanged.",
-    )
+    add_waivers(parser, text="Waive a condition: soak, quarantined or unchanged.")
     parser.add_argument("--reason", default="", help="Why, for the record.")
     parser.add_argument(
         "--max-seconds", type=float, help="Stop removing then; run it again to continue."

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from conversations.management.subcommands.base import FAILED, PAUSED, USAGE, Output, Subcommand
+from conversations.management.subcommands.base import Output, Subcommand
 from conversations.management.subcommands.progress import shown, standstill
 from conversations.rollout import statistics
 from conversations.rollout.runs import progress, records
+from flags.management.output import FAILED, PAUSED, USAGE
 
 # How often the display is updated, which costs three queries.
 SHOW_EVERY_SECONDS = 0.2

@@ -9,9 +9,6 @@ from dataclasses import asdict
 from django.core.management.base import CommandError
 
 from conversations.management.subcommands.base import (
-    DONE,
-    FAILED,
-    USAGE,
     Output,
     Row,
     Subcommand,
@@ -30,6 +27,7 @@ from conversations.rollout import sync
 from conversations.rollout.runs import records
 from conversations.rollout.sync import estimating, planning, runs
 from flags import durations
+from flags.management.output import DONE, FAILED, USAGE
 
 
 def _sync(

@@ -6,17 +6,7 @@ from argparse import ArgumentParser
 
 from django.core.management.base import CommandError
 
-from conversations.management.subcommands.base import (
-    DONE,
-    FAILED,
-    MISMATCHES,
-    USAGE,
-    Output,
-    Row,
-    Subcommand,
-    leave_with,
-    with_ids,
-)
+from conversations.management.subcommands.base import Output, Row, Subcommand, leave_with, with_ids
 from conversations.management.subcommands.findings import print_findings
 from conversations.management.subcommands.runs import (
     drive,
@@ -28,6 +18,7 @@ from conversations.management.subcommands.runs import (
 from conversations.rollout import verification
 from conversations.rollout.runs import records
 from conversations.rollout.verification import Kind, runs
+from flags.management.output import DONE, FAILED, MISMATCHES, USAGE
 
 
 def _verify(

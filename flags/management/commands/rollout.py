@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
-import json
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -17,24 +14,14 @@ from django.utils import timezone
 from flags import beginnings, processes, transitions
 from flags.connections import replacing_lost
 from flags.exceptions import (
-    FenceBusy,
     FlagsError,
-    NoSuchStep,
-    TransitionRefused,
-    UnknownGate,
-    UnreadableWaiver,
 )
-from flags.gates import GateResult
 from flags.health import Health, Level, Operation, report
 from flags.management import output
 from flags.phases import EVERYTHING, Phase, switches_for
 from flags.processes import Process
 from flags.schema import named
 from flags.transitions import Record
-
-# Exit codes, the same for every command of the project. WRONG is a finding: mismatches, or a
-# critical health, so that a pipeline may stop there.
-DONE, FAILED, USAGE, WRONG, REFUSED = 0, 1, 2, 3, 5
 
 
 class Command(output.Command):
@@ -58,8 +45,8 @@ class Command(output.Command):
                 run(**options)
         except FlagsError as error:
             if options["as_json"]:
-                self._json(said_by(error))
-            raise CommandError(str(error), returncode=exit_code_of(error)) from error
+                self._json(output.said_by(error))
+            raise CommandError(str(error), returncode=output.exit_code_of(error)) from error
         except Error as error:
             text = (
                 f"the database did not answer ({named(error)}): see `rollout status`"
@@ -67,7 +54,7 @@ class Command(output.Command):
             )
             if options["as_json"]:
                 self._json({"error": text})
-            raise CommandError(text, returncode=FAILED) from error
+            raise CommandError(text, returncode=output.FAILED) from error
 
     def _status(self, *, as_json: bool, **options: Any) -> None:
         found = transitions.status()
@@ -120,25 +107,28 @@ class Command(output.Command):
             for line in _health_lines(found):
                 self.stdout.write(line)
         if found.status == Level.CRITICAL:
-            raise CommandError("critical: see above.", returncode=WRONG)
+            raise CommandError("critical: see above.", returncode=output.MISMATCHES)
 
     def _check(self, *, to: str | None, waive: list[str], as_json: bool, **options: Any) -> None:
-        results = transitions.check(_phase(to), waive=waivers_of(waive))
+        results = transitions.check(_phase(to), waive=output.waivers_of(waive))
         if as_json:
-            self._json({"gates": _gates(results)})
+            self._json({"gates": output.gates(results)})
         for result in () if as_json else results:
             verdict = "passed" if result.passed else "waived" if result.waived else "REFUSED"
             self.stdout.write(f"{verdict:8} {result.gate}: {result.message}")
             if not result.holds:
                 self.stdout.write(f"{'':8} {result.fix}")
         if not all(result.holds for result in results):
-            raise CommandError("a gate refuses: see above.", returncode=REFUSED)
+            raise CommandError("a gate refuses: see above.", returncode=output.REFUSED)
 
     def _advance(
         self, *, reason: str, waive: list[str], canary: float, as_json: bool, **options: Any
     ) -> None:
         made = transitions.advance(
-            reason=reason, actor=operator_name(), waive=waivers_of(waive), percent=canary
+            reason=reason,
+            actor=output.operator_name(),
+            waive=output.waivers_of(waive),
+            percent=canary,
         )
         self._made([made], as_json=as_json)
 
@@ -154,8 +144,8 @@ class Command(output.Command):
     ) -> None:
         words: dict[str, Any] = {
             "reason": reason,
-            "actor": operator_name(),
-            "waive": waivers_of(waive),
+            "actor": output.operator_name(),
+            "waive": output.waivers_of(waive),
         }
         phase = _phase(to)
         if rehearsal:
@@ -165,7 +155,7 @@ class Command(output.Command):
         self._made(made, as_json=as_json)
 
     def _emergency(self, *, reason: str, as_json: bool, **options: Any) -> None:
-        found = transitions.emergency(reason=reason, actor=operator_name())
+        found = transitions.emergency(reason=reason, actor=output.operator_name())
         if found is None:
             if as_json:
                 self._json({"emergency": True, "recorded": False})
@@ -176,11 +166,13 @@ class Command(output.Command):
         self._made([found.last], as_json=as_json)
 
     def _canary(self, *, percent: float, reason: str, as_json: bool, **options: Any) -> None:
-        made = transitions.canary(percent, reason=reason, actor=operator_name())
+        made = transitions.canary(percent, reason=reason, actor=output.operator_name())
         self._made([made], as_json=as_json)
 
     def _resume(self, *, reason: str, waive: list[str], as_json: bool, **options: Any) -> None:
-        found = transitions.resume(reason=reason, actor=operator_name(), waive=waivers_of(waive))
+        found = transitions.resume(
+            reason=reason, actor=output.operator_name(), waive=output.waivers_of(waive)
+        )
         self._made([found.last], as_json=as_json)
 
     def _history(self, *, limit: int, as_json: bool, **options: Any) -> None:
@@ -237,60 +229,8 @@ def _operation_line(each: Operation) -> str:
     )
 
 
-def _gates(results: Sequence[GateResult]) -> list[dict[str, Any]]:
-    return [asdict(result) for result in results]
-
-
 def _phase(label: str | None) -> Phase | None:
     return None if label is None else Phase[label.upper()]
-
-
-def exit_code_of(error: FlagsError) -> int:
-    """Return the exit code of a command that raised this error."""
-    if isinstance(error, (NoSuchStep, UnknownGate)):
-        return USAGE
-    return REFUSED if isinstance(error, (TransitionRefused, FenceBusy)) else FAILED
-
-
-def said_by(error: FlagsError) -> dict[str, Any]:
-    """Return the JSON of an error: "refused" with the answers of the gates, or "error"."""
-    if exit_code_of(error) != REFUSED:
-        return {"error": str(error)}
-    return {"refused": str(error), "gates": _gates(getattr(error, "results", ()))}
-
-
-def operator_name() -> str:
-    """Return the system's name of the user who runs the command."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # A container's user may have no name.
-        return ""
-
-
-def waivers_of(chosen: Sequence[str]) -> dict[str, str]:
-    """Return the reasons by gate, from texts such as "soak=rehearsed on a copy".
-
-    The name ends at the first "=". A name in double quotes ends with them, so it may hold a "=":
-    '"verified:a=b"=why'. No gate's own name begins with a quote.
-
-    Raises: UnreadableWaiver.
-    """
-    waived = dict(_waiver(text) for text in chosen)
-    if not all(waived.values()):
-        raise UnreadableWaiver
-    return waived
-
-
-def _waiver(text: str) -> tuple[str, str]:
-    if not text.startswith('"'):
-        name, _, reason = text.partition("=")
-        return name, reason
-    with suppress(ValueError):
-        name, end = json.JSONDecoder().raw_decode(text)
-        return name, text[end + 1 :] if text[end:].startswith("=") else ""
-    # Not in a handler: json's error holds the text, and would become the context.
-    raise UnreadableWaiver("--waive: quote the name as in JSON.")
 
 
 def _to(parser: ArgumentParser) -> None:
@@ -301,17 +241,6 @@ def _to(parser: ArgumentParser) -> None:
 
 def _reason(parser: ArgumentParser) -> None:
     parser.add_argument("--reason", default="", help="Why, for the record.")
-
-
-def _waive(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--waive",
-        action="append",
-        default=[],
-        metavar="GATE=REASON",
-        help="Overrule a gate that refuses, GATE:ID for one conversation of it. Put a name with"
-        """ a "=" in double quotes, as in JSON: --waive '"verified:a=b"=REASON'.""",
-    )
 
 
 def _number(text: str) -> int:
@@ -351,16 +280,20 @@ def _rehearsal(parser: ArgumentParser) -> None:
 _Arguments = tuple[Callable[[ArgumentParser], None], ...]
 _COMMANDS: tuple[tuple[str, str, _Arguments], ...] = (
     ("status", "Show the phase in force, and since when.", ()),
-    ("check", "Ask the gates of the next step, or of the step --to a phase.", (_to, _waive)),
-    ("advance", "Make the next step, if its gates hold.", (_reason, _waive, _canary)),
+    (
+        "check",
+        "Ask the gates of the next step, or of the step --to a phase.",
+        (_to, output.add_waivers),
+    ),
+    ("advance", "Make the next step, if its gates hold.", (_reason, output.add_waivers, _canary)),
     (
         "rollback",
         "Go back one step, or step by step --to a phase.",
-        (_to, _reason, _waive, _rehearsal),
+        (_to, _reason, output.add_waivers, _rehearsal),
     ),
     ("canary", "Let the phase be in force for a share of the conversations.", (_percent, _reason)),
     ("emergency", "Write legacy alone and prefer it, at once.", (_reason,)),
-    ("resume", "End an emergency.", (_reason, _waive)),
+    ("resume", "End an emergency.", (_reason, output.add_waivers)),
     (
         "health",
         "Show the health of the stores, and why; critical exits with 3.",
