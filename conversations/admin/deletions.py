@@ -17,7 +17,7 @@ from conversations import conf
 from conversations.exceptions import ConversationNotFound, StorageUnavailable
 from conversations.models import ConversationConflict, ConversationMessage, ConversationState
 from conversations.storage import ANY_OWNER, delete_conversation
-from memory.admin.reading import MOST_COUNTED
+from flags.admin.base import MOST_COUNTED
 from memory.models import MemoryContextItem, MemoryMetadata
 
 # Each conversation is a transaction of its own: more would take longer than a request may.

@@ -25,7 +25,7 @@ from conversations.models import ConversationState
 from conversations.state import AgentState
 from conversations.storage import ANY_OWNER, MessagePage, list_messages, load_state
 from conversations.stores.normalized import owner_of
-from memory.admin.text import Shown, shown_json, shown_value
+from flags.admin.text import Shown, shown_json, shown_value
 from memory.models import MemoryContextItem, MemoryMetadata
 from memory.selection import quality_of
 

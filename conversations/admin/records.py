@@ -19,14 +19,7 @@ from conversations.models import (
     SyncBatch,
     SyncRun,
 )
-from flags.admin.rights import ConversationRights, rights_of
-from flags.phases import Phase
-from memory.admin.models import (
-    ConversationLinkMixin,
-    CurrentFilter,
-    ExcerptMixin,
-)
-from memory.admin.reading import (
+from flags.admin.base import (
     FILTERED,
     LATEST,
     ConditionFilter,
@@ -36,8 +29,15 @@ from memory.admin.reading import (
     one_line,
     preformatted,
 )
+from flags.admin.rights import ConversationRights, rights_of
+from flags.admin.text import shown, shown_json, shown_value
+from flags.phases import Phase
+from memory.admin.models import (
+    ConversationLinkMixin,
+    CurrentFilter,
+    ExcerptMixin,
+)
 from memory.admin.rights import RowsThatNameConversations
-from memory.admin.text import shown, shown_json, shown_value
 from memory.admin.words import words_of
 
 # Shown in place of values that the reader may not see.

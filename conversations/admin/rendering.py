@@ -13,7 +13,7 @@ from typing import Any
 
 from conversations.content.codec import text_of
 from conversations.storage import StoredMessage
-from memory.admin.text import (
+from flags.admin.text import (
     LONGEST_LABEL,
     LONGEST_SHOWN,
     Shown,

@@ -21,8 +21,8 @@ from conversations.admin.deletions import DeletesConversations
 from conversations.admin.residence import CONDITIONS, residence_of
 from conversations.admin.views import ConversationViews
 from conversations.models import ConversationState
+from flags.admin.base import FILTERED, ConditionFilter, ReadOnlyAdmin, one_line
 from flags.admin.rights import rights_of
-from memory.admin.reading import FILTERED, ConditionFilter, ReadOnlyAdmin, one_line
 
 
 class ResidenceFilter(ConditionFilter):

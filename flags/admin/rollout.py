@@ -16,9 +16,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from flags import health
-from flags.admin.lookups import FilteredListMixin
-from flags.admin.migrated import SaysMigrate
-from flags.admin.rights import AsksFirst, ConversationRights, rights_of
+from flags.admin.base import ReadOnlyAdmin
+from flags.admin.rights import ConversationRights, rights_of
 from flags.health import Operation
 from flags.models import ReportingProcess, Transition
 from flags.phases import EVERYTHING, Phase
@@ -29,27 +28,8 @@ EXCERPT = 120
 NAMING = ("ids", "waived")
 
 
-class ReadingAdmin(SaysMigrate, AsksFirst, FilteredListMixin, admin.ModelAdmin):  # type: ignore[type-arg]
-    """An admin that shows rows, and does not count a whole table for its length."""
-
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-
-    class Media:
-        css = {"all": ("flags/lists.css",)}
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
 @admin.register(Transition)
-class TransitionAdmin(ReadingAdmin):
+class TransitionAdmin(ReadOnlyAdmin):
     """The history of the rollout, and the health of the stores."""
 
     change_list_template = "admin/flags/transition_list.html"
@@ -136,7 +116,7 @@ def _milliseconds(operation: Operation) -> tuple[str, ...]:
 
 
 @admin.register(ReportingProcess)
-class ProcessAdmin(ReadingAdmin):
+class ProcessAdmin(ReadOnlyAdmin):
     """The processes that reported lately; rows of ended or silent ones are removed."""
 
     list_display = ("host", "pid", "version", "acts_as", "epoch", "is_up_to_date", "seen_at")

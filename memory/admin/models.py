@@ -11,8 +11,7 @@ from django.db.models.functions import Substr
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from flags.admin.rights import Subject
-from memory.admin.reading import (
+from flags.admin.base import (
     FILTERED,
     LATEST,
     ConditionFilter,
@@ -22,13 +21,14 @@ from memory.admin.reading import (
     one_line,
     preformatted,
 )
+from flags.admin.rights import Subject
+from flags.admin.text import Shown, label, shown, shown_json, shown_value
 from memory.admin.rights import (
     RowsOfConversations,
     RowsThatNameConversations,
     subjects_of_chunks,
     subjects_of_metadata,
 )
-from memory.admin.text import Shown, label, shown, shown_json, shown_value
 from memory.admin.words import words_of_columns
 from memory.models import MemoryChunk, MemoryContextItem, MemoryMetadata
 

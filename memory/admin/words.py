@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from memory.admin.text import LONGEST_SHOWN, compact_json
+from flags.admin.text import LONGEST_SHOWN, compact_json
 
 # The words of a mapping are under the first of these keys with a text: OpenAI, Anthropic, Gemini,
 # Bedrock, AI SDK (parts, output), Responses items (summary, output), LangChain (page_content,

@@ -45,11 +45,11 @@ from conversations.state import AgentState
 from conversations.storage import StoredMessage
 from conversations.stores.normalized import new_row
 from flags.admin import register
+from flags.admin.base import CappedPaginator, ReadOnlyAdmin
+from flags.admin.text import shown, shown_json, visible
 from flags.phases import HELP_TEXTS, ROUTING, Phase, Switch, switches_for
 from flags.switches import forced_phase
 from memory.admin.models import ChunkAdmin
-from memory.admin.reading import CappedPaginator, ReadOnlyAdmin
-from memory.admin.text import shown, shown_json, visible
 from memory.models import MemoryChunk, MemoryContextItem, MemoryMetadata
 
 MODELS = [
@@ -290,7 +290,7 @@ def test_counting_stops_at_the_cap(owner: User, monkeypatch: pytest.MonkeyPatch)
     save("c", turns(20), user=owner)
     rows = ConversationMessage.objects.order_by("sequence")
     assert CappedPaginator(rows, 5).count == 20
-    monkeypatch.setattr("memory.admin.reading.MOST_COUNTED", 11)
+    monkeypatch.setattr("flags.admin.base.MOST_COUNTED", 11)
     assert CappedPaginator(rows, 5).count == 11
 
 

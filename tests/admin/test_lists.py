@@ -25,11 +25,11 @@ from conversations.models import (
     ConversationState,
     ConversationTombstone,
 )
+from flags.admin import base
+from flags.admin.text import visible
 from flags.phases import Phase
 from flags.switches import forced_phase
-from memory.admin import reading
 from memory.admin.models import ChunkAdmin
-from memory.admin.text import visible
 from memory.models import MemoryChunk, MemoryContextItem, MemoryMetadata
 from tests.support.factories import state
 
@@ -83,7 +83,7 @@ def test_chunks_are_filtered_by_kind_among_the_latest(
 def test_a_filter_offers_values_of_the_latest_rows_and_finds_in_more(
     operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MOST_OFFERED", 2)
+    monkeypatch.setattr(base, "MOST_OFFERED", 2)
     save("c", sources=("old", "web", "chat"))
     shown = operator.get(address(MemoryContextItem)).context["cl"]
     offered = next(found for found in shown.filter_specs if found.title == "source")
@@ -158,7 +158,7 @@ def said(response: Any) -> str:
 def test_a_list_that_stopped_counting_says_so(
     operator: Client, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(reading, "MOST_COUNTED", most)
+    monkeypatch.setattr(base, "MOST_COUNTED", most)
     monkeypatch.setattr("conversations.admin.records.MessageAdmin.list_per_page", 3)
     monkeypatch.setattr("conversations.admin.states.ConversationAdmin.list_per_page", 3)
     for number in range(14):
@@ -185,7 +185,7 @@ def test_a_list_that_stopped_counting_says_so(
 def test_a_list_with_a_paginator_of_the_hosts_own_shows_its_count(
     operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MOST_COUNTED", 3)
+    monkeypatch.setattr(base, "MOST_COUNTED", 3)
     monkeypatch.setattr("conversations.admin.records.MessageAdmin.paginator", Paginator)
     save("c", *"abcde")
     assert " 5 messages " in said(operator.get(address(ConversationMessage)))
@@ -211,9 +211,9 @@ def test_an_id_stays_on_one_line_and_is_whole_in_its_title(operator: Client, nam
     ):
         page = operator.get(address(model)).content.decode()
         assert title in page, model
-        assert 'href="/static/memory/reading.css"' in page
+        assert 'href="/static/flags/reading.css"' in page
         assert 'href="/static/flags/lists.css"' in page
-    sheet = finders.find("memory/reading.css")
+    sheet = finders.find("flags/reading.css")
     assert isinstance(sheet, str)
     rules = re.findall(r"([^{}]*)\{([^}]*)\}", Path(sheet).read_text())
     (rule,) = [body for selector, body in rules if selector.strip().endswith("*/\n.reading-name")]
@@ -261,9 +261,9 @@ def test_the_name_of_a_tool_breaks_in_a_transcript() -> None:
 @pytest.mark.parametrize(
     ("sheet", "place", "body"),
     [
-        ("memory/reading.css", "#changelist .field-shown_id", "max-width: 0;"),
-        ("memory/reading.css", "#changelist .field-in_conversation", "max-width: 0;"),
-        ("memory/reading.css", ".reading-excerpt", "overflow-wrap: anywhere;"),
+        ("flags/reading.css", "#changelist .field-shown_id", "max-width: 0;"),
+        ("flags/reading.css", "#changelist .field-in_conversation", "max-width: 0;"),
+        ("flags/reading.css", ".reading-excerpt", "overflow-wrap: anywhere;"),
         ("flags/lists.css", "#changelist table thead th", "white-space: normal;"),
         ("flags/lists.css", "#changelist td.nowrap", "white-space: normal;"),
     ],

@@ -153,7 +153,7 @@ def test_the_list_of_transitions_shows_a_long_reason_in_part_and_its_page_all_of
     ("address", "sheet", "cell"),
     [
         (TRANSITIONS, "flags/transitions.css", "field-why"),
-        ("/admin/conversations/conversationtombstone/", "memory/reading.css", "field-reason"),
+        ("/admin/conversations/conversationtombstone/", "flags/reading.css", "field-reason"),
     ],
 )
 def test_a_reason_wraps_in_a_list_instead_of_going_on_behind_the_filters(

@@ -19,10 +19,10 @@ from conversations.admin.rendering import shown_item, shown_message
 from conversations.models import ConversationMessage, ConversationState
 from conversations.state import AgentState
 from conversations.storage import StoredMessage
+from flags.admin import text
+from flags.admin.text import LONGEST_SHOWN, shown_json, shown_value
 from flags.phases import Phase
 from flags.switches import forced_phase
-from memory.admin import text
-from memory.admin.text import LONGEST_SHOWN, shown_json, shown_value
 from memory.admin.words import beginning_of_json, spoken, words_of, words_of_columns
 from memory.models import MemoryContextItem
 

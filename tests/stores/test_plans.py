@@ -36,13 +36,13 @@ from conversations.stores.chunks.store import ChunkStore
 from conversations.writing import retention
 from conversations.writing.delete import delete_all_of
 from flags import health, metrics
+from flags.admin import base
+from flags.admin.base import ReadOnlyAdmin
 from flags.admin.rights import rights_of
 from flags.gates import Step
 from flags.phases import Phase
 from flags.switches import forced_phase
-from memory.admin import reading
 from memory.admin.models import ChunkAdmin
-from memory.admin.reading import ReadOnlyAdmin
 from memory.models import MemoryMetadata
 from tests.support import populated
 from tests.support.factories import message, messages, state
@@ -541,8 +541,8 @@ def test_no_list_of_the_admin_reads_a_table_whole(
     model: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However it is filtered, sorted or searched: it looks at the latest rows only."""
-    monkeypatch.setattr(reading, "MOST_COUNTED", 101)
-    monkeypatch.setattr(reading, "MOST_OFFERED", 100)
+    monkeypatch.setattr(base, "MOST_COUNTED", 101)
+    monkeypatch.setattr(base, "MOST_OFFERED", 100)
     monkeypatch.setattr(ReadOnlyAdmin, "most_filtered", 100)
     monkeypatch.setattr(ChunkAdmin, "most_filtered", 100)
     client.force_login(User.objects.create_superuser("root"))
