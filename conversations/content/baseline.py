@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from conversations.content.digests import DIGEST_BYTES, split
-from conversations.content.document import BASELINE_KEY, Known
+from conversations.content.document import BASELINE_KEY
 from conversations.content.fingerprint import Seal
+from conversations.content.validation import Known
 from conversations.exceptions import InvalidState
 from flags.phases import StoreName
 

@@ -36,7 +36,7 @@ class Seal:
     def of(cls, values: Any, *, canonical: bool = False) -> Seal | None:
         """Seal a list of mappings; None if it cannot be sealed.
 
-        `canonical` lists (see `conversations.content.document`) need no test of their types.
+        `canonical` lists (see `conversations.content.validation`) need no test of their types.
         """
         if not values or not isinstance(values, list) or set(map(type, values)) != {dict}:
             return None

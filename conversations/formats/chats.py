@@ -15,8 +15,9 @@ from datetime import datetime
 from typing import Any
 
 from conversations.content.digests import digest_of
-from conversations.content.document import BASELINE_KEY, DEFAULTS, ITEMS, MESSAGES, check_document
+from conversations.content.document import BASELINE_KEY, DEFAULTS, ITEMS, MESSAGES
 from conversations.content.moments import stated_moment
+from conversations.content.validation import check_document
 from conversations.exceptions import InvalidState
 from conversations.formats.products import product_of
 from conversations.formats.records import Record, check_id, check_text

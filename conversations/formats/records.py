@@ -25,8 +25,9 @@ from typing import Any
 
 from conversations.content.codec import BIGINT, SHORT, storable
 from conversations.content.digests import DIGEST_BYTES
-from conversations.content.document import BASELINE_KEY, Document, check_document
+from conversations.content.document import BASELINE_KEY, Document
 from conversations.content.moments import parse_timestamp
+from conversations.content.validation import check_document
 from conversations.exceptions import InvalidState
 from flags.texts import quoted
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 
 from conversations.content.changes import Clear, SaveState
-from conversations.content.document import Checked, Document
+from conversations.content.document import Document
+from conversations.content.validation import Checked
 from conversations.routing.owners import UserKey, UserRef, owner_key
 from conversations.state import AgentState, SaveResult
 from conversations.storage.arguments import (

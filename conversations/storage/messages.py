@@ -9,9 +9,9 @@ from typing import Any
 from conversations import conf
 from conversations.content.changes import OWN_KEYS, removal, replacement, restoration
 from conversations.content.codec import storable
-from conversations.content.document import canonical, check_messages
 from conversations.content.merge import Entry
 from conversations.content.redaction import REDACTED
+from conversations.content.validation import canonical, check_messages
 from conversations.exceptions import InvalidState
 from conversations.reading.pages import transcript
 from conversations.routing.owners import UserRef, owner_key

@@ -23,15 +23,17 @@ from conversations.content.document import (
     STEP_COUNT,
     USER_INPUT,
     Document,
+    field_digests,
+)
+from conversations.content.fingerprint import Seal
+from conversations.content.turns import OVERLAPS
+from conversations.content.validation import (
     Known,
     canonical,
     check_document,
     check_messages,
     check_types,
-    field_digests,
 )
-from conversations.content.fingerprint import Seal
-from conversations.content.turns import OVERLAPS
 from conversations.exceptions import ConversationNotFound, InvalidState
 from conversations.reading import EVERYTHING, Selection, read
 from conversations.reading.shadow import shadow

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from conversations import conf
 from conversations.content.changes import EditMessages, SaveState
-from conversations.content.document import Checked, Document
+from conversations.content.document import Document
 from conversations.content.merge import Entry
 from conversations.content.turns import Turns
+from conversations.content.validation import Checked
 from conversations.exceptions import ConversationNotFound, InvalidState
 from conversations.models import ConversationRedaction, ConversationState
 from conversations.routing.standing import in_transaction

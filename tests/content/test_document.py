@@ -19,17 +19,8 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given, settings as hypothesis_settings
 
 from conversations.content.digests import digest_of
-from conversations.content.document import (
-    BASELINE_KEY,
-    DEFAULTS,
-    ITEMS,
-    MESSAGES,
-    Document,
-    Known,
-    canonical,
-    check_document,
-    check_messages,
-)
+from conversations.content.document import BASELINE_KEY, DEFAULTS, ITEMS, MESSAGES, Document
+from conversations.content.validation import Known, canonical, check_document, check_messages
 from conversations.exceptions import InvalidState
 from conversations.state import AgentState
 from conversations.storage import StoredMessage

@@ -24,7 +24,7 @@ from django.utils import timezone
 
 from conversations.conf import DEFAULTS
 from conversations.content import codec
-from conversations.content.document import check_document
+from conversations.content.validation import check_document
 from conversations.exceptions import InvalidState
 from conversations.management.commands import conversations
 from conversations.rollout.sync import Target

@@ -7,7 +7,8 @@ from datetime import datetime
 
 from conversations import reading
 from conversations.content.changes import SaveState
-from conversations.content.document import Checked, Document
+from conversations.content.document import Document
+from conversations.content.validation import Checked
 from conversations.routing.standing import decide
 from conversations.stores.base import Stored, Summary
 from conversations.stores.normalized import NormalizedStore

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from conversations.content.document import Document, check_types
+from conversations.content.document import Document
+from conversations.content.validation import check_types
 from conversations.exceptions import InvalidState
 from conversations.stores.base import byte_length
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from conversations.content.codec import storable
 from conversations.content.digests import digest_of, loose_digest
-from conversations.content.document import DEFAULTS, ITEMS, MESSAGES, Document, check_types
+from conversations.content.document import DEFAULTS, ITEMS, MESSAGES, Document
+from conversations.content.validation import check_types
 from conversations.exceptions import InvalidState
 from flags.causes import Withheld
 from flags.texts import shown
