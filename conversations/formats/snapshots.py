@@ -9,7 +9,7 @@ from django.db import transaction
 
 from conversations import conf
 from conversations.content.document import Document
-from conversations.content.merge import Entry, entries_of, resequence
+from conversations.content.entries import Entry, entries_of, resequence
 from conversations.content.moments import states_time
 from conversations.exceptions import StorageUnavailable
 from conversations.formats.records import Place, Record, following

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from conversations import conf
 from conversations.content.changes.change import Change
-from conversations.content.merge import Entry, entries_of
+from conversations.content.entries import Entry, entries_of
 from conversations.content.moments import states_time
 from conversations.formats.records import Record
 from conversations.models import (

@@ -9,8 +9,8 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations import conf
+from conversations.content.entries import NOTHING
 from conversations.content.field_codec import decode_fields
-from conversations.content.merge import NOTHING
 from conversations.exceptions import ConversationStoreError, UnreadableState
 from conversations.reading.load_stepwise import Reader, noted, read_in_steps
 from conversations.reading.loaded import (

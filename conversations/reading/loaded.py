@@ -9,9 +9,9 @@ from typing import Any
 from conversations.content.baseline import Baseline
 from conversations.content.digests import digest_of, loose_digest, same_values
 from conversations.content.document import HISTORY, Document, field_digests
+from conversations.content.entries import NOTHING, Given, entries_of
 from conversations.content.field_codec import decode_fields
 from conversations.content.fingerprint import Seal
-from conversations.content.merge import NOTHING, Given, entries_of
 from conversations.content.turns import OVERLAPS, first_of
 from conversations.models import ConversationState
 from conversations.state import LoadInfo

@@ -9,7 +9,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from conversations.content.codec import encode_message
-from conversations.content.merge import Entry, entries_of, resequence
+from conversations.content.entries import Entry, entries_of, resequence
 from conversations.content.turns import OVERLAPS, end_of, first_of
 from conversations.exceptions import ConversationNotFound
 from conversations.models import ConversationState

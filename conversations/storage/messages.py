@@ -9,7 +9,7 @@ from typing import Any
 from conversations import conf
 from conversations.content.changes import OWN_KEYS, removal, replacement, restoration
 from conversations.content.codec import storable
-from conversations.content.merge import Entry
+from conversations.content.entries import Entry
 from conversations.content.redaction import REDACTED
 from conversations.content.validation import canonical, check_messages
 from conversations.exceptions import InvalidState

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from conversations import conf
 from conversations.content.changes import EditMessages, SaveState
 from conversations.content.document import Document
-from conversations.content.merge import Entry
+from conversations.content.entries import Entry
 from conversations.content.turns import Turns
 from conversations.content.validation import Checked
 from conversations.exceptions import ConversationNotFound, InvalidState

@@ -20,7 +20,8 @@ from conversations.content import redaction
 from conversations.content.changes.change import Change
 from conversations.content.digests import digest_of, loose_digest, same_values
 from conversations.content.document import Document
-from conversations.content.merge import Entry, entries_of, merge_foreign
+from conversations.content.entries import Entry, entries_of
+from conversations.content.merge import merge_foreign
 from conversations.exceptions import UnreadableState
 from conversations.models import ConversationConflict, ConversationState, SyncBatch, SyncRun
 from conversations.routing.owners import owner_columns, same_owner

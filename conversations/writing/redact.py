@@ -13,7 +13,7 @@ from django.utils import timezone
 from conversations import conf
 from conversations.content import redaction
 from conversations.content.changes.change import Change
-from conversations.content.merge import Entry
+from conversations.content.entries import Entry
 from conversations.exceptions import ConversationNotFound, MessageNotFound
 from conversations.models import ConversationConflict, ConversationRedaction, ConversationState
 from conversations.routing.locks import lock

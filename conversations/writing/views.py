@@ -8,7 +8,7 @@ from typing import Any
 
 from conversations.content.changes.change import Change
 from conversations.content.document import Document
-from conversations.content.merge import Entry, entries_of
+from conversations.content.entries import Entry, entries_of
 from conversations.models import ConversationState
 from conversations.stores.base import Stored
 from conversations.stores.normalized import NormalizedStore

@@ -9,16 +9,9 @@ from hypothesis import given, settings, strategies as st
 
 from conversations.content.alignment import opcodes
 from conversations.content.digests import digest_of
+from conversations.content.entries import Entry, entries_of, resequence
 from conversations.content.field_merge import merge_fields
-from conversations.content.merge import (
-    Entry,
-    Rebased,
-    entries_of,
-    locate_by_content,
-    merge_foreign,
-    rebase,
-    resequence,
-)
+from conversations.content.merge import Rebased, locate_by_content, merge_foreign, rebase
 from tests.support.scale import pure_examples
 
 

@@ -16,7 +16,7 @@ import pytest
 from django.db import connection, connections
 from hypothesis import given, settings, strategies as st
 
-from conversations.content.merge import Given
+from conversations.content.entries import Given
 from conversations.state import AgentState, LoadInfo
 from conversations.storage import append_messages, load_state, save_state
 from conversations.stores.normalized.load import BATCH, _ascending, load_at_once

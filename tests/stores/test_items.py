@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from conversations.content.merge import Entry
+from conversations.content.entries import Entry
 from conversations.models import ConversationState
 from conversations.storage import load_state, save_state, update_state_partial
 from conversations.stores.normalized.items import positioned

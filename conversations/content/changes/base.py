@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 from conversations.content.changes.change import Addition, Change
-from conversations.content.merge import Entry
+from conversations.content.entries import Entry
 from conversations.content.redaction import Redactions
 from flags.phases import StoreName
 

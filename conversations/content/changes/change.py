@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conversations.content.document import Document
-from conversations.content.merge import Entry
+from conversations.content.entries import Entry
 
 Edit = tuple[Entry | None, Entry | None]
 

@@ -10,7 +10,7 @@ from conversations.content.changes.base import OWN_KEYS, RowsView, View, new_tok
 from conversations.content.changes.change import Addition, Change, Edit
 from conversations.content.digests import digest_of
 from conversations.content.document import Document
-from conversations.content.merge import Entry, edited, entries_of
+from conversations.content.entries import Entry, edited, entries_of
 from conversations.content.redaction import Redactions, applied
 from conversations.exceptions import KeyReused, MessageNotFound
 from flags.texts import quoted

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from conversations.content.baseline import Baseline
 from conversations.content.changes.base import OWN_KEYS, View
-from conversations.content.merge import Entry, locate_by_content
+from conversations.content.entries import Entry
+from conversations.content.merge import locate_by_content
 from flags.phases import StoreName
 
 

@@ -13,8 +13,9 @@ from conversations.content.changes.change import Addition, At, Change
 from conversations.content.changes.locate import locate_items, locate_messages
 from conversations.content.digests import DIGEST_BYTES, digest_of, roll_on, split
 from conversations.content.document import HISTORY, Document, field_digests, fields_digest
+from conversations.content.entries import Entry
 from conversations.content.field_merge import merge_fields
-from conversations.content.merge import Entry, Rebased, locate_by_content, rebase
+from conversations.content.merge import Rebased, locate_by_content, rebase
 from conversations.content.redaction import Redactions, applied_to
 from conversations.content.validation import Checked
 from flags.phases import StoreName

@@ -15,7 +15,7 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.utils import timezone
 
 from conversations import conf
-from conversations.content.merge import entries_of
+from conversations.content.entries import entries_of
 from conversations.exceptions import StorageUnavailable
 from conversations.rollout.sync.one import Action, Synced, Target, carry, fits
 from conversations.routing.ids import in_portions

@@ -16,7 +16,7 @@ from conversations.content.digests import (
     roll,
 )
 from conversations.content.document import field_digests, fields_digest
-from conversations.content.merge import Entry
+from conversations.content.entries import Entry
 from conversations.models import ConversationState
 from conversations.rollout.verification.kinds import Kind
 from conversations.routing.truth import Truth

@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from conversations import conf
 from conversations.content.differences import differences
 from conversations.content.document import Document
-from conversations.content.merge import Entry
+from conversations.content.entries import Entry
 from conversations.exceptions import UnreadableState
 from conversations.models import UNVERIFIED, ConversationConflict, ConversationState
 from conversations.rollout.verification.bulk import portions, verify_all

@@ -15,8 +15,8 @@ from typing import Any
 from conversations.content.changes.change import Addition
 from conversations.content.codec import encode_message
 from conversations.content.digests import BLOCK, DIGEST_BYTES
+from conversations.content.entries import Entry
 from conversations.content.field_codec import SPEAKING, encode_changed
-from conversations.content.merge import Entry
 
 
 @dataclass(frozen=True, slots=True)

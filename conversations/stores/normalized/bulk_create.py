@@ -16,8 +16,8 @@ from conversations import conf
 from conversations.content.codec import ITEM_COLUMNS, MESSAGE_COLUMNS, encode_item, encode_message
 from conversations.content.digests import EMPTY, Blocks, roll
 from conversations.content.document import Document, field_digests, fields_digest
+from conversations.content.entries import Entry, entries_of, resequence
 from conversations.content.field_codec import encode_fields
-from conversations.content.merge import Entry, entries_of, resequence
 from conversations.models import ConversationState
 from conversations.stores.normalized.items import numbered, positioned
 from conversations.stores.sql.bulk_insert import insert_all

@@ -13,7 +13,7 @@ from django.db import connections
 
 from conversations import conf
 from conversations.content.codec import ITEM_COLUMNS, decode_items, encode_item
-from conversations.content.merge import Entry
+from conversations.content.entries import Entry
 from conversations.models import ConversationState
 from conversations.stores.normalized.load import Head
 from conversations.stores.normalized.rows import replayed

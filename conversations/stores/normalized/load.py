@@ -18,7 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations.content.codec import MESSAGE_COLUMNS, decode_messages
 from conversations.content.digests import split
-from conversations.content.merge import Given
+from conversations.content.entries import Given
 from conversations.stores.sql.cursors import executed
 
 # How many rows are decoded at once.

@@ -20,7 +20,7 @@ from conversations.content.codec import (
     storable,
 )
 from conversations.content.digests import BLOCK, EMPTY, digest_of, roll, split
-from conversations.content.merge import UNREAD, Entry, Given
+from conversations.content.entries import UNREAD, Entry, Given
 from conversations.models import ConversationMessage, ConversationState
 from conversations.stores.normalized.load import BATCH
 from conversations.stores.normalized.rows import replayed

@@ -13,8 +13,9 @@ from django.db.models import Q, QuerySet
 from conversations import conf
 from conversations.content.digests import DIGEST_BYTES, EMPTY, Blocks
 from conversations.content.document import Document
+from conversations.content.entries import Entry
 from conversations.content.field_codec import encode_fields
-from conversations.content.merge import Entry, rebase
+from conversations.content.merge import rebase
 from conversations.content.redaction import Redactions
 from conversations.models import ConversationRedaction, ConversationState
 from conversations.stores.normalized.load import Head

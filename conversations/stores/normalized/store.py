@@ -12,8 +12,8 @@ from conversations import conf
 from conversations.content.changes.change import Change, Edit
 from conversations.content.digests import DIGEST_BYTES, EMPTY, Blocks, block_of, roll
 from conversations.content.document import Document, field_digests, fields_digest
+from conversations.content.entries import entries_of, resequence
 from conversations.content.field_codec import decode_fields, encode_fields
-from conversations.content.merge import entries_of, resequence
 from conversations.models import (
     ConversationConflict,
     ConversationRedaction,
