@@ -30,7 +30,8 @@ from conversations.routing.transactions import attempt, lost
 from conversations.routing.truth import Truth, read_order
 from conversations.stores.base import LegacyStore, Stored
 from conversations.stores.normalized import NormalizedStore, owner_of
-from conversations.writing.ingest import merge, restored
+from conversations.writing.ingest import merge
+from conversations.writing.json_columns import restored
 from flags import breaker, metrics
 from flags.conf import limits, read_breaker
 from flags.phases import Plan, StoreName

@@ -13,21 +13,19 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from django.db import Error
-
 from conversations import conf
 from conversations.content import redaction
 from conversations.content.changes.change import Change
-from conversations.content.digests import digest_of, loose_digest, same_values
+from conversations.content.digests import digest_of
 from conversations.content.document import Document
 from conversations.content.entries import Entry, entries_of
 from conversations.content.merge import merge_foreign
 from conversations.exceptions import UnreadableState
 from conversations.models import ConversationConflict, ConversationState, SyncBatch, SyncRun
 from conversations.routing.owners import owner_columns, same_owner
-from conversations.routing.transactions import attempt, lost
 from conversations.stores.base import ForeignBlob, LegacyStore, Stored
 from conversations.stores.normalized import NormalizedStore, owner_of, redactions_of, replaced
+from conversations.writing.json_columns import restored
 from flags import records
 from flags.texts import shown
 
@@ -298,65 +296,6 @@ def _take(
         tables.write(row, change, revision=revision, now=active_at(blob.stored, row, now))
     digests = [entry.digest for entry in merged.entries]
     return not kept and digests == [entry.digest for entry in theirs]
-
-
-def restored(
-    tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, stored: Stored
-) -> Stored:
-    """Return what legacy holds with what a JSON column changed put back, as far as it is known.
-
-    Key order, 1.0 and -0.0 are as the tables have them, so that a message is the same in both.
-    """
-    if legacy.exact:
-        return stored
-    document = stored.document
-    try:
-        with attempt():
-            items = tables.items(row)[0] if row.context_item_count else []
-            exact = Document(
-                _exact_fields(document.fields, tables.fields(row)),
-                _exact(document.messages, tables.versions(row, values=True)),
-                _exact(document.items, items),
-            )
-    except Error:
-        if lost(conf.alias()):
-            raise
-        return stored
-    return replace(stored, document=exact)
-
-
-def _exact(theirs: Sequence[Any], known: Sequence[Entry]) -> list[Any]:
-    """Return values as they are known, by turns where several look alike: {"n": 1}, {"n": 1.0}."""
-    digests = [loose_digest(entry.value) for entry in known]
-    alike: dict[bytes, list[Any]] = {}
-    for digest, entry in zip(digests, known, strict=True):
-        if entry.superseded_in is None:
-            alike.setdefault(digest, []).append(entry.value)
-    # Where none of them is current, the latest one.
-    for digest, entry in zip(reversed(digests), reversed(known), strict=True):
-        alike.setdefault(digest, [entry.value])
-    exact = []
-    for value in theirs:
-        like = alike.get(loose_digest(value), [value])
-        if len(like) == 1:
-            # The last one stands for all that come behind.
-            exact.append(like[0])
-            continue
-        # Mostly 1.0 comes back as it is.
-        places = (place for place, each in enumerate(like) if same_values(each, value))
-        exact.append(like.pop(next(places, 0)))
-    return exact
-
-
-def _exact_fields(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Undo what a JSON column did to fields that we know, and to their order."""
-    known = {
-        name: value
-        for name, value in ours.items()
-        if name in theirs and loose_digest(theirs[name]) == loose_digest(value)
-    }
-    ordered = [name for name in ours if name in theirs] + [n for n in theirs if n not in ours]
-    return {name: known.get(name, theirs[name]) for name in ordered}
 
 
 def _record(

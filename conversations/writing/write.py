@@ -55,9 +55,9 @@ from conversations.writing.ingest import (
     appeared_at,
     merge,
     record_overwritten,
-    restored,
     take_legacy,
 )
+from conversations.writing.json_columns import restored
 from conversations.writing.trim import trim
 from conversations.writing.views import LegacyView, TablesView, changed_document
 from flags import metrics
