@@ -15,7 +15,8 @@ from conversations.admin.residence import residence_of
 from conversations.models import ConversationState, ConversationTombstone
 from conversations.routing.standing import decide
 from conversations.routing.transactions import attempt, translated
-from conversations.stores.base import NEVER, Summary
+from conversations.stores.sql.expressions import NEVER
+from conversations.stores.types import Summary
 from flags.admin.rights import ConversationRights
 
 PER_PAGE = 50

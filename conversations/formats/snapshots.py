@@ -19,8 +19,8 @@ from conversations.routing.locks import lock
 from conversations.routing.owners import user_exists
 from conversations.routing.standing import Decision, decide
 from conversations.routing.transactions import translated
-from conversations.stores.base import Stored
 from conversations.stores.normalized import NormalizedStore, owner_of, replaced
+from conversations.stores.types import Stored
 from flags.texts import shown
 
 

@@ -9,8 +9,10 @@ from itertools import islice
 
 from conversations import conf
 from conversations.models import ConversationState, ConversationTombstone
-from conversations.stores.base import LAST_MOMENT, NEVER, LegacyStore, Summary
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore
+from conversations.stores.sql.expressions import LAST_MOMENT, NEVER
+from conversations.stores.types import Summary
 from flags.phases import StoreName
 
 # Most of what legacy holds may have been moved: to look for what was not, one by one, takes long.

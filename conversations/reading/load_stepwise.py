@@ -28,8 +28,9 @@ from conversations.routing.standing import (
 )
 from conversations.routing.transactions import attempt, lost
 from conversations.routing.truth import Truth, read_order
-from conversations.stores.base import LegacyStore, Stored
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore, owner_of
+from conversations.stores.types import Stored
 from conversations.writing.ingest import merge
 from conversations.writing.json_columns import restored
 from flags import breaker, metrics

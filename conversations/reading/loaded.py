@@ -15,8 +15,8 @@ from conversations.content.fingerprint import Seal
 from conversations.content.turns import OVERLAPS, first_of
 from conversations.models import ConversationState
 from conversations.state import LoadInfo
-from conversations.stores.base import Stored
 from conversations.stores.normalized import Head, NormalizedStore, limited_items
+from conversations.stores.types import Stored
 from flags.phases import StoreName
 from memory.selection import selected
 

@@ -17,8 +17,8 @@ from conversations.reading.load_stepwise import at_truth
 from conversations.routing.replicas import chosen_replica, replicated
 from conversations.routing.standing import decide
 from conversations.routing.transactions import attempt, translated
-from conversations.stores.base import Stored
 from conversations.stores.normalized import NormalizedStore, replaced
+from conversations.stores.types import Stored
 
 
 def transcript(

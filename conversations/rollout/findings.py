@@ -22,9 +22,9 @@ from conversations.rollout.sync.runs import last_finished
 from conversations.routing.ids import BATCH
 from conversations.routing.standing import truth_by_token_value
 from conversations.routing.truth import Truth
-from conversations.stores.base import Blobs, Leftovers
 from conversations.stores.normalized import find_rows_with_token
 from conversations.stores.registry import configured_store
+from conversations.stores.types import Blobs, Leftovers
 from conversations.writing.ingest import quarantine_class
 from flags import records
 from flags.connections import reconnecting

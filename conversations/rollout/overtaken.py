@@ -18,8 +18,9 @@ from conversations.models import ConversationState
 from conversations.routing.ids import BATCH, failure, in_batches
 from conversations.routing.locks import lock
 from conversations.routing.standing import decide, in_transaction
-from conversations.stores.base import LegacyStore, Pruned
+from conversations.stores.base import LegacyStore
 from conversations.stores.registry import configured_store
+from conversations.stores.types import Pruned
 from flags.connections import reconnecting
 
 

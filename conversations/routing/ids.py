@@ -18,9 +18,9 @@ from conversations.models import ConversationState
 from conversations.routing.standing import truth_by_token_value
 from conversations.routing.transactions import lost
 from conversations.routing.truth import Truth
-from conversations.stores.base import EVERY_KEY
 from conversations.stores.normalized import find_rows_with_token, find_rows_with_token_of
 from conversations.stores.registry import configured_store
+from conversations.stores.sql.expressions import EVERY_KEY
 from flags.connections import close_if_lost, managed, reconnecting
 from flags.schema import named
 from flags.texts import shown

@@ -16,7 +16,7 @@ from conversations.exceptions import (
     StorageUnavailable,
     UnreadableState,
 )
-from conversations.stores.base import cannot_be_read
+from conversations.stores.sql.cursors import cannot_be_read
 from flags.causes import reraise
 from flags.connections import (
     close_if_lost,

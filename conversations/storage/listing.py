@@ -19,7 +19,8 @@ from conversations.routing.transactions import attempt, translated
 from conversations.storage.arguments import ConversationId, check_id, check_size, lazy
 from conversations.storage.coroutines import coroutine_of
 from conversations.storage.measuring import measured_list
-from conversations.stores.base import NEVER, Summary
+from conversations.stores.sql.expressions import NEVER
+from conversations.stores.types import Summary
 from flags.phases import StoreName
 
 # Longer ids are in no index of PostgreSQL.

@@ -1,189 +1,28 @@
-"""The protocol of a store, and the values that cross it.
+"""The protocol of a legacy store.
 
 The protocol documents the contract; implementations document only differences. A store opens no
-transaction, takes no lock and knows neither the phases nor the other store. `operations` does, and
+transaction, takes no lock and knows neither the phases nor the other store. `writing` does, and
 calls a store inside its transaction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
 from django.core.checks import CheckMessage
-from django.db import DataError, connections
-from django.db.models import Model, Q, QuerySet
 
-from conversations import conf
 from conversations.content.document import Document
-from conversations.exceptions import InvalidState
-
-# SQLite's error for text that is no UTF-8: other code may have written such bytes.
-_NO_TEXT = "Could not decode to UTF-8"
-
-
-def cannot_be_read(error: BaseException) -> bool:
-    """Whether the database answered with a value that its driver cannot represent.
-
-    PostgreSQL: a time before the year 1 or after 9999, such as infinity; SQLite: text that is no
-    UTF-8.
-    """
-    return isinstance(error, DataError) or _NO_TEXT in str(error)
-
-
-class IdRefused(InvalidState):
-    """The legacy store can create no conversation with this id: see `LegacyStore.refusal`.
-
-    Callers see an InvalidState.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One conversation as a store holds it.
-
-    `owner` is the primary key of the user as text. `version` identifies the content that was read:
-    equal versions of a conversation mean equal content. `reference` names the row for logs.
-    """
-
-    document: Document
-    owner: str | None
-    version: str
-    updated_at: datetime | None
-    reference: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignBlob:
-    """A blob in legacy that we did not write: readable (`stored`), or not (`problem`)."""
-
-    reference: str
-    owner: str | None
-    stored: Stored | None = None
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class BlobState:
-    """The content of a conversation in legacy that the tables do not know, as of one moment.
-
-    `stored` is None if legacy holds the conversation (`held`) but it has to be read alone: it is
-    unreadable, or was set aside. `foreign_ids` is the note of the method of that name, `token` the
-    result of `mark_ingested`.
-    """
-
-    conversation_id: str
-    held: bool
-    token: str
-    stored: Stored | None = None
-    foreign_ids: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """One line of a list of conversations. Legacy does not count its messages (None).
-
-    `owner` is the primary key of the user as text, None if the conversation has no owner.
-    """
-
-    conversation_id: str
-    updated_at: datetime | None
-    message_count: int | None
-    store: str
-    owner: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Blobs:
-    """How many states a legacy store holds, and their size in bytes of JSON."""
-
-    count: int = 0
-    bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Leftovers:
-    """The rows of a legacy store that no load reads.
-
-    `overtaken`: states that are not the newest of their conversation. `unnamed`: states without
-    the name of a conversation. `bare_metadata`: metadata rows without an object. `of_deleted`:
-    states of deleted conversations.
-    """
-
-    overtaken: int = 0
-    overtaken_bytes: int = 0
-    unnamed: int = 0
-    bare_metadata: int = 0
-    of_deleted: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """One batch of a conversation's removed blobs: their number, and their bytes of JSON.
-
-    The next batch continues at `behind`; None: there is none.
-    """
-
-    blobs: int = 0
-    bytes: int = 0
-    behind: Any = None
-
-
-# No key of a table is greater. For a range with one end, PostgreSQL without statistics expects a
-# third of the table, and reads all of it. For a range with two ends, it expects a 200th.
-EVERY_KEY = 2**62
-# The time of a conversation without one: lists put it behind all others.
-NEVER = datetime.min.replace(tzinfo=UTC)
-# The last moment that has a later one.
-LAST_MOMENT = datetime.max.replace(tzinfo=UTC) - timedelta(microseconds=1)
-
-
-def listed_behind(before: tuple[datetime, str], *, time: str, lower: Q) -> Q:
-    """Return the condition of standing behind a time and an id in a list.
-
-    `time` is the column of the time, `lower` the condition of having a lower id.
-    """
-    moment = before[0]
-    untimed = Q(**{f"{time}__isnull": True})
-    if moment == NEVER:
-        return untimed & lower
-    return Q(**{f"{time}__lt": moment}) | Q(**{time: moment}) & lower | untimed
-
-
-def has_foreign_key(model: type[Model], column: str) -> bool:
-    """Whether the database enforces a foreign key on a column; the model may say otherwise."""
-    connection = connections[conf.alias()]
-    with connection.cursor() as cursor:
-        found = connection.introspection.get_constraints(cursor, model._meta.db_table)
-    return any(each["foreign_key"] and column in each["columns"] for each in found.values())
-
-
-def between(rows: QuerySet[Any], low: Any, high: Any, *, name: str) -> QuerySet[Any]:
-    """Return the rows whose `name` is behind `low` (None: from the first) and up to `high`."""
-    bounded = rows.filter(**{f"{name}__lte": high})
-    return bounded if low is None else bounded.filter(**{f"{name}__gt": low})
-
-
-def key_after(rows: QuerySet[Any], low: Any, upper: Any, *, count: int) -> Any:
-    """Return the primary key of the `count`-th row of a range, or of its last one, or None."""
-    keys = between(rows, low, upper, name="pk").order_by("pk").values_list("pk", flat=True)
-    return keys[count - 1 : count].first() or keys.reverse().first()
-
-
-def byte_length(expression: str, vendor: str) -> str:
-    """Return the SQL of a text's size in bytes (older SQLites have no octet_length)."""
-    if vendor == "sqlite":
-        return f"LENGTH(CAST({expression} AS BLOB))"
-    return f"OCTET_LENGTH({expression})"
-
-
-def single_row(sql: str) -> tuple[int, ...]:
-    """Return the one row of sums of a statement; null counts as 0."""
-    with connections[conf.alias()].cursor() as cursor:
-        cursor.execute(sql)
-        return tuple(int(value or 0) for value in cursor.fetchone())
+from conversations.stores.types import (
+    Blobs,
+    BlobState,
+    ForeignBlob,
+    Leftovers,
+    Pruned,
+    Stored,
+    Summary,
+)
 
 
 @runtime_checkable

@@ -23,8 +23,9 @@ from conversations.content.merge import merge_foreign
 from conversations.exceptions import UnreadableState
 from conversations.models import ConversationConflict, ConversationState, SyncBatch, SyncRun
 from conversations.routing.owners import owner_columns, same_owner
-from conversations.stores.base import ForeignBlob, LegacyStore, Stored
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore, owner_of, redactions_of, replaced
+from conversations.stores.types import ForeignBlob, Stored
 from conversations.writing.json_columns import restored
 from flags import records
 from flags.texts import shown

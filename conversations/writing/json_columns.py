@@ -14,8 +14,9 @@ from conversations.content.document import Document
 from conversations.content.entries import Entry
 from conversations.models import ConversationState
 from conversations.routing.transactions import attempt, lost
-from conversations.stores.base import LegacyStore, Stored
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import NormalizedStore
+from conversations.stores.types import Stored
 
 
 def restored(

@@ -10,8 +10,8 @@ from conversations.content.changes.change import Change
 from conversations.content.document import Document
 from conversations.content.entries import Entry, entries_of
 from conversations.models import ConversationState
-from conversations.stores.base import Stored
 from conversations.stores.normalized import NormalizedStore
+from conversations.stores.types import Stored
 from flags.phases import StoreName
 
 

@@ -41,7 +41,7 @@ from conversations.routing.standing import (
 )
 from conversations.routing.transactions import attempt, lost, translated
 from conversations.routing.truth import Numbers, Truth, may_write_legacy_blindly
-from conversations.stores.base import IdRefused, LegacyStore, Stored
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import (
     Bumped,
     NormalizedStore,
@@ -49,6 +49,7 @@ from conversations.stores.normalized import (
     owner_of,
     redactions_of,
 )
+from conversations.stores.types import IdRefused, Stored
 from conversations.writing.append import added
 from conversations.writing.ingest import (
     Newcomers,

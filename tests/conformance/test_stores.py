@@ -16,11 +16,13 @@ from conversations.exceptions import InvalidState, UnreadableState
 from conversations.models import ConversationState, ConversationTombstone
 from conversations.routing.locks import token_value
 from conversations.state import AgentState
-from conversations.stores.base import NEVER, Blobs, Leftovers, LegacyStore
+from conversations.stores.base import LegacyStore
 from conversations.stores.chunks.store import ChunkStore
 from conversations.stores.jsonfield.appended_rows import AppendedRows
 from conversations.stores.jsonfield.store import JSONFieldStore
 from conversations.stores.normalized import find_row
+from conversations.stores.sql.expressions import NEVER
+from conversations.stores.types import Blobs, Leftovers
 from memory.models import MemoryChunk
 from tests.support.blobs.models import AssistantSession, TextSession, VersionedSession
 from tests.support.factories import UserFactory, messages

@@ -37,8 +37,8 @@ from conversations.storage import (
     save_state,
     update_state_partial,
 )
-from conversations.stores.base import cannot_be_read
 from conversations.stores.chunks.format import parsed
+from conversations.stores.sql.cursors import cannot_be_read
 from flags.causes import Withheld, withheld
 from flags.connections import reconnecting
 from flags.phases import Phase

@@ -21,9 +21,9 @@ from conversations.models import ConversationConflict, ConversationState
 from conversations.rollout.gates.installation import drill, round_trip
 from conversations.rollout.sync import runs, sync
 from conversations.rollout.verification import verify
-from conversations.stores.base import Blobs, Leftovers, Pruned
 from conversations.stores.jsonfield.appended_rows import AppendedRows
 from conversations.stores.registry import configured_store
+from conversations.stores.types import Blobs, Leftovers, Pruned
 from flags.gates import Step
 from flags.phases import Phase
 from flags.switches import forced_phase

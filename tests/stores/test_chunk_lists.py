@@ -12,9 +12,10 @@ from django.db import connection
 
 from conversations import storage
 from conversations.reading import lists
-from conversations.stores.base import NEVER, Summary
 from conversations.stores.chunks.store import ChunkStore
 from conversations.stores.normalized import new_row
+from conversations.stores.sql.expressions import NEVER
+from conversations.stores.types import Summary
 from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk, MemoryMetadata

@@ -26,10 +26,11 @@ from conversations.models import ConversationState, ConversationTombstone
 from conversations.rollout.sync import Action, sync
 from conversations.routing.ids import only_in_legacy
 from conversations.state import AgentState
-from conversations.stores.base import NEVER, IdRefused, Leftovers
 from conversations.stores.jsonfield.rows import _needs_a_value
 from conversations.stores.normalized import NormalizedStore, find_row
 from conversations.stores.registry import configured_store
+from conversations.stores.sql.expressions import NEVER
+from conversations.stores.types import IdRefused, Leftovers
 from flags.phases import Phase
 from flags.switches import forced_phase
 from tests.faults.injection import failing

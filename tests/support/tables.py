@@ -10,8 +10,8 @@ from conversations.content.changes import SaveState
 from conversations.content.document import Document
 from conversations.content.validation import Checked
 from conversations.routing.standing import decide
-from conversations.stores.base import Stored, Summary
 from conversations.stores.normalized import NormalizedStore
+from conversations.stores.types import Stored, Summary
 from conversations.writing.write import write
 from flags.phases import StoreName
 

@@ -12,7 +12,7 @@ from conversations.models import LEGACY_BEHIND, ConversationState
 from conversations.reading.shadow import OPERATION as SHADOW
 from conversations.rollout.findings import written_by_others
 from conversations.rollout.gates.standing import NAMED
-from conversations.stores.base import EVERY_KEY
+from conversations.stores.sql.expressions import EVERY_KEY
 from flags import metrics, records
 from flags.conf import limits
 from flags.durations import in_words

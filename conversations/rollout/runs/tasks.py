@@ -11,7 +11,8 @@ from django.db.models import QuerySet
 
 from conversations import conf
 from conversations.models import ConversationState
-from conversations.stores.base import LegacyStore, between, key_after
+from conversations.stores.base import LegacyStore
+from conversations.stores.sql.expressions import between, key_after
 
 Result = TypeVar("Result")
 

@@ -24,7 +24,7 @@ from conversations.routing.owners import columns_of_owners
 from conversations.routing.standing import truth_by_token_value
 from conversations.routing.transactions import lost
 from conversations.routing.truth import Truth
-from conversations.stores.base import BlobState, LegacyStore, Stored, cannot_be_read
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import (
     FIRST_REVISION,
     Creation,
@@ -32,6 +32,8 @@ from conversations.stores.normalized import (
     find_rows_with_token_of,
     new_row,
 )
+from conversations.stores.sql.cursors import cannot_be_read
+from conversations.stores.types import BlobState, Stored
 from conversations.writing.ingest import Newcomers, appeared_at
 
 logger = logging.getLogger("conversations")

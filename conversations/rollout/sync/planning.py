@@ -14,8 +14,10 @@ from conversations.routing.ids import BATCH, in_portions, only_in_legacy, pages_
 from conversations.routing.standing import truth_by_token_value
 from conversations.routing.transactions import attempt
 from conversations.routing.truth import Truth
-from conversations.stores.base import BlobState, LegacyStore, cannot_be_read
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import find_rows_with_token
+from conversations.stores.sql.cursors import cannot_be_read
+from conversations.stores.types import BlobState
 
 
 def plan(

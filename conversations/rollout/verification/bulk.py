@@ -24,8 +24,9 @@ from conversations.routing.ids import in_portions, recover
 from conversations.routing.locks import token_value
 from conversations.routing.standing import decide, truth_by_token_value
 from conversations.routing.transactions import attempt, translated
-from conversations.stores.base import LegacyStore, Stored
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import Content, content_sizes, contents_of, find_rows
+from conversations.stores.types import Stored
 
 logger = logging.getLogger("conversations")
 

@@ -28,9 +28,10 @@ from conversations.rollout.verification.one import unverified, verify
 from conversations.routing.ids import known
 from conversations.routing.standing import truth_by_token_value
 from conversations.routing.truth import Truth
-from conversations.stores.base import LegacyStore, between
+from conversations.stores.base import LegacyStore
 from conversations.stores.normalized import find_rows_with_token_between
 from conversations.stores.registry import configured_store
+from conversations.stores.sql.expressions import between
 from flags.connections import reconnecting
 from flags.sampling import share_of
 from flags.texts import quoted

@@ -14,8 +14,8 @@ from django.db import OperationalError, connections
 
 from conversations import conf
 from conversations.exceptions import UnreadableState
-from conversations.stores.base import cannot_be_read
 from conversations.stores.chunks.format import CONVERSATION_ID, RESTORED_MARK, REVISION_MARK
+from conversations.stores.sql.cursors import cannot_be_read
 from memory.adoption import CHUNKS, METADATA, columns_of
 from memory.models import MemoryChunk, MemoryMetadata
 

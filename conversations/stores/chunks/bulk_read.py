@@ -13,9 +13,9 @@ from django.db import connections
 
 from conversations import conf
 from conversations.exceptions import InvalidState
-from conversations.stores.base import BlobState, Stored
 from conversations.stores.chunks.format import looks_sql, met_sql, names_bound, sizes_sql, taken_in
 from conversations.stores.chunks.watermark import raised, settled_before
+from conversations.stores.types import BlobState, Stored
 from memory.models import MemoryChunk, MemoryMetadata
 
 NOTHING = "0"

@@ -8,9 +8,10 @@ from typing import Any
 from django.db import connections
 
 from conversations import conf
-from conversations.stores.base import Blobs, Leftovers, Pruned, byte_length, single_row
 from conversations.stores.chunks import overtaken
 from conversations.stores.chunks.format import names_its_chunk
+from conversations.stores.sql.expressions import byte_length, single_row
+from conversations.stores.types import Blobs, Leftovers, Pruned
 from memory.models import MemoryChunk, MemoryMetadata
 
 _STATE_CHUNKS = """

@@ -10,7 +10,7 @@ from typing import Any
 from conversations.content.document import Document
 from conversations.content.validation import check_types
 from conversations.exceptions import InvalidState
-from conversations.stores.base import byte_length
+from conversations.stores.sql.expressions import byte_length
 
 CONVERSATION_ID = "conversation_id"
 REVISION_MARK = "store.revision"

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from django.db import connections
 
 from conversations import conf
-from conversations.stores.base import NEVER
 from conversations.stores.chunks.format import CONVERSATION_ID, names_its_chunk
+from conversations.stores.sql.expressions import NEVER
 from memory.models import MemoryChunk
 
 Position = tuple[datetime, str]

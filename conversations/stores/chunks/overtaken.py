@@ -24,7 +24,6 @@ from typing import Any
 from django.db import connections
 
 from conversations import conf
-from conversations.stores.base import NEVER, Pruned, byte_length
 from conversations.stores.chunks.format import (
     CONVERSATION_ID,
     QUARANTINE_MARK,
@@ -32,6 +31,8 @@ from conversations.stores.chunks.format import (
     REVISION_MARK,
     TAKEN_IN_MARK,
 )
+from conversations.stores.sql.expressions import NEVER, byte_length
+from conversations.stores.types import Pruned
 from memory.models import MemoryChunk
 
 # How many blobs are read behind those that stay: the most that a save, and a batch, remove.

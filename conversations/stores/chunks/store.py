@@ -23,17 +23,6 @@ from django.utils import timezone
 from conversations import conf
 from conversations.content.document import Document
 from conversations.exceptions import InvalidState, UnreadableState
-from conversations.stores.base import (
-    EVERY_KEY,
-    LAST_MOMENT,
-    BlobState,
-    ForeignBlob,
-    Stored,
-    Summary,
-    between,
-    has_foreign_key,
-    key_after,
-)
 from conversations.stores.chunks import bulk_read, lists
 from conversations.stores.chunks.counts import ChunkTables
 from conversations.stores.chunks.format import (
@@ -51,6 +40,14 @@ from conversations.stores.chunks.format import (
     taken_in,
 )
 from conversations.stores.chunks.watermark import before_a_save, floor_of, in_flight, raised
+from conversations.stores.sql.expressions import (
+    EVERY_KEY,
+    LAST_MOMENT,
+    between,
+    has_foreign_key,
+    key_after,
+)
+from conversations.stores.types import BlobState, ForeignBlob, Stored, Summary
 from flags.phases import StoreName
 from memory.models import MemoryChunk, MemoryMetadata
 

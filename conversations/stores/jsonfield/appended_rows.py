@@ -20,19 +20,10 @@ from django.utils import timezone
 from conversations import conf
 from conversations.content.digests import digest_of
 from conversations.content.document import Document
-from conversations.stores.base import (
-    LAST_MOMENT,
-    Blobs,
-    ForeignBlob,
-    Leftovers,
-    Pruned,
-    Stored,
-    between,
-    byte_length,
-    single_row,
-)
 from conversations.stores.jsonfield.store import JSONFieldStore
 from conversations.stores.jsonfield.table import ABSENT
+from conversations.stores.sql.expressions import LAST_MOMENT, between, byte_length, single_row
+from conversations.stores.types import Blobs, ForeignBlob, Leftovers, Pruned, Stored
 
 # The text between the key and the value of a token.
 _DIGESTED, _WHOLE = " s:", " d:"

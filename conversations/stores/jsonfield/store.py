@@ -36,8 +36,20 @@ from conversations import conf
 from conversations.content.document import Document
 from conversations.exceptions import InvalidState, UnreadableState
 from conversations.models import in_pages
-from conversations.stores.base import (
+from conversations.stores.jsonfield.checks import check_mapping
+from conversations.stores.jsonfield.ids import NOWHERE
+from conversations.stores.jsonfield.rows import HostRows
+from conversations.stores.jsonfield.table import ABSENT
+from conversations.stores.sql.expressions import (
     NEVER,
+    between,
+    byte_length,
+    has_foreign_key,
+    key_after,
+    listed_behind,
+    single_row,
+)
+from conversations.stores.types import (
     Blobs,
     BlobState,
     ForeignBlob,
@@ -46,17 +58,7 @@ from conversations.stores.base import (
     Pruned,
     Stored,
     Summary,
-    between,
-    byte_length,
-    has_foreign_key,
-    key_after,
-    listed_behind,
-    single_row,
 )
-from conversations.stores.jsonfield.checks import check_mapping
-from conversations.stores.jsonfield.ids import NOWHERE
-from conversations.stores.jsonfield.rows import HostRows
-from conversations.stores.jsonfield.table import ABSENT
 from flags.phases import StoreName
 from flags.texts import shown
 

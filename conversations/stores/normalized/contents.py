@@ -16,7 +16,7 @@ from django.db import connections
 from conversations import conf
 from conversations.content.codec import ITEM_COLUMNS, MESSAGE_COLUMNS, decode_items, decode_messages
 from conversations.content.entries import Entry
-from conversations.stores.base import byte_length
+from conversations.stores.sql.expressions import byte_length
 
 # OFFSET keeps PostgreSQL from turning the look-ups into one join. SQLite looks each key up.
 _EACH = {

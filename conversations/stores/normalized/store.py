@@ -19,7 +19,6 @@ from conversations.models import (
     ConversationRedaction,
     ConversationState,
 )
-from conversations.stores.base import Summary
 from conversations.stores.normalized.items import ItemRows, numbered
 from conversations.stores.normalized.messages import MessageRows
 from conversations.stores.normalized.rows import (
@@ -29,6 +28,7 @@ from conversations.stores.normalized.rows import (
     owner_of,
     replaced,
 )
+from conversations.stores.types import Summary
 from flags.phases import StoreName
 from memory.models import MemoryContextItem, MemoryMetadata
 

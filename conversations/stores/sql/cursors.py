@@ -12,12 +12,24 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
+from django.db import DataError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations import conf
 
 # psycopg's own default: a statement is prepared when it was executed this often.
 PREPARED_AFTER = 5
+# SQLite's error for text that is no UTF-8: other code may have written such bytes.
+_NO_TEXT = "Could not decode to UTF-8"
+
+
+def cannot_be_read(error: BaseException) -> bool:
+    """Whether the database answered with a value that its driver cannot represent.
+
+    PostgreSQL: a time before the year 1 or after 9999, such as infinity; SQLite: text that is no
+    UTF-8.
+    """
+    return isinstance(error, DataError) or _NO_TEXT in str(error)
 
 
 def executed(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any]) -> Any:
