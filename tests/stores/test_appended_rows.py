@@ -89,7 +89,7 @@ def test_the_newest_row_is_taken_in_whatever_its_key() -> None:
         first = Snapshot.objects.filter(chat=name).earliest("pk")
         Snapshot.objects.filter(pk=first.pk).update(version=1)
     with override_settings(CONVERSATIONS={"LEGACY": SHAPE.mapping | {"newest_by": "version"}}):
-        looks = {look.conversation_id: look.stored for look in configured_store().looks(names)}
+        looks = {look.conversation_id: look.stored for look in configured_store().read_many(names)}
         assert [len(looks[name].document.messages) for name in names] == [1, 1, 1]
         list(runs.work(runs.begin("tables")))
         with forced_phase(Phase.NEW_ONLY):

@@ -74,7 +74,7 @@ def keys() -> list[int]:
 
 
 MANY = {
-    "look at many": lambda: legacy().looks(NAMES),
+    "look at many": lambda: legacy().read_many(NAMES),
     "the sizes of many": lambda: legacy().sizes(NAMES),
     "tokens of many": lambda: find_rows_with_token_of(legacy().token_sql(), NAMES),
     "the first batch of a sync": lambda: legacy().ids_between(None, 50, settled=timezone.now()),

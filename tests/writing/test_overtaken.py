@@ -483,7 +483,9 @@ def test_a_load_between_two_statements_shows_the_later_content(
             saved("c", f"before the {name}")
             seen = texts(load_state("c"))
             patched.setattr(ChunkStore, "last_ours_sql", lambda self: None)
-            patched.setattr(ChunkStore, "held", _late(ChunkStore.held, f"late of the {name}"))
+            patched.setattr(
+                ChunkStore, "last_ours", _late(ChunkStore.last_ours, f"late of the {name}")
+            )
             assert read() == [*seen, f"late of the {name}"]
 
 
