@@ -1,4 +1,4 @@
-"""A forgotten app: the first error that a project sees names it, and what to do."""
+"""The installation: the error of a forgotten app names it, and each check fires on its mistake."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import ast
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from conversations.checks import installation
 from flags.installation import TOGETHER
+from tests.support.checks import found
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("flags", "memory", "conversations")
@@ -94,3 +98,22 @@ def test_each_app_registers_its_checks() -> None:
             if "@register" in module.read_text("utf-8"):
                 dotted = ".".join(module.relative_to(ROOT).with_suffix("").parts)
                 assert dotted in registering
+
+
+def test_conversations_E017(settings: Any) -> None:
+    assert installation.check_time_zones() == []
+    settings.USE_TZ = False
+    assert found(installation.check_time_zones(), "conversations.E017") == ["USE_TZ is False."]
+
+
+def test_conversations_W004(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = "django-conversation-store"
+    providers = {"flags": [ours, "django-flags", ours], "memory": [ours, ours], "conversations": []}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: providers)
+    assert found(installation.check_distributions(), "conversations.W004") == [
+        "The package `flags` is provided by django-conversation-store, django-flags."
+    ]
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: {"flags": [ours]})
+    assert installation.check_distributions() == []
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: 1 / 0)
+    assert installation.check_distributions() == []

@@ -35,7 +35,7 @@ from flags.management.commands import rollout
 from flags.phases import SWITCHES_OF, Phase, StoreName, Switch
 from flags.signals import create_switches
 from flags.switches import snapshot
-from tests.checks.test_checks import identifiers
+from tests.support.checks import identifiers
 from tests.support.factories import UserFactory, texts
 from tests.support.legacy_schema import TABLES
 
