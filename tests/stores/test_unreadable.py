@@ -24,9 +24,9 @@ from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk, MemoryMetadata
 from tests.machine.oldcode import OldChunks, OldEntries, OldSession
-from tests.rollout.test_retirement import CHUNKS, enter, written
 from tests.support.blobs.models import TextSession
 from tests.support.factories import messages, state, texts
+from tests.support.retirement import CHUNKS, enter, written
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
