@@ -1,4 +1,4 @@
-"""The shared parts of all sub-commands: exit codes, reports, counts, progress and arguments.
+"""The shared parts of all sub-commands: reports, counts, progress and arguments.
 
 Data goes to stdout, as text or as lines of JSON; progress goes to stderr.
 """
