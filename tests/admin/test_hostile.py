@@ -22,7 +22,6 @@ from tests.support.admin_answers import MODELS, STATES, page_url, save, text_of,
 
 pytestmark = pytest.mark.django_db
 
-
 NAUGHTY = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',

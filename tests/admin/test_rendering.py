@@ -15,7 +15,6 @@ from flags.admin.text import shown, shown_json, visible
 
 pytestmark = pytest.mark.django_db
 
-
 KEYS = [
     *("role", "content", "tool_calls", "function_call", "function", "name", "arguments"),
     *("type", "text", "tool_name", "tool_success", "tool_call_id", "input", "id"),

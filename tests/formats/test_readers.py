@@ -15,7 +15,6 @@ from tests.support.exports import MESSAGES, written
 
 pytestmark = pytest.mark.django_db
 
-
 NO_CHAT = 'is neither a line of an export, nor a list of messages, nor an object with "messages"'
 
 

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from unittest import mock
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import IntegrityError, connection, connections, transaction
+from django.db import connection, connections, transaction
 from django.test import override_settings
-from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import given, settings, strategies as st
 
-from conversations.exceptions import StorageUnavailable
-from conversations.formats import (
-    Owners,
-    bulk_import as imports,
-    export_lines,
-    import_lines,
-    import_records,
-    ownership,
-    read_records,
-)
 from conversations.models import (
     ConversationConflict,
     ConversationMessage,
     ConversationState,
-    ConversationTombstone,
     SyncBatch,
 )
 from conversations.rollout.runs import records
@@ -45,25 +31,24 @@ from conversations.rollout.verification import verify
 from conversations.routing import ids
 from conversations.routing.locks import lock, try_lock
 from conversations.routing.owners import columns_of_owners
-from conversations.state import AgentState
-from conversations.storage import (
-    append_messages,
-    delete_conversation,
-    fork_conversation,
-    load_state,
-    save_state,
-)
+from conversations.storage import append_messages, delete_conversation, load_state, save_state
 from conversations.stores.chunks.store import ChunkStore
 from conversations.stores.jsonfield.store import JSONFieldStore
 from conversations.stores.registry import configured_store
-from conversations.stores.sql.bulk_insert import insert_all
-from flags import switches
 from flags.phases import Phase
 from flags.switches import forced_phase
 from memory.models import MemoryChunk, MemoryContextItem, MemoryMetadata
 from tests.faults.injection import inserts_messages
 from tests.machine.oldcode import OldSession
 from tests.support.blobs.models import AssistantSession, TextSession
+from tests.support.bulk import (
+    LONG_AGO,
+    meanwhile,
+    postgresql,
+    statements,
+    with_items,
+    written_by_old_code,
+)
 from tests.support.factories import UserFactory, messages, state, texts
 from tests.support.legacy_schema import old_save
 from tests.support.scale import examples
@@ -71,7 +56,6 @@ from tests.support.strategies import states
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-LONG_AGO = datetime(2024, 5, 1, 12, tzinfo=UTC)
 JSON_COLUMN = {
     "model": "blobs.AssistantSession",
     "conversation_id": "session_key",
@@ -79,21 +63,13 @@ JSON_COLUMN = {
     "state": "data",
     "version": "version",
 }
+
 MAPPINGS: list[Any] = ["memory_chunks", OldSession.settings, JSON_COLUMN]
-postgresql = pytest.mark.skipif(
-    connection.vendor != "postgresql", reason="SQLite has one writer at a time"
-)
 
 
 @pytest.fixture(autouse=True)
 def _chunks(settings: Any) -> None:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
-
-
-def written_by_old_code(*names: str, at: datetime | None = None, owner: Any = None) -> list[str]:
-    for name in names:
-        old_save(connection, name, owner, state(name, "b").to_dict(), at)
-    return list(names)
 
 
 def together_(ids: list[str]) -> dict[str, Action]:
@@ -140,12 +116,6 @@ def everything(since: datetime) -> list[Any]:
                     row[name] = bytes(value)
         found.append(sorted(map(repr, rows)))
     return found
-
-
-def emptied() -> None:
-    """Leave nothing of any conversation, no tombstone either."""
-    for model in (ConversationMessage, MemoryContextItem, ConversationState, ConversationTombstone):
-        model._base_manager.all()._raw_delete("default")
 
 
 # The same as one by one
@@ -274,147 +244,7 @@ def test_what_is_merged_erased_or_unknown_goes_its_own_way_beside_the_rest() -> 
     assert whole[0] == expected
 
 
-def test_an_import_at_once_gives_the_same_bytes_as_line_by_line() -> None:
-    user = UserFactory()
-    with forced_phase(Phase.NEW_ONLY):
-        for number in range(7):
-            name = f"c{number}"
-            save_state(name, state(name, "b", memory_context=[{"content": number}]), user)
-            append_messages(name, messages("later"), user_id=user, keys=["key"])
-    lines = list(export_lines())
-    for ahead in (1, 3, 100):
-        emptied()
-        assert [one.result for one in import_lines(lines, together=ahead)] == ["created"] * 7
-        assert list(export_lines()) == lines
-        assert [one.result for one in import_lines(lines, together=ahead)] == ["unchanged"] * 7
-
-
-def test_an_import_at_once_tells_of_each_line_in_order(caplog: Any) -> None:
-    caplog.set_level("INFO")
-    with forced_phase(Phase.DUAL_WRITE):
-        for name in ("here", "gone"):
-            save_state(name, state("x"))
-    written_by_old_code("old")
-    lines = list(export_lines())
-    delete_conversation("gone")
-    with forced_phase(Phase.NEW_ONLY):
-        append_messages("here", messages("other content"))
-    new = [line.replace('"here"', f'"{name}"') for name in ("new", "newer") for line in lines[:1]]
-    stranger = new[0].replace('"new"', '"foreign"').replace('"user": null', '"user": "4711"')
-    found = list(import_lines([*lines, "{", new[0], stranger, *new], together=100))
-    assert [(one.line, one.conversation_id, str(one.result)) for one in found] == [
-        (1, "here", "refused"),
-        (2, "gone", "deleted"),
-        (3, "old", "unchanged"),
-        (4, None, "invalid"),
-        (5, "new", "created"),
-        (6, "foreign", "refused"),
-        (7, "new", "unchanged"),
-        (8, "newer", "created"),
-    ]
-    assert "at once" not in caplog.text
-
-
-def chats(*lines: Any) -> Iterator[Any]:
-    encoded = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-    return read_records(io.BytesIO(encoded))
-
-
-@pytest.mark.parametrize("fresh", [True, False])
-def test_chats_are_imported_at_once_for_the_users_of_their_names(
-    settings: Any, fresh: bool, caplog: Any
-) -> None:
-    if fresh:
-        settings.CONVERSATIONS = {}
-    caplog.set_level("INFO")
-    user = UserFactory(username="ann")
-    lines: list[Any] = [
-        {"id": "hers", "user": "ann", "messages": messages("a")},
-        {"id": "nobodys", "user": "nobody here", "messages": messages("b")},
-        messages("c"),
-    ]
-    found = []
-    for ahead in (1, 100):
-        emptied()
-        # Inside a caller's transaction as outside of one.
-        with transaction.atomic():
-            nobodys = Owners(ownerless=True)
-            done = list(import_records(chats(*lines), together=ahead, owners=nobodys))
-        rows = ConversationState.rows.order_by("conversation_id")
-        found.append((done, list(rows.values_list("conversation_id", "user_id", "legacy_token"))))
-    assert found[0] == found[1]
-    assert [one.result for one in found[1][0]] == ["created"] * 3
-    assert {name: owner for name, owner, _ in found[1][1]}.items() >= {
-        ("hers", user.pk),
-        ("nobodys", None),
-    }
-    assert "at once" not in caplog.text
-
-
-def test_a_name_in_another_spelling_and_an_impossible_key_are_looked_at_by_themselves() -> None:
-    UserFactory(username="ann")
-    line = {"format": 1, "conversation_id": "c", "user": "no key", "forked_from": None}
-    line |= {"created_at": None, "updated_at": None, "state": {}, "messages": []}
-    lines = [
-        line,
-        {**line, "conversation_id": "d", "user": None},
-        {**line, "conversation_id": "e", "user": None},
-    ]
-    assert [str(one.result) for one in import_records(chats(*lines), together=100)] == [
-        "refused",
-        "created",
-        "created",
-    ]
-    names = [{"id": name, "user": "Ann", "messages": []} for name in "fg"]
-    nobodys = Owners(ownerless=True)
-    with mock.patch.object(ownership, "_keys_of", return_value={}):
-        done = list(import_records(chats(*names), together=100, owners=nobodys))
-    assert [str(one.result) for one in done] == ["created"] * 2
-    assert ownership._keys_of({"ann", "Ann"}).keys() == {"ann"}
-
-
-def test_what_fails_at_once_inside_a_callers_transaction_takes_nothing_with_it() -> None:
-    lines = [{"id": name, "messages": messages(name)} for name in "ab"]
-    with (
-        mock.patch.object(imports, "create_all", mock.Mock(side_effect=IntegrityError)),
-        transaction.atomic(),
-    ):
-        with forced_phase(Phase.NEW_ONLY):
-            save_state("mine", state("x"))
-        done = list(import_records(chats(*lines), together=100))
-    assert [str(one.result) for one in done] == ["created"] * 2
-    assert ConversationState.rows.count() == 3
-
-
-def test_forks_are_joined_however_many_lines_are_read_ahead() -> None:
-    with forced_phase(Phase.NEW_ONLY):
-        for name in ("origin", "other", "another"):
-            save_state(name, state("x"))
-        fork = fork_conversation("origin")
-    lines = {line.split('"')[5]: line for line in export_lines()}
-    for order in (
-        ["origin", "other", fork, "another"],
-        [fork, "another", "origin", "other"],
-        ["other", fork, "origin", "another"],
-    ):
-        for ahead in (1, 2, 100):
-            emptied()
-            list(import_lines([lines[name] for name in order], together=ahead))
-            assert ConversationState.rows.get(conversation_id=fork).forked_from_id == (
-                ConversationState.rows.get(conversation_id="origin").pk
-            )
-
-
 # Statements
-
-
-FREE = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "ROLLBACK")
-
-
-def statements(call: Callable[[], Any]) -> list[str]:
-    with CaptureQueriesContext(connection) as captured:
-        call()
-    return [q["sql"] for q in captured.captured_queries if not q["sql"].startswith(FREE)]
 
 
 def inserted_everywhere(mapping: Any, names: list[str], owner: Any) -> None:
@@ -427,10 +257,6 @@ def inserted_everywhere(mapping: Any, names: list[str], owner: Any) -> None:
         else:
             data = with_items(name).to_dict()
             AssistantSession.objects.create(session_key=name, owner=owner, data=data)
-
-
-def with_items(name: str) -> AgentState:
-    return state(name, "b", memory_context=[{"content": name}, {"content": "c"}])
 
 
 @pytest.mark.parametrize("mapping", MAPPINGS, ids=["chunks", "text", "json"])
@@ -446,24 +272,6 @@ def test_a_sync_takes_as_many_statements_for_four_as_for_forty(settings: Any, ma
     second = statements(lambda: together_(names))
     assert len(second) <= 8
     assert not [sql for sql in second if sql.startswith(("INSERT", "UPDATE", "DELETE", "COPY"))]
-
-
-def test_an_import_takes_as_many_statements_for_four_as_for_forty(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # On a busy machine forty take half a second, and the switches would be read again.
-    monkeypatch.setattr(switches, "SNAPSHOT_SECONDS", 1e6)
-    user, counts = UserFactory(), []
-    for count in (4, 40):
-        with forced_phase(Phase.NEW_ONLY):
-            for number in range(count):
-                save_state(f"{count}-{number}", with_items(str(number)), user)
-            lines = list(export_lines())
-            emptied()
-            # Here as well: whether the switches are read again goes by the clock.
-            counts.append(len(statements(lambda: list(import_lines(lines, together=100)))))  # noqa: B023
-            emptied()
-    assert counts[0] == counts[1] <= 14
 
 
 # What fails
@@ -495,62 +303,6 @@ def refusing(monkeypatch: pytest.MonkeyPatch, name: str) -> list[list[str]]:
 
     monkeypatch.setattr(bulk, "create_all", create_all)
     return tries
-
-
-def test_an_import_that_fails_at_once_is_tried_line_by_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with forced_phase(Phase.NEW_ONLY):
-        for name in "abcd":
-            save_state(name, state(name))
-    lines = list(export_lines())
-    emptied()
-    monkeypatch.setattr(imports, "create_all", mock.Mock(side_effect=IntegrityError))
-    assert [one.result for one in import_lines(lines, together=100)] == ["created"] * 4
-    assert list(export_lines()) == lines
-
-
-def test_inside_a_callers_transaction_that_is_lost_nothing_is_tried_again() -> None:
-    with forced_phase(Phase.NEW_ONLY):
-        for name in "ab":
-            save_state(name, state(name))
-    lines = list(export_lines())
-    emptied()
-
-    failing = mock.Mock(side_effect=IntegrityError)
-    with (
-        mock.patch.object(imports, "create_all", failing),
-        mock.patch.object(imports, "lost", return_value=True),
-        pytest.raises(StorageUnavailable),
-        transaction.atomic(),
-    ):
-        list(import_lines(lines, together=100))
-    assert not ConversationState.rows.exists()
-
-
-def test_an_error_of_the_database_is_djangos_and_spoils_the_transaction_as_any_other() -> None:
-    columns = ("conversation_id", "deleted_at", "reason")
-    table, awkward = "conversation_tombstones", "b\\\t\n"
-    with pytest.raises(IntegrityError), transaction.atomic():
-        insert_all(table, columns, [("a", LONG_AGO, "x"), ("a", LONG_AGO, "x")])
-    insert_all(table, columns, [(name, LONG_AGO, "x") for name in ("a", awkward)])
-    insert_all(table, columns, [])
-    rows = ConversationTombstone.rows.order_by("conversation_id").values_list(*columns)
-    assert list(rows) == [("a", LONG_AGO, "x"), (awkward, LONG_AGO, "x")]
-    seen: list[str] = []
-
-    def wrapper(execute: Any, sql: str, *args: Any) -> Any:
-        seen.append(sql)
-        return execute(sql, *args)
-
-    with connection.execute_wrapper(wrapper):
-        insert_all(table, columns, [("c", LONG_AGO, "x")])
-    assert len(seen) == 1
-    assert table in seen[0]
-    with transaction.atomic():
-        transaction.set_rollback(True)
-        with pytest.raises(transaction.TransactionManagementError):
-            insert_all(table, columns, [("d", LONG_AGO, "x")])
 
 
 # Bounds
@@ -602,54 +354,6 @@ def test_what_is_read_at_once_is_bounded_too(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # Others
-
-
-@contextmanager
-def meanwhile(work: Callable[[], Any]) -> Iterator[threading.Event]:
-    """Have another session do something in a transaction, which it ends when the event is set."""
-    done, over = threading.Event(), threading.Event()
-
-    def run() -> None:
-        try:
-            with transaction.atomic():
-                work()
-                done.set()
-                over.wait(60)
-        finally:
-            done.set()
-            connections.close_all()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert done.wait(60)
-    try:
-        yield over
-    finally:
-        over.set()
-        thread.join()
-
-
-@postgresql
-def test_nobody_is_waited_for_and_whoever_is_busy_is_left_for_later() -> None:
-    with forced_phase(Phase.NEW_ONLY):
-        for name in "abc":
-            save_state(name, state(name))
-    lines = list(export_lines())
-    emptied()
-
-    def create() -> None:
-        with forced_phase(Phase.NEW_ONLY):
-            save_state("b", state("live"))
-
-    with meanwhile(create) as over:
-        outcomes = import_lines(lines, together=100)
-        # The others are written, although somebody else is creating one of them.
-        assert next(outcomes).conversation_id == "a"
-        assert set(ConversationState.rows.values_list("conversation_id", flat=True)) == {"a", "c"}
-        over.set()
-        assert [str(one.result) for one in outcomes] == ["refused", "created"]
-    with forced_phase(Phase.NEW_ONLY):
-        assert texts(load_state("b")) == ["live"]
 
 
 @postgresql

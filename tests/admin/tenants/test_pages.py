@@ -29,7 +29,6 @@ from tests.support.tenants import TenantAdmin, url
 
 pytestmark = pytest.mark.django_db
 
-
 # What each list is asked for.
 LISTS = ("", "?q=cobalt", "?o=1&version=current")
 
