@@ -492,7 +492,7 @@ def test_the_looks_are_one_moment_and_say_what_survey_load_and_settle_say() -> N
         assert looks[name].stored == stored
         assert looks[name].held == (name != "nowhere")
         seen = store.foreign_ids(name, "")
-        assert sorted(looks[name].seen.split(",")) == sorted(seen.split(","))
+        assert sorted(looks[name].foreign_ids.split(",")) == sorted(seen.split(","))
         with transaction.atomic():
             token = store.mark_ingested(name, revision=1, known="", foreign_ids=seen)
             marks = set(MemoryMetadata.objects.values_list("chunk_id", "key", "value"))
