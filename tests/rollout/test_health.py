@@ -4,81 +4,47 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
-from django.db import OperationalError, connection, connections, transaction
-from django.test import AsyncClient, Client
+from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from conversations.checks.settings import check_settings
-from conversations.models import ConversationConflict, ConversationMismatch, ConversationState
+from conversations.models import ConversationMismatch, ConversationState
 from conversations.rollout import health as conversations_health
 from conversations.storage import load_state, save_state
-from flags import health, metrics, processes, reporter, transitions
+from flags import metrics, processes, reporter
 from flags.exceptions import TimeIsUp
-from flags.health import KEPT_SECONDS, Health, Level, Reason, report
+from flags.health import Level, Reason, report
 from flags.histogram import Measure
 from flags.models import MeasuredMinute, ReportingProcess, Transition
 from flags.phases import Phase, Switch
 from flags.switches import forced_phase, snapshot
 from flags.timeouts import LOCKED, Deadline
 from tests.faults.injection import failing, locked, touches_legacy, touches_tables
-from tests.flags.test_switches import Rows, set_rows, touches_switches
+from tests.flags.test_switches import touches_switches
 from tests.support.blobs.models import TextSession
 from tests.support.factories import state
+from tests.support.health import committed, conflict, enter, measured, monitor, said, switch
 
 pytestmark = pytest.mark.django_db
-committed = pytest.mark.django_db(transaction=True)
+
 
 TABLES = ("conversation_states", "conversation_messages", "memory_context_items")
 
 
 @pytest.fixture(autouse=True)
 def _monitored(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.CONVERSATIONS = {"LEGACY": "memory_chunks", "SHADOW_SHARE": 0}
-    # Beats are made by the tests.
-    monkeypatch.setattr(reporter, "ensure", lambda: None)
-    metrics.forget()
-    enter(Phase.DUAL_WRITE)
-    switch(Switch.PERFORMANCE_MONITORING, on=True)
+    monitor(settings, monkeypatch)
 
 
-def enter(phase: Phase) -> None:
-    """Be in a phase that was entered long enough ago to be judged."""
-    set_rows(phase)
-    snapshot.forget()
-    transitions.status()
-
-
-def switch(name: str, *, on: bool) -> None:
-    Rows._base_manager.update_or_create(name=name, defaults={"active": on})
-    snapshot.forget()
-    transitions.status()
-
-
-def measured(operation: str = "load", store: str = "legacy", **numbers: Any) -> None:
-    MeasuredMinute.objects.create(
-        began_at=timezone.now().replace(second=0, microsecond=0),
-        operation=operation,
-        store=store,
-        **numbers,
-    )
-
-
-def said(found: Health) -> list[tuple[str, str]]:
-    return [(reason.slug, str(reason.level)) for reason in found.reasons]
-
-
-# What was measured
+# Measures
 
 
 def test_stores_that_answer_and_do_not_fail_are_healthy() -> None:
@@ -161,19 +127,7 @@ def test_unmeasured_is_unknown_and_not_healthy() -> None:
     assert report().status == Level.CRITICAL
 
 
-# What was found
-
-
-def conflict(kind: str, **age: float) -> None:
-    with forced_phase(Phase.DUAL_WRITE):
-        save_state("c", state("a"))
-    ConversationConflict.rows.create(
-        conversation=ConversationState.rows.get(conversation_id="c"),
-        kind=kind,
-        reason="r",
-        revision=1,
-        created_at=timezone.now() - timedelta(**age),
-    )
+# Findings
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -460,103 +414,6 @@ def test_a_server_that_says_nothing_is_waited_for_two_seconds_at_most() -> None:
             connection.settings_dict = before
         assert time.monotonic() - started < 4
     assert found.can_serve == {"tables": False, "legacy": False}
-
-
-# The view
-
-
-def test_the_view_says_the_status_and_why_and_nothing_else(client: Client) -> None:
-    conflict("merged")
-    measured(count=100, errors=4)
-    measured(operation="save", count=100, errors=4)
-    response = client.get("/health/")
-    assert (response.status_code, response.json()) == (
-        200,
-        {"status": "critical", "reasons": ["conflicts", "errors"]},
-    )
-    assert "no-store" in response["Cache-Control"]
-    assert not response.cookies
-    head = client.head("/health/")
-    assert (head.status_code, head.content) == (200, b"")
-    assert client.post("/health/").status_code == 405
-
-
-def test_the_view_refuses_only_when_no_store_can_serve(client: Client) -> None:
-    with failing(touches_tables):
-        assert client.get("/health/").status_code == 200
-    health.recent.forget()
-    with failing(lambda sql: touches_tables(sql) or touches_legacy(sql)):
-        response = client.get("/health/")
-        assert (response.status_code, response.json()["status"]) == (503, "critical")
-        assert client.head("/health/").status_code == 503
-
-
-def test_a_process_looks_once_a_second_however_many_ask(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [100.0]
-    monkeypatch.setattr(health.time, "monotonic", lambda: clock[0])
-    with CaptureQueriesContext(connection) as first:
-        client.get("/health/")
-    assert len(first) > 0
-    clock[0] += KEPT_SECONDS - 0.01
-    with CaptureQueriesContext(connection) as second:
-        assert client.get("/health/").json()["reasons"] == []
-        client.head("/health/")
-    assert len(second) == 0
-    conflict("merged")
-    clock[0] += 0.01
-    assert client.get("/health/").json()["reasons"] == ["conflicts"]
-
-
-def test_many_who_ask_at_once_share_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    inside = threading.Event()
-
-    def slow() -> Any:
-        made.append(1)
-        inside.wait(10)
-        return found
-
-    found = report()
-    monkeypatch.setattr(health, "report", slow)
-    with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(health.recent_report) for _ in range(8)]
-        inside.set()
-        assert all(each.result() is found for each in asked)
-    assert made == [1]
-
-
-@committed
-def test_a_dead_database_is_a_503_also_where_requests_are_transactions(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def dead(*args: Any) -> Any:
-        raise OperationalError("injected: no server")
-
-    with monkeypatch.context() as patched:
-        patched.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
-        connection.close()
-        patched.setattr(connection, "connect", dead)
-        started = time.monotonic()
-        response = client.get("/health/")
-        assert time.monotonic() - started < 1.5
-    assert (response.status_code, response.json()["status"]) == (503, "critical")
-
-
-def test_nobody_has_to_log_in(client: Client, settings: Any) -> None:
-    settings.MIDDLEWARE = [
-        *settings.MIDDLEWARE,
-        "django.contrib.auth.middleware.LoginRequiredMiddleware",
-    ]
-    assert client.get("/").status_code == 302
-    assert client.get("/health/").status_code == 200
-
-
-@committed
-def test_the_view_answers_in_an_asynchronous_host() -> None:
-    response = async_to_sync(AsyncClient().get)("/health/")
-    assert (response.status_code, response.json()) == (200, {"status": "healthy", "reasons": []})
 
 
 # What measuring costs and keeps
