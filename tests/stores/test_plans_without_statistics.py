@@ -22,7 +22,9 @@ from conversations.routing.ids import in_batches
 from conversations.stores.normalized import content_sizes, contents_of, find_rows_with_token_of
 from flags.phases import Phase
 from flags.switches import forced_phase
-from tests.stores.test_plans import (
+from tests.support import populated
+from tests.support.plans import Statement, caught
+from tests.support.query_cases import (
     BESIDE_CHUNKS,
     CHUNKS,
     FRESH,
@@ -35,8 +37,6 @@ from tests.stores.test_plans import (
     save_subject,
     saved_twice,
 )
-from tests.support import populated
-from tests.support.plans import Statement, caught
 
 pytestmark = pytest.mark.django_db
 
