@@ -123,7 +123,7 @@ class MeasuredMinute(models.Model):
     mismatches = models.BigIntegerField(default=0)
     seconds = models.FloatField(default=0.0, help_text="The sum of the durations.")
     cells = models.TextField(
-        default="", help_text="JSON: how many took how long; see flags.histogram.BOUNDS."
+        default="", help_text="JSON: counts by duration; see flags.histogram.BOUNDS."
     )
 
     class Meta:

@@ -84,7 +84,7 @@ class MemoryContextItem(models.Model):
     focus_area = models.CharField(max_length=255, null=True, blank=True)
     preference_type = models.CharField(max_length=255, null=True, blank=True)
     extra = models.TextField(
-        default="", blank=True, help_text="JSON as text: what fits no column exactly."
+        default="", blank=True, help_text="JSON as text: values without an exact column."
     )
     digest = models.BinaryField(max_length=16)
     timestamp = models.DateTimeField(null=True, blank=True)

@@ -99,7 +99,7 @@ def _sqlite_transactions(connection: Any) -> Iterator[CheckMessage]:
     if str(mode).upper() not in ("IMMEDIATE", "EXCLUSIVE"):
         yield Warning(
             f"The SQLite database {connection.alias!r} does not begin transactions IMMEDIATE:"
-            " two writers fail with `database is locked`, whatever the timeout.",
+            " two writers fail with `database is locked`, at any timeout.",
             hint='Add "OPTIONS": {"transaction_mode": "IMMEDIATE"} to its settings.',
             id="conversations.W001",
         )

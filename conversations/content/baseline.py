@@ -122,7 +122,7 @@ class Baseline:
             # Refused below: the text of this error repeats the value, which may be private.
             made = None
         if made is None or not made._whole:
-            raise InvalidState("is not what to_dict() gave", path=BASELINE_KEY)
+            raise InvalidState("is not the value that to_dict() gave", path=BASELINE_KEY)
         return made
 
     @property

@@ -16,7 +16,7 @@ _NESTED = frozenset({list, dict})
 
 
 class Seal:
-    """Proof that mappings still hold, object for object, what they held when they were sealed.
+    """Proof that mappings still hold the same objects as when they were sealed.
 
     Immutable values are compared by identity, so 1 is not taken for 1.0; nested values by the
     digest of their marshalled bytes. A broken seal proves nothing: then digests must decide. A

@@ -57,7 +57,7 @@ def hint_for(value: Any) -> str:
     for types, hint in _TYPES:
         if isinstance(value, types):
             return hint
-    return "pass what json.dumps takes"
+    return "pass a value that json.dumps takes"
 
 
 def is_record(value: Any) -> bool:

@@ -184,7 +184,7 @@ def first_of(messages: Sequence[Any], asked: int, *, more: bool) -> int | None:
 
 
 def _begins(message: Any) -> bool:
-    """Whether a message begins a turn, whatever the messages before it."""
+    """Whether a message begins a turn, after any messages."""
     if not isinstance(message, Mapping) or message.get("role") != "user":
         return False
     return not _said(message).results

@@ -107,7 +107,7 @@ class Migration(migrations.Migration):
                     models.DateTimeField(
                         null=True,
                         blank=True,
-                        help_text="When somebody else was last seen to have written it into legacy.",
+                        help_text="When a write of other code into legacy was last seen.",
                     ),
                 ),
                 (
@@ -221,7 +221,7 @@ class Migration(migrations.Migration):
                     models.TextField(
                         default="",
                         blank=True,
-                        help_text="JSON as text: what fits no column exactly.",
+                        help_text="JSON as text: values without an exact column.",
                     ),
                 ),
                 ("key", models.CharField(max_length=255, null=True, blank=True)),

@@ -45,7 +45,7 @@ class Migration(migrations.Migration):
                 (
                     "stage",
                     models.PositiveSmallIntegerField(
-                        default=0, help_text="Which of the walks that make up the run."
+                        default=0, help_text="The number of the current walk; a run has several."
                     ),
                 ),
                 ("cursor", models.TextField()),
@@ -54,7 +54,7 @@ class Migration(migrations.Migration):
                     "sample",
                     models.FloatField(
                         blank=True,
-                        help_text="The share of the conversations, where not all are meant.",
+                        help_text="The share of the conversations; null: all.",
                         null=True,
                     ),
                 ),
@@ -63,7 +63,7 @@ class Migration(migrations.Migration):
                     models.TextField(
                         blank=True,
                         default="",
-                        help_text="Legacy when the last look at everything began.",
+                        help_text="The mark of legacy when the last full walk began.",
                     ),
                 ),
                 ("batch_size", models.PositiveIntegerField()),
@@ -116,16 +116,14 @@ class Migration(migrations.Migration):
                 (
                     "counts",
                     models.TextField(
-                        default="{}", help_text="JSON: what became of those not noted."
+                        default="{}", help_text="JSON: how often each result, without those noted."
                     ),
                 ),
                 (
                     "noted",
                     models.TextField(
                         default="[]",
-                        help_text=(
-                            "JSON: lists of an id, what became of it, why, and the why's class."
-                        ),
+                        help_text="JSON: lists of an id, its result, the reason and its class.",
                     ),
                 ),
                 ("failed", models.PositiveIntegerField(default=0)),

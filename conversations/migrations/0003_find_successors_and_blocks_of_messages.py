@@ -15,7 +15,7 @@ class Migration(migrations.Migration):
             model_name="conversationstate",
             name="message_blocks",
             field=models.BinaryField(
-                help_text="Digests of the blocks of messages that are full; none: of no block.",
+                help_text="Digests of the full blocks of messages; null: all are one block.",
                 null=True,
             ),
         ),

@@ -12,7 +12,7 @@ require_installed()
 
 
 class SyncRun(models.Model):
-    """One walk over everything at scale, a backfill or a verification, and its progress."""
+    """One walk over all conversations, a backfill or a verification, and its progress."""
 
     class State(models.TextChoices):
         RUNNING = "running"
@@ -27,17 +27,17 @@ class SyncRun(models.Model):
     )
     state = models.CharField(max_length=16, choices=State, default=State.RUNNING)
     stage = models.PositiveSmallIntegerField(
-        default=0, help_text="Which of the walks that make up the run."
+        default=0, help_text="The number of the current walk; a run has several."
     )
     # Keys of the rows that this stage walks over, as JSON. Rows behind `cursor` are not in a batch
     # yet. Rows added after the start of the stage are behind `upper`.
     cursor = models.TextField()
     upper = models.TextField()
     sample = models.FloatField(
-        null=True, blank=True, help_text="The share of the conversations, where not all are meant."
+        null=True, blank=True, help_text="The share of the conversations; null: all."
     )
     mark = models.TextField(
-        default="", blank=True, help_text="Legacy when the last look at everything began."
+        default="", blank=True, help_text="The mark of legacy when the last full walk began."
     )
     batch_size = models.PositiveIntegerField()
     reason = models.CharField(max_length=255, blank=True, default="")
@@ -80,9 +80,11 @@ class SyncBatch(models.Model):
     # Rises when another worker takes the batch over: its former worker is then refused.
     generation = models.PositiveIntegerField(default=1)
     conversations = models.PositiveIntegerField(default=0)
-    counts = models.TextField(default="{}", help_text="JSON: what became of those not noted.")
+    counts = models.TextField(
+        default="{}", help_text="JSON: how often each result, without those noted."
+    )
     noted = models.TextField(
-        default="[]", help_text="JSON: lists of an id, what became of it, why, and the why's class."
+        default="[]", help_text="JSON: lists of an id, its result, the reason and its class."
     )
     failed = models.PositiveIntegerField(default=0)
     taken_at = models.DateTimeField()

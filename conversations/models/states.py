@@ -58,7 +58,7 @@ class ConversationState(models.Model):
     redaction_count = models.BigIntegerField(default=0)
     messages_digest = models.BinaryField(max_length=DIGEST_BYTES)
     message_blocks = models.BinaryField(
-        null=True, help_text="Digests of the blocks of messages that are full; none: of no block."
+        null=True, help_text="Digests of the full blocks of messages; null: all are one block."
     )
     state_digest = models.BinaryField(
         max_length=2 * DIGEST_BYTES, help_text="Of the fields, then of the context items."
@@ -71,7 +71,7 @@ class ConversationState(models.Model):
     foreign_written_at = models.DateTimeField(
         null=True,
         blank=True,
-        help_text="When somebody else was last seen to have written it into legacy.",
+        help_text="When a write of other code into legacy was last seen.",
     )
     forked_from = models.ForeignKey(
         "self",
@@ -180,7 +180,7 @@ class ConversationMessage(models.Model):
     tool_call_id = models.CharField(max_length=255, null=True, blank=True)
     tool_calls = models.TextField(null=True, blank=True, help_text="JSON as text.")
     extra = models.TextField(
-        default="", blank=True, help_text="JSON as text: what fits no column exactly."
+        default="", blank=True, help_text="JSON as text: values without an exact column."
     )
     key = models.CharField(max_length=255, null=True, blank=True)
     key_digest = models.BinaryField(max_length=DIGEST_BYTES, null=True)

@@ -1,4 +1,4 @@
-"""Loading one conversation from a store that is current, as of one revision."""
+"""Load one conversation from a store that is current, as of one revision."""
 
 from conversations.reading.existence import exists
 from conversations.reading.load import read

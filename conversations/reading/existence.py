@@ -1,4 +1,4 @@
-"""Whether a conversation exists: what a load would find, but without reading its content."""
+"""Whether a conversation exists: the answer of a load, without reading content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flags.phases import StoreName
 
 
 def exists(conversation_id: str, *, owner: str | None) -> bool:
-    """Return whether a store holds a conversation, and `owner` (None: anybody) may read it.
+    """Return whether a store holds a conversation that `owner` (None: any caller) may read.
 
     One statement where the tables know it, a second one where only legacy may.
 
@@ -45,7 +45,7 @@ def _exists(
             raise
         if decision.plan.reads != StoreName.LEGACY:
             raise
-        # As a load does: what legacy holds is there, what it does not hold is not known.
+        # As a load does: a conversation in legacy exists; any other may exist in the tables.
         with attempt(connection):
             held, actual = legacy.owner(conversation_id)
         if not held or not may_read(owner, actual=actual):
@@ -60,6 +60,6 @@ def _exists(
     if found.deleted or owner is None:
         return not found.deleted
     if found.owner is None and legacy is not None:
-        # Old code may have given a conversation without an owner to a user: a merge tells.
+        # Old code may have given the conversation to a user; a merge finds out.
         return at_truth(conversation_id, decision, owner=owner) is not None
     return may_read(owner, actual=found.owner)

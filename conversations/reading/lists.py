@@ -15,23 +15,23 @@ from conversations.stores.sql.expressions import LAST_MOMENT, NEVER
 from conversations.stores.types import Summary
 from flags.phases import StoreName
 
-# Most of what legacy holds may have been moved: to look for what was not, one by one, takes long.
+# Most conversations in legacy may have a row already. Small pages would find few others each.
 _FEWEST = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a list goes on: behind a summary's time, store and id."""
+    """The place where a list continues: behind a summary's time, store and id."""
 
     moment: datetime
     store: StoreName
     conversation_id: str
 
     def within(self, store: StoreName) -> tuple[datetime, str] | None:
-        """Return where the list of one store goes on; None: it begins.
+        """Return the place where the list of one store continues; None: at its beginning.
 
-        At equal times the tables' stand before legacy's, each in the order of the database,
-        whose collation Python does not know.
+        At equal times, conversations of the tables come before those of legacy. Within a store the
+        database decides, since Python does not know its collation.
         """
         if store == self.store:
             return self.moment, self.conversation_id
@@ -49,13 +49,13 @@ def summaries(
     before: Position | None = None,
     limit: int,
 ) -> list[Summary]:
-    """Return summaries by latest activity, newest first, of an owner (None: everybody's)."""
+    """Return summaries by latest activity, newest first, of an owner (None: of all owners)."""
     behind = before.within(StoreName.NORMALIZED) if before else None
     in_tables = NormalizedStore().list(owner=owner, before=behind, limit=limit)
     if legacy is None:
         return list(in_tables)
     behind = before.within(StoreName.LEGACY) if before else None
-    # Behind a whole page of the tables nothing of legacy comes onto this one.
+    # A full page of the tables ends this page: older conversations of legacy come later.
     until = in_tables[-1].updated_at if len(in_tables) == limit else None
     in_legacy = _only_in_legacy(legacy, owner, behind, limit, until=until)
     by_time = merge(in_tables, in_legacy, key=lambda s: s.updated_at or NEVER, reverse=True)
@@ -70,7 +70,7 @@ def _only_in_legacy(
     *,
     until: datetime | None,
 ) -> list[Summary]:
-    """Return summaries of conversations that the tables neither hold nor have buried.
+    """Return summaries of conversations without a row or a tombstone in the tables.
 
     At least the first `limit` of those that were active later than `until` (None: of all).
     """

@@ -1,6 +1,6 @@
-"""Loading one conversation: as of one revision, from a store that is current, without a lock.
+"""Load one conversation: as of one revision, from a store that is current, without a lock.
 
-Mostly in one statement, which sees one moment; where that is not enough, step by step.
+Mostly one statement suffices, which sees one moment. Otherwise the load goes step by step.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from flags.phases import StoreName
 
 
 class _Behind(Exception):
-    """The replica does not hold what the primary's row says, or does not answer."""
+    """The replica does not hold the revision of the primary's row, or does not answer."""
 
 
 def read(
@@ -80,7 +80,7 @@ def _read(reader: Reader) -> Loaded | None:
 def _at_once(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | None:
     """Read the preferred store where it is current: one statement, two with items of the tables.
 
-    Raises: Raced where it is not, or that cannot be told: then step by step. Error where the
+    Raises: Raced where it may not be current; the load then goes step by step. Error where the
     connection is lost, or the caller's transaction.
     """
     decision = reader.decision
@@ -91,12 +91,13 @@ def _at_once(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | None:
     legacy, plan = decision.legacy, decision.plan
     from_legacy = legacy is not None and plan.reads == StoreName.LEGACY
     if legacy and from_legacy and not (legacy.exact or plan.writes_normalized):
-        # What legacy alone holds, as most does here, is put back by old versions as well.
+        # A jsonb column needs superseded versions to restore key order; the one-statement load
+        # does not read them.
         raise Raced
     preferred = _read_legacy if from_legacy else _read_tables
     try:
         if managed(connection):
-            # Callers see there what they wrote, and no error costs them any of it.
+            # Callers see their own writes there. The savepoint keeps these through an error.
             with attempt(connection):
                 return preferred(reader, connection)
         replica = None if from_legacy or conf.replica() is None else chosen_replica()
@@ -133,7 +134,7 @@ def _read_tables(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | No
 
 
 def _read_replica(reader: Reader, connection: BaseDatabaseWrapper, replica: str) -> Loaded | None:
-    """Read the primary's row alone, and what is behind it from a replica. Raises: _Behind, too."""
+    """Read the row from the primary, and its content from a replica. Raises: _Behind, too."""
     head = load_row_at_once(connection, reader.conversation_id, beside=_probe(reader.legacy))
     if head is None:
         return reader.without_row()
@@ -147,7 +148,7 @@ def _read_replica(reader: Reader, connection: BaseDatabaseWrapper, replica: str)
 def _read_legacy(reader: Reader, connection: BaseDatabaseWrapper) -> Loaded | None:
     legacy, chosen = reader.legacy, reader.selection
     beside = None if legacy is None else legacy.last_ours_sql()
-    # What a JSON column changed is put back by all that the tables hold.
+    # To undo the changes of a JSON column, all of the tables' content is needed.
     if legacy is None or beside is None or not (legacy.exact or chosen == EVERYTHING):
         raise Raced
     if legacy.exact:
@@ -209,7 +210,7 @@ def _probe(legacy: LegacyStore | None) -> tuple[str, ...]:
 def _truth(reader: Reader, head: Head) -> Truth:
     """Return where the truth is.
 
-    Raises: Raced where old code has written meanwhile, ConversationNotFound.
+    Raises: Raced where old code has written, ConversationNotFound.
     """
     legacy = reader.legacy
     if legacy is None:
@@ -223,7 +224,7 @@ def _truth(reader: Reader, head: Head) -> Truth:
 
 
 def _noted(loaded: Loaded, reader: Reader, truth: Truth) -> Loaded:
-    """Tell the breaker, where there was a choice."""
+    """Report the read to the breaker, if another store was current as well."""
     if truth == Truth.BOTH and reader.legacy is not None:
         noted(tuple(StoreName), StoreName(loaded.info.store))
     return loaded

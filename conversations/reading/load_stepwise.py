@@ -1,8 +1,7 @@
-"""A load step by step: where the stores have to be asked one after the other.
+"""A load step by step, for when the stores have to be asked one after the other.
 
-It reads the conversation's row (with legacy's token, in one statement), then its messages and
-items as they were at the row's revision, and starts again if the row moved on so far that
-something of that revision is gone.
+It reads the conversation's row with legacy's token, in one statement. Then it reads messages and
+items as of the row's revision. If a part of that revision is gone by then, it starts again.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class Reader:
     selection: Selection
     owner: str | None
     decision: Decision
-    # The decision's, or a retired one that holds the truth all the same.
+    # The decision's store, or a retired one that still holds the truth.
     legacy: LegacyStore | None
     tables: NormalizedStore = field(default_factory=NormalizedStore)
 
@@ -100,18 +99,18 @@ class Reader:
         return self._from_current(row, plan, truth, stale=found.failure is not None)
 
     def standing(self) -> Standing:
-        """Find where the conversation stands; the retired legacy may be the one that holds it."""
+        """Find where the conversation stands, also in a retired legacy store."""
         found = standing(self.conversation_id, self.legacy)
         self.legacy = found.legacy
         return found
 
     def check_owner(self, row: ConversationState, truth: Truth) -> None:
-        """Raise ConversationNotFound for another's. A merge may find the owner of a row without."""
+        """Raise ConversationNotFound for another's. Before a merge, a row may lack its owner."""
         if truth != Truth.MERGE or owner_of(row) is not None:
             check_owner(self.owner, actual=owner_of(row))
 
     def without_row(self) -> Loaded | None:
-        """Return what legacy holds of a conversation that the tables do not know."""
+        """Return legacy's content of a conversation without a row in the tables."""
         with attempt():
             if deleted(self.conversation_id):
                 return None
@@ -122,9 +121,9 @@ class Reader:
         return self._of_legacy(stored, revision=0)
 
     def _stale_legacy(self, legacy: LegacyStore) -> Loaded:
-        """Return what legacy holds, marked stale, while the tables do not answer.
+        """Return legacy's content, marked stale, while the tables do not answer.
 
-        Another owner's blob proves nothing: the tables may hold the caller's conversation.
+        Behind another owner's blob, the tables may hold the caller's conversation.
         """
         stored = legacy.load(self.conversation_id)
         if stored is None or not may_read(self.owner, actual=stored.owner):
@@ -132,7 +131,7 @@ class Reader:
         return self._of_legacy(stored, revision=0, stale=True)
 
     def take_in(self) -> None:
-        """Take in what old code wrote, so that this load shows it."""
+        """Merge old code's writes, so that this load shows them."""
         assert self.legacy is not None
         with transaction.atomic(using=conf.alias()):
             row = lock(self.conversation_id)
@@ -173,11 +172,11 @@ class Reader:
             raise failure
         if self.moved_on(row, truth):
             raise Raced
-        # Legacy's last write vanished; what the tables hold is all there is.
+        # Legacy's last write vanished; only the tables' content is left.
         return self._from_tables(row, stale=True)
 
     def moved_on(self, row: ConversationState, truth: Truth) -> bool:
-        """Whether a conversation is not as it was: what legacy held then may be overtaken, too."""
+        """Whether a conversation has changed; legacy may have dropped its former content."""
         if self.legacy is None:
             found = standing(self.conversation_id, None)
         else:
@@ -186,7 +185,7 @@ class Reader:
         return now is None or found.truth != truth or (now.revision, now.legacy_revision) != before
 
     def _from(self, name: StoreName, row: ConversationState, *, stale: bool) -> Loaded | None:
-        """Return what a store that is current holds, None when legacy's last write vanished."""
+        """Return the content of a current store, None when legacy's last write vanished."""
         if name == StoreName.NORMALIZED:
             return self._from_tables(row, stale=stale)
         stored = self.last_ours(row)
@@ -222,15 +221,15 @@ class Reader:
 
 
 def in_order(stores: tuple[StoreName, ...]) -> tuple[StoreName, ...]:
-    """Return stores that are current, the preferred one last while its reads are moved away.
+    """Return stores that are current, the preferred one last while its breaker is open.
 
-    Where only one is current, nothing is moved; see `flags.breaker`.
+    A single current store keeps its reads; see `flags.breaker`.
     """
     return breaker.reads.ordered(stores) if len(stores) > 1 and read_breaker() else stores
 
 
 def noted(stores: tuple[StoreName, ...], name: StoreName, *, failed: bool = False) -> None:
-    """Tell the breaker how a read of one of several stores ended."""
+    """Report a read of one of several stores to the breaker."""
     if len(stores) > 1 and read_breaker():
         breaker.reads.observed(name, failed=failed, limits=limits())
 
@@ -240,7 +239,7 @@ def at_truth(
 ) -> tuple[ConversationState | None, Stored | None] | None:
     """Return a conversation's row (if any), and legacy's content where that is the truth.
 
-    Merges first what old code wrote. Returns: None when no store holds the conversation.
+    Merges old code's writes first. Returns: None when no store holds the conversation.
     Raises: ConversationNotFound when it is another owner's, StorageUnavailable.
     """
     reader = Reader(conversation_id, EVERYTHING, owner, decision, decision.legacy)

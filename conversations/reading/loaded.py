@@ -1,4 +1,4 @@
-"""What a load is asked for, and what it gives: the content, and what a save must know of it."""
+"""The arguments of a load, and its result: the content, and the baseline for a later save."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from memory.selection import selected
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a load is asked for: None means everything.
+    """The limits of a load; None is no limit.
 
-    With `overlap`, so many messages before the `max_messages` newest are read as well, so that
-    no tool call is parted from its results; see `conversations.content.turns`.
+    `overlap` is the number of messages to read before the `max_messages` newest, so that a tool
+    call stays with its results; see `conversations.content.turns`.
     """
 
     threshold: float | None = None
@@ -49,7 +49,7 @@ EVERYTHING = Selection()
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a load gives: the content selected, and what a later save must know of it."""
+    """The result of a load: the selected content, and the baseline for a later save."""
 
     document: Document
     baseline: Baseline
@@ -57,7 +57,7 @@ class Loaded:
 
 
 class Cut(Exception):
-    """All the messages that were read are one group of a call and its results: read more."""
+    """The messages that were read are all one group of a call and its results: read more."""
 
 
 class Raced(Exception):
@@ -75,9 +75,9 @@ def of_tables(
     stale: bool = False,
     using: str | None = None,
 ) -> Loaded:
-    """Return what a load gives of a row and its messages; reads the context items.
+    """Return the result of a load, from a row and its messages; read the context items.
 
-    `using` names the replica that all of it comes from.
+    `using` names the replica, if all of it comes from one.
 
     Raises: Raced, Cut.
     """
@@ -109,9 +109,9 @@ def of_tables(
 
 
 def _window(chosen: Selection, values: Sequence[Any], *, more: bool) -> tuple[int, int]:
-    """Return which is the first of the messages that were asked for, and how many more that are.
+    """Return the index of the first message to give, and how many more than asked that gives.
 
-    Fewer are a negative number. `more` says whether the store holds earlier ones than these.
+    Fewer are a negative number. `more`: the store holds earlier messages than these.
 
     Raises: Cut.
     """
@@ -135,7 +135,7 @@ def _items(
     entries, changed = tables.items(
         row, threshold=chosen.threshold, last=chosen.max_items, using=using
     )
-    # Of a replica, nothing may mean that it moved on.
+    # A replica without items may have replayed a later revision.
     if using is not None and not entries:
         raise Raced
     everything = chosen.threshold is None and chosen.max_items is None
@@ -154,7 +154,7 @@ def of_legacy(
     revision: int,
     stale: bool = False,
 ) -> Loaded:
-    """Return what a load gives of what legacy holds."""
+    """Return the result of a load, from legacy's content."""
     document = stored.document
     left_out = 0
     if chosen.read_messages is not None:
@@ -176,7 +176,7 @@ def of_legacy(
         version=stored.version,
         hidden=(left_out, len(items) - len(kept)),
         stale=stale,
-        # What a host's function makes of its own JSON may be anything.
+        # A host's function may return any value for its own JSON.
         canonical=False,
         beyond=beyond,
     )
@@ -185,9 +185,9 @@ def of_legacy(
 def of_both(
     tables: NormalizedStore, conversation_id: str, head: Head, messages: Given, stored: Stored
 ) -> Loaded:
-    """Return what a load gives of all that legacy holds, with the tables' order of keys.
+    """Return the result of a whole load from legacy, with the tables' order of keys.
 
-    Raises: Raced where they hold not the same, leaving aside what a JSON column changes.
+    Raises: Raced where the stores differ by more than the changes of a JSON column.
     """
     items = _items(tables, EVERYTHING, head) if head.context_item_count else NOTHING
     fields, theirs = decode_fields(head.columns), stored.document
@@ -212,7 +212,7 @@ def of_both(
 
 
 def _alike(ours: Any, theirs: Any) -> bool:
-    """Whether two lists or mappings hold, place by place, what a JSON column cannot tell apart."""
+    """Whether two lists or mappings hold, place by place, values that are equal in JSON columns."""
     if len(ours) != len(theirs):
         return False
     if isinstance(ours, dict):
@@ -229,7 +229,7 @@ def _alike(ours: Any, theirs: Any) -> bool:
 
 
 def _places(values: Sequence[Any], *, behind: int = 0) -> range:
-    """Return the identities of what legacy holds: it has none but the places, from 1."""
+    """Return the identities of values in legacy: their places, from 1."""
     return range(behind + 1, behind + len(values) + 1)
 
 
@@ -267,7 +267,7 @@ def _loaded(
         hidden_messages=hidden[0],
         messages_before=hidden[0],
         hidden_items=hidden[1],
-        # The caller's state is made of these very objects.
+        # The caller's state holds these very objects.
         message_seal=Seal.of(messages.values, canonical=canonical),
         item_seal=Seal.of(items.values, canonical=canonical) if items.values else None,
     )

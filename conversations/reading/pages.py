@@ -1,4 +1,4 @@
-"""Pages of a conversation's messages, from the store that tells the truth about it."""
+"""Pages of a conversation's messages, from the store that holds the truth."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def transcript(
     """Return a page of messages in ascending order, and whether there are more that way.
 
     `wanted` maps a column to the values it may have. With `whole_turns`, the page is a little
-    longer or shorter, so that it parts no tool call from its results; see `content.turns`.
+    longer or shorter, so that a tool call stays with its results; see `content.turns`.
 
     Raises: ConversationNotFound, StorageUnavailable.
     """
@@ -58,7 +58,7 @@ def transcript(
             read: Callable[..., list[Entry]] = partial(
                 _read_page, tables, row, query, backwards=backwards
             )
-            # Callers who wait for a reply ask again and again for messages behind the newest.
+            # Callers that wait for a reply poll for messages behind the newest: ask the primary.
             waits = after is not None and after + 1 >= row.next_sequence
             replica = None if include_superseded or waits else chosen_replica()
             if include_superseded:
@@ -95,7 +95,7 @@ def _read_page(
     page = None
     if replica is not None:
         asked = partial(tables.page, row, query, limit=limit, backwards=backwards)
-        # Nothing may mean that the replica is behind.
+        # An empty page may mean that the replica is behind.
         page = replicated(replica, row.conversation_id, lambda using: asked(using=using) or None)
     if page is None:
         page = tables.page(row, query, limit=limit, backwards=backwards)
@@ -105,7 +105,7 @@ def _read_page(
 def _whole_turns(
     read: Callable[[int], list[Entry]], limit: int, *, backwards: bool
 ) -> tuple[list[Entry], bool]:
-    """Return a page of about `limit` messages that parts no tool call from its results."""
+    """Return a page of about `limit` messages that keeps tool calls with their results."""
     for overlap in OVERLAPS:
         page = read(limit + overlap + 1)
         if len(page) <= limit:
@@ -139,7 +139,7 @@ def _whole_sequences(
     edge = page[0] if backwards else page[-1]
     whole = [entry for entry in page if entry.identity != edge.identity]
     if not whole:
-        # One message with more versions than a page holds: all of them, and what is left.
+        # One message has more versions than a page holds: return all of them.
         alone = query & Q(sequence=edge.place)
         count = tables.count(row, alone)
         whole = tables.page(row, alone, limit=count, backwards=backwards)
@@ -155,7 +155,7 @@ def _legacy_page(
     before: int | None,
     after: int | None,
 ) -> list[Entry]:
-    """Return the messages of a blob, with the sequences that they get once they are taken in."""
+    """Return the messages of a blob, with the sequences that an ingest will give them."""
     entries = entries_of(stored.document.messages)
     if row is not None:
         values = [entry.value for entry in entries]

@@ -1,7 +1,7 @@
-"""Shadow reads: some loads are compared with what the other store holds.
+"""Shadow reads: some loads are compared with the content of the other store.
 
 They happen in the phases that write both stores, while performance_monitoring is on, for
-`SHADOW_SHARE` of the loads. The load that the caller gets is not touched by them.
+`SHADOW_SHARE` of the loads. The caller's load stays as it is.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PLACES = 20
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What both stores hold of a conversation: where it differs, and digests of the whole."""
+    """A conversation compared in both stores: the places that differ, and digests of the whole."""
 
     revision: int
     empty: bool
@@ -53,7 +53,7 @@ class Compared:
 def shadow(conversation_id: str, decision: Decision) -> None:
     """Compare a conversation that was just loaded with the other store, once in a while.
 
-    Raises: nothing, but for a connection that is lost inside the caller's transaction.
+    Raises: Error only when the connection is lost inside the caller's transaction.
     """
     if not metrics.enabled():
         return
@@ -75,7 +75,7 @@ def shadow(conversation_id: str, decision: Decision) -> None:
         logger.warning("conversation %s: not compared (%s)", shown(conversation_id), named(error))
         metrics.observe(OPERATION, other, perf_counter() - started, error=True)
         return
-    # Nothing against nothing is no evidence.
+    # Two empty conversations are no evidence.
     if found is not None and not found.empty:
         metrics.observe(OPERATION, other, perf_counter() - started, mismatch=bool(found.places))
         if found.places:
@@ -83,9 +83,9 @@ def shadow(conversation_id: str, decision: Decision) -> None:
 
 
 def compare(conversation_id: str, legacy: LegacyStore) -> Compared | None:
-    """Compare what both stores hold of a conversation, where they should hold the same.
+    """Compare a conversation in both stores, where they should be equal.
 
-    Takes no lock. Returns: None where they need not agree, or it was written meanwhile.
+    Takes no lock. Returns: None where they may differ, or a write came between.
     """
     before = _in_both(conversation_id, legacy)
     if before is None:

@@ -28,14 +28,14 @@ from flags.texts import shown
 logger = logging.getLogger("conversations")
 
 BATCH = 500
-# What is read, and is in memory, at once; a larger conversation is read alone.
+# The limits of one read: conversations and bytes in memory. A larger conversation is read alone.
 TOGETHER, TOGETHER_BYTES = 100, 2**21
 
 
 def failure(conversation_id: str, error: Exception) -> str:
-    """Log that a conversation failed, so that the walk goes on. Returns: why, without content.
+    """Log that a conversation failed, so that the walk continues. Returns: why, without content.
 
-    The text of an error that is not ours may quote what it failed on: its type must do.
+    Another package's error may quote content, so only its type is returned.
 
     Raises: the error, where `recover` does.
     """
@@ -45,15 +45,15 @@ def failure(conversation_id: str, error: Exception) -> str:
 
 
 def recover(error: Exception) -> None:
-    """Let a walk go on behind an error.
+    """Let a walk continue after an error.
 
-    Raises: it, where all that was done so far is lost with it: inside a caller's transaction
-    whose connection is gone, or that can only be rolled back.
+    Raises: the error, where it took the earlier work of the walk with it. That is inside a
+    caller's transaction whose connection is gone, or that can only be rolled back.
     """
     connection = connections[conf.alias()]
     if managed(connection) and lost(conf.alias()):
         raise error
-    # Where a host's function lost it: what our own operations lose is closed by them.
+    # A host's function may have lost it. Our own operations close the connections they lose.
     close_if_lost(connection, error)
 
 
@@ -61,8 +61,8 @@ def recover(error: Exception) -> None:
 def conversation_ids(ids: Iterable[str] | None = None) -> Iterator[str]:
     """Yield conversation ids: those given, or each one that a store holds, once.
 
-    First those with a row in the tables, by primary key, so that a fork comes behind its
-    origin; then those that only legacy holds, in its order. What begins to exist meanwhile
+    Conversations with a row in the tables come first, by primary key, so that a fork comes behind
+    its origin. Those that only legacy holds follow, in its order. Conversations created meanwhile
     may be left out.
     """
     if ids is not None:
@@ -102,8 +102,8 @@ def out_of_step() -> Iterator[str]:
 def changed_since(mark: str) -> Iterator[str]:
     """Yield conversations that old code wrote into legacy since `LegacyStore.mark` gave a mark.
 
-    What the tables know to be as it is there is left out: our own writes, and where a host's table
-    keeps no time, everything that is old.
+    Conversations whose legacy content the tables know are left out: our own writes, and in a host's
+    table without times, everything old.
     """
     legacy = configured_store()
     if legacy is None:
@@ -119,13 +119,13 @@ def changed_since(mark: str) -> Iterator[str]:
 
 
 def only_in_legacy() -> Iterator[str]:
-    """Yield what legacy alone holds; ids of deleted conversations among them."""
+    """Yield the conversations that only legacy holds, also deleted ones."""
     legacy = configured_store()
     if legacy is None:
         return
     after = ""
     while True:
-        # Compared by the database alone: Python's order of texts is not that of a collation.
+        # Only the database compares ids: Python sorts texts differently than a collation.
         page = legacy.ids(after=after, limit=BATCH)
         in_tables = known(page)
         yield from (found for found in page if found not in in_tables)
@@ -142,7 +142,7 @@ def pages_of(ids: Iterable[str]) -> Iterator[list[str]]:
 
 
 def in_portions(ids: Sequence[str], sizes: Mapping[str, int]) -> Iterator[Sequence[str]]:
-    """Yield what may be read at once: so many conversations, and so many bytes."""
+    """Yield ids in portions for one read: up to `TOGETHER` ids and `TOGETHER_BYTES` bytes."""
     portion: list[str] = []
     size = 0
     for name in ids:

@@ -15,8 +15,8 @@ from conversations.models import ConversationState, ConversationTombstone
 from conversations.stores.normalized import find_row
 from flags import fence
 
-# The fence first: a flip that waits for it must not wait for a row as well. What refers to the
-# row by a foreign key may still be inserted.
+# The fence first: a flip that waits for it must not wait for a row as well. NO KEY still lets
+# others insert rows with a foreign key to this one.
 _FOR_UPDATE = f"AND {fence.shared_sql()} IS NOT NULL FOR NO KEY UPDATE OF conversation_states"
 
 
@@ -27,9 +27,9 @@ def lock(conversation_id: str, *, token_sql: str | None = None) -> ConversationS
 
     A flip of the switches waits for it; see `flags.fence`.
 
-    PostgreSQL: the row's lock where there is a row. Where there is none, an advisory lock of
-    the id, and then the row is looked for again, in a later statement. SQLite: the database's
-    write lock, taken first, because a lock cannot be upgraded while others write.
+    PostgreSQL: the row's lock. Without a row, an advisory lock of the id; a later statement then
+    looks for the row again. SQLite: the database's write lock, taken first, because a lock cannot
+    be upgraded while others write.
     """
     connection = connections[conf.alias()]
     if connection.vendor == "sqlite":
@@ -72,8 +72,8 @@ def lock_id(conversation_id: str) -> None:
         isolation = cursor.fetchone()[0]
     if isolation != "read committed":
         raise StorageUnavailable(
-            f"The transaction is {isolation}: it would not see what was written while it waited"
-            " for its lock. Save in a READ COMMITTED transaction."
+            f"The transaction is {isolation}: it would miss writes made while it waited for its"
+            " lock. Save in a READ COMMITTED transaction."
         )
 
 
@@ -84,10 +84,10 @@ def _key_of(conversation_id: str) -> int:
 
 
 def try_lock(ids: Sequence[str]) -> Sequence[str]:
-    """Lock conversations that have no row, but for those that another transaction holds.
+    """Lock conversations that have no row, except those that another transaction holds.
 
-    Waits for a flip of the switches, as `lock` does, and for no other lock: so it takes part in no
-    deadlock. Whether there is a row has to be looked up afterwards, in a later statement.
+    Waits for a flip of the switches only, as `lock` does, so it cannot deadlock. The caller looks
+    for rows afterwards, in a later statement.
 
     Returns: those that are locked until the transaction ends; the others need `lock`, one by one.
     """
@@ -99,7 +99,7 @@ def try_lock(ids: Sequence[str]) -> Sequence[str]:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT current_setting('transaction_isolation'), {fence.shared_sql()}")
         if cursor.fetchone()[0] != "read committed":
-            # `lock` says what is wrong.
+            # `lock` raises the error.
             return ()
         cursor.execute(
             "SELECT key FROM unnest(%s::bigint[]) key WHERE pg_try_advisory_xact_lock(key)",

@@ -21,7 +21,7 @@ from flags.texts import quoted
 
 
 class AnyOwner(Enum):
-    """The caller who sees every conversation of every owner, also where `REQUIRE_OWNER` is set."""
+    """A caller that sees the conversations of every owner, also with `REQUIRE_OWNER`."""
 
     ANY_OWNER = "any owner"
 
@@ -52,8 +52,8 @@ UserRef = UserKey | AnyOwner | None
 def owner_key(user_id: Any, *, required: bool | None = None) -> str | None:
     """Return the primary key of a user as text, or None for no user.
 
-    Raises: InvalidOwner when this can be no user's key, or when one is required. A user who is
-    not saved, such as an anonymous visitor, is not the same as none: none sees everything.
+    Raises: InvalidOwner when this cannot be a user's key, or when one is required. An unsaved
+    user, such as an anonymous visitor, is refused: None would see everything.
     """
     if user_id is ANY_OWNER:
         if required:
@@ -74,10 +74,10 @@ def owner_key(user_id: Any, *, required: bool | None = None) -> str | None:
         # A subclass of the user model may have another primary key.
         user_id = getattr(user_id, users._meta.pk.attname)
         if user_id is None:
-            raise InvalidOwner("This is no saved user, so it owns nothing: save it first.")
+            raise InvalidOwner("This is not a saved user, so it owns nothing: save it first.")
     elif hasattr(user_id, "pk"):
         raise InvalidOwner(
-            f"{user_id.__class__.__name__} is no saved user: pass an instance of {model},"
+            f"{user_id.__class__.__name__} is not a saved user: pass an instance of {model},"
             " or its primary key."
         )
     if isinstance(user_id, bool | float | bytes) or not _is_hashable(user_id):
@@ -86,7 +86,7 @@ def owner_key(user_id: Any, *, required: bool | None = None) -> str | None:
 
 
 def _is_hashable(value: Any) -> TypeGuard[Hashable]:
-    # The class does not tell: a tuple has the hash of what it holds.
+    # Only hash() tells: a tuple hashes its elements.
     with suppress(TypeError):
         hash(value)
         return True
@@ -118,25 +118,25 @@ def _key(model: str, kind: type, value: Any) -> str:
 
 
 def check_owner(owner: str | None, *, actual: str | None) -> None:
-    """Raise ConversationNotFound when `owner` is a user who does not own a conversation.
+    """Raise ConversationNotFound when `owner` does not own a conversation.
 
-    None asks no question: a caller without a user sees everything.
+    None passes: a caller without a user sees everything.
     """
     if owner is not None and not same_owner(owner, actual):
         raise ConversationNotFound
 
 
 def may_read(owner: str | None, *, actual: str | None) -> bool:
-    """Whether a caller who names `owner` (None: no user) may see what belongs to `actual`."""
+    """Whether a caller with `owner` (None: no user) may see a conversation of `actual`."""
     return owner is None or same_owner(owner, actual)
 
 
 def same_owner(one: str | None, other: str | None) -> bool:
     """Whether two keys name one owner.
 
-    A column of texts may take two spellings for one key, by its collation: then they are one
-    user, whom lists and foreign keys find by either. Only the database can tell, and is asked
-    only where the spellings differ. Of an owner who is no user, no two spellings are one.
+    A text column's collation may take two spellings for one key. Lists and foreign keys then find
+    the user by either. The database decides, and is asked only where the spellings differ. An
+    owner without a user has one spelling.
     """
     if one == other:
         return True
@@ -161,8 +161,8 @@ def owner_columns(owner: str | None) -> dict[str, Any]:
 def columns_of_owners(owners: Iterable[str | None]) -> Mapping[str | None, dict[str, Any]]:
     """Return `owner_columns` of each owner, for many conversations in one transaction.
 
-    On PostgreSQL the users are kept from being deleted until the transaction ends. Those of whom
-    that cannot be had at once, because they are just being deleted, are left out.
+    On PostgreSQL the users' rows are locked against deletion until the transaction ends. Owners
+    whose rows are already locked (being deleted) are skipped.
     """
     named = {owner for owner in owners if owner is not None}
     columns: dict[str | None, dict[str, Any]] = {None: {"user_id": None, "legacy_user_id": None}}
@@ -178,7 +178,7 @@ def columns_of_owners(owners: Iterable[str | None]) -> Mapping[str | None, dict[
 
 
 def _users(owners: set[str], *, kept: bool = False) -> set[str]:
-    """Return the primary keys of those owners who are users; `kept`: and whom nobody deletes."""
+    """Return the keys of those owners that are users; `kept` locks them against deletion."""
     if not owners:
         return set()
     users = get_user_model()._base_manager.using(conf.alias())

@@ -1,14 +1,13 @@
-"""Reads from a streaming replica, for callers who see every write they were told of.
+"""Reads from a streaming replica that show every acknowledged write.
 
-The primary says what a conversation is: its row, one read by a unique key, which decides about
-owner, truth and legacy's token as it always does. Messages and items, which are the bulk, come
-from the replica, if what it holds has the revision and the digest of that row: the same
-statement that reads them says so. A caller who was told of a write, in any process, finds its
-revision in the primary's row, and a replica that has not replayed it gives nothing; so do
-deletions and redactions, which change the row. Then the primary answers.
+The primary gives the conversation's row, read by a unique key. As always, the row decides about
+owner, truth and legacy's token. The replica gives the messages and items, the bulk of a load. The
+statement that reads them checks that the replica holds the revision and the digest of that row.
+Every acknowledged write, deletion or redaction changes the primary's row. A replica that has not
+replayed it gives no rows, and the primary answers.
 
-Comparing positions in the log (LSN) instead would save the read of the row, but a process only
-knows the positions of its own writes, and no position tells what old code wrote into legacy.
+Comparing positions in the log (LSN) would save the read of the row. But a process knows only the
+positions of its own writes, and old code's writes into legacy have none.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from flags.timeouts import connected
 
 logger = logging.getLogger("conversations")
 
-# What is counted and moved away; see `flags.metrics` and `flags.breaker`.
+# The names for `flags.metrics` and `flags.breaker`.
 OPERATION, NAME = "read", "replica"
 # The primary answers as well: one failure is reason enough to leave a replica alone for a while.
 _AT_ONCE = Limits(minimum=1, critical=0.0)
@@ -39,12 +38,11 @@ T = TypeVar("T")
 
 
 def chosen_replica() -> str | None:
-    """Return the alias of the replica to ask now, None where the primary alone is to be asked.
+    """Return the alias of the replica to ask now, or None: then the primary answers.
 
-    None without `REPLICA`; inside a transaction of the caller, who sees his own writes there, and
-    perhaps an older state of everything else (one on the replica would be aborted by a read that
-    fails); and while the replica is left alone because it failed, but for a single read every
-    `breaker.REST_SECONDS`, so that a dead one costs no load its timeout.
+    None in three cases. `REPLICA` is not set. The caller has a transaction open: on the primary it
+    sees its own writes, and on the replica a failed read would abort it. Or the replica failed:
+    one read every `breaker.REST_SECONDS` tries it, so that other loads wait for no timeout.
     """
     alias = conf.replica()
     if alias is None or any(managed(connections[name]) for name in (conf.alias(), alias)):
@@ -56,9 +54,9 @@ def chosen_replica() -> str | None:
 
 
 def replicated(alias: str, conversation_id: str, read: Callable[[str], T | None]) -> T | None:
-    """Return what a read gives on the replica's alias, or None: then the primary has to answer.
+    """Return the result of a read on the replica, or None: then the primary has to answer.
 
-    `read` answers None where the replica is behind; where the replica fails, so do we.
+    `read` returns None where the replica is behind. A replica that fails also gives None.
     """
     connection = connections[alias]
 

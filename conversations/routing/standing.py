@@ -1,8 +1,8 @@
 """Where a conversation stands: decided once an operation, and found by one query.
 
-`decide` alone looks at the switches, the emergency and the retirement. An operation calls it
-first, and hands its Decision down. `standing` and `locked_standing` find the conversation's row
-and the store that holds its latest content; each has one answer to a legacy that does not answer.
+`decide` alone reads the switches, the emergency and the retirement. An operation calls it first,
+and hands its Decision down. `standing` and `locked_standing` find the conversation's row and the
+store with its latest content. Each has one rule for a legacy store that fails.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger("conversations")
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How one operation goes on one conversation, from the first statement to the last.
+    """The plan of one operation on one conversation, from the first statement to the last.
 
     `legacy` is the store to read and to write: None where the settings name none, or it is
     retired. In an `emergency`, no lock is waited for longer than a moment.
@@ -56,9 +56,9 @@ class Decision:
 
 
 def decide(conversation_id: str | None = None, seen: Seen | None = None) -> Decision:
-    """Look once at the switches and the retirement. Raises: ImproperlyConfigured for LEGACY alone.
+    """Read the switches and the retirement once. Raises: ImproperlyConfigured for LEGACY alone.
 
-    Without an id: for an operation on many conversations. `seen` is what a look has found.
+    Without an id: for an operation on many conversations. `seen` is the result of an earlier look.
     """
     seen = look() if seen is None else seen
     plan = seen.plan_for(conversation_id)
@@ -72,7 +72,7 @@ def decide(conversation_id: str | None = None, seen: Seen | None = None) -> Deci
 def in_transaction(conversation_id: str) -> Iterator[Decision]:
     """Open a transaction, or a savepoint, for one operation; give its decision.
 
-    Raises: what `translated` makes of the database's errors.
+    Raises: the errors of `translated`.
     """
     decision = decide(conversation_id)
     with (
@@ -83,7 +83,7 @@ def in_transaction(conversation_id: str) -> Iterator[Decision]:
 
 
 class Row(Protocol):
-    """What a row, or a statement that read a part of it, says of both stores."""
+    """The numbers of both stores, from a row or a statement that read a part of it."""
 
     @property
     def revision(self) -> int: ...
@@ -108,7 +108,7 @@ def truth_by_token_value(row: Row, legacy: LegacyStore, value: Any) -> Truth:
 
 
 def truth_by_token(row: ConversationState, legacy: LegacyStore) -> Truth:
-    """Ask legacy, and lock there what a write behind it replaces. Return where the truth is."""
+    """Return where the truth is: ask legacy, and lock what the following write replaces there."""
     known = row.legacy_token
     matches = legacy.token(row.conversation_id, known) == known
     return verdict(Numbers(row.revision, row.legacy_revision), token_matches=matches)
@@ -118,9 +118,9 @@ def truth_by_token(row: ConversationState, legacy: LegacyStore) -> Truth:
 class Standing:
     """Where one conversation stands.
 
-    Without a row, `truth` is LEGACY, or the conversation was `deleted` (a locked standing tells).
-    `failure` says why legacy did not answer: then the truth is what the row says. `legacy` may be
-    the retired one, where the row says that the truth is there alone.
+    Without a row, `truth` is LEGACY; a locked standing also tells `deleted`. `failure` is the error
+    of a legacy store that did not answer: then the row's numbers decide. `legacy` is the retired
+    store where the row puts the truth there.
     """
 
     row: ConversationState | None
@@ -140,14 +140,14 @@ def plain_standing(conversation_id: str, legacy: LegacyStore) -> Standing:
 def standing(conversation_id: str, legacy: LegacyStore | None) -> Standing:
     """Find where a conversation stands, without a lock: for loads.
 
-    Where legacy does not answer, the tables are asked alone, and the row's numbers decide.
+    Where legacy fails, the tables alone are asked, and the row's numbers decide.
 
-    Raises: StorageUnavailable when legacy does not answer, and the tables know no conversation.
+    Raises: StorageUnavailable when legacy fails and the tables have no row.
     """
     found = _standing(conversation_id, legacy)
     row = found.row
     if legacy is None and row is not None and row.legacy_revision > row.revision:
-        # A row decides, also against a retirement that its writer had not heard of.
+        # The row decides: its writer may have missed the retirement.
         legacy = configured_store()
         found = found if legacy is None else _standing(conversation_id, legacy)
     return found
@@ -169,16 +169,16 @@ def _standing(conversation_id: str, legacy: LegacyStore | None) -> Standing:
     if row is None:
         raise unanswered(conversation_id, failure) from failure
     truth = truth_by_numbers(row)
-    # Equal numbers: the tables hold what legacy held last.
+    # Equal numbers: the tables hold legacy's last known content.
     return Standing(row, Truth.NORMALIZED if truth == Truth.BOTH else truth, legacy, failure)
 
 
 class LegacyDown(Exception):
-    """Legacy did not answer in the statement that takes the lock: begin anew without asking it."""
+    """Legacy failed in the statement that takes the lock: begin again without it."""
 
 
 class RowUnanswered(Exception):
-    """The tables did not say whether there is a row; its cause says why."""
+    """The tables failed, so a row may exist; the cause is the database's error."""
 
 
 def locked_standing(
@@ -186,12 +186,12 @@ def locked_standing(
 ) -> Standing:
     """Lock a conversation, and find where it stands: for writes, in their transaction.
 
-    Where the tables alone are written, legacy is asked by the statement that takes the lock. After
-    its LegacyDown, the caller begins a new transaction and passes the `failure`. Everywhere else
-    legacy is asked behind the lock, and locked; where it fails, it looks as it did last.
+    Where the tables alone are written, the statement that takes the lock also asks legacy. After
+    LegacyDown, the caller begins a new transaction and passes the `failure`. In the other phases
+    legacy is asked after the lock, and locked; where it fails, its last known state counts.
 
-    Raises: LegacyDown, RowUnanswered, StorageUnavailable when the truth is in legacy alone, which
-    does not answer, and Error in phase legacy, or with a connection that is lost.
+    Raises: LegacyDown, RowUnanswered, StorageUnavailable when the truth is in a legacy store that
+    fails. Error in phase legacy, or when the connection is lost.
     """
     legacy, only_tables = decision.legacy, decision.plan.phase == Phase.NEW_ONLY
     token_sql = None
@@ -207,7 +207,7 @@ def locked_standing(
         raise LegacyDown from error
     if legacy is None:
         if truth_by_numbers(row) == Truth.LEGACY and (retired := configured_store()) is not None:
-            # A row decides, also against a retirement that its writer had not heard of.
+            # The row decides: its writer may have missed the retirement.
             decision = replace(decision, legacy=retired)
             return locked_standing(conversation_id, decision, failure=failure)
         return Standing(row, Truth.NORMALIZED, None)

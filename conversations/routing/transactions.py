@@ -1,4 +1,4 @@
-"""What becomes of database errors, and of the caller's transaction."""
+"""Database errors become errors of ours; the caller's transaction stays usable."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ MOMENT = "500ms"
 def translated(
     conversation_id: str, connection: BaseDatabaseWrapper | None = None, *, emergency: bool
 ) -> Iterator[None]:
-    """Turn database errors into StorageUnavailable: never into an empty state.
+    """Turn database errors into StorageUnavailable: an outage never reads as an empty state.
 
-    In an `emergency`, no lock is waited for longer than a moment.
+    In an `emergency`, a lock is waited for a moment only.
 
-    Where the caller's own transaction is lost with its connection, the error stays what it is.
-    A caller who caught ours and went on would lose their rows: Django then ends their block
-    without an exception, and without a commit. Everywhere else a lost connection is replaced:
-    the repeat that the error asks for has a new one.
+    When the caller's own transaction is lost with its connection, the database's error is raised.
+    A caller that caught ours and continued would lose its rows: Django would end the block without
+    an exception and without a commit. A connection lost elsewhere is replaced, so that the repeat
+    which the error asks for gets a new one.
 
-    No error leaves with what it came from as it was: see `flags.causes`.
+    The causes of every error are made safe to log first: see `flags.causes`.
     """
     connection = connection or connections[conf.alias()]
     inside, in_block = managed(connection), connection.in_atomic_block
@@ -74,7 +74,7 @@ def translated(
 
 
 def _problem(conversation_id: str, error: Error) -> StorageUnavailable:
-    """Return what an error of the database comes to."""
+    """Return our error for an error of the database."""
     if cannot_be_read(error):
         return unreadable(conversation_id)
     if cut_off(error):
@@ -83,7 +83,7 @@ def _problem(conversation_id: str, error: Error) -> StorageUnavailable:
 
 
 def unreadable(conversation_id: str) -> UnreadableState:
-    """Return what to raise where a column holds what can be made no value of."""
+    """Return the error for a column whose value the driver cannot represent."""
     return UnreadableState(
         f"A store holds a value of conversation {shown(conversation_id)} that cannot be read, such"
         " as a text that is no UTF-8, or an infinite time: repair or remove it first."
@@ -91,7 +91,7 @@ def unreadable(conversation_id: str) -> UnreadableState:
 
 
 def broken_off(conversation_id: str, error: Exception) -> StorageUnavailable:
-    """Return the error for a lost connection: the operation may have been carried out."""
+    """Return the error for a lost connection: the operation may be committed."""
     return StorageUnavailable(
         "The connection was lost in an operation on conversation"
         f" {shown(conversation_id)} ({type(error).__name__}): it may have been carried out. Repeat"
@@ -100,12 +100,12 @@ def broken_off(conversation_id: str, error: Exception) -> StorageUnavailable:
 
 
 def unanswered(conversation_id: str, error: Exception) -> StorageUnavailable:
-    """Return what to raise where a store did not do what it was asked; nothing was changed."""
+    """Return the error for a store that refused or failed; it changed no content."""
     name = type(error).__name__
     if isinstance(error, IntegrityError):
         return StorageUnavailable(
-            "The database refused what an operation on conversation"
-            f" {shown(conversation_id)} would change ({name}): see its cause. Nothing was changed."
+            "The database refused the change of an operation on conversation"
+            f" {shown(conversation_id)} ({name}): see its cause. Nothing was changed."
         )
     if not_migrated(error):
         return StorageUnavailable(
@@ -119,7 +119,7 @@ def unanswered(conversation_id: str, error: Exception) -> StorageUnavailable:
 
 
 def attempt(connection: BaseDatabaseWrapper | None = None) -> AbstractContextManager[None]:
-    """A savepoint inside a transaction, so that a failure in it breaks nothing else."""
+    """Return a savepoint inside a transaction, so that a failure leaves the rest intact."""
     connection = connection or connections[conf.alias()]
     return transaction.atomic(using=connection.alias) if managed(connection) else _NOTHING
 
@@ -129,10 +129,10 @@ _NOTHING = nullcontext()
 
 @contextmanager
 def _bounded_locks(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """In an emergency, wait for no lock longer than a moment: the tables may be locked for ever.
+    """In an emergency, wait only a moment for each lock: the tables may be locked for ever.
 
-    That holds for our own COMMIT as well, where PostgreSQL opens what a foreign key refers to,
-    even for a null. Inside the caller's transaction, the caller's own timeout is restored.
+    This covers our own COMMIT too: PostgreSQL opens the table a foreign key refers to, even for a
+    null. Inside the caller's transaction, the caller's own timeout is restored.
     """
     ours = not managed(connection)
     with transaction.atomic(using=conf.alias()), connection.cursor() as cursor:
@@ -145,7 +145,7 @@ def _bounded_locks(connection: BaseDatabaseWrapper) -> Iterator[None]:
 
 
 def lost(using: str) -> bool:
-    """Whether the connection or its transaction is beyond repair: nothing may be caught then."""
+    """Whether the connection or its transaction is beyond repair: then let every error pass."""
     connection = connections[using]
     if closed(connection):
         return True
@@ -153,9 +153,9 @@ def lost(using: str) -> bool:
 
 
 def give_back() -> None:
-    """Return the connections to the pools of Django's that they come from, between transactions.
+    """Return the connections to Django's pools, between transactions.
 
-    A coroutine that awaits a model's reply would keep them all the while. A pool of ten serves
+    A coroutine would keep its connection while it awaits a model's reply. So a pool of ten serves
     thousands that wait. A connection without a pool stays open: to make a new one takes longer.
     """
     for alias in filter(None, (conf.alias(), conf.replica())):

@@ -1,9 +1,9 @@
 """Which store tells the truth about one conversation. Pure: numbers and tokens in, a verdict out.
 
-A switch states a preference; the conversation's own row decides. It carries `revision` (the
-last write that the tables hold), `legacy_revision` (the last one legacy is known to hold) and
-`legacy_token` (what legacy looked like then). The plan of the phase decides which stores a write
-goes to and which a load prefers.
+A switch states a preference; the conversation's own row decides. Its `revision` is the last write
+in the tables, its `legacy_revision` the last one in legacy. Its `legacy_token` identifies legacy's
+content at that time. The plan of the phase decides which stores a write goes to and which a load
+prefers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Truth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What a conversation's row says of both stores."""
+    """The numbers of both stores, from a conversation's row."""
 
     revision: int
     legacy_revision: int
@@ -65,7 +65,7 @@ def read_order(plan: Plan, truth: Truth) -> tuple[StoreName, ...]:
 def may_write_legacy_blindly(plan: Plan) -> bool:
     """Whether a save may go to legacy when the conversation's row cannot be read.
 
-    In the phases in which legacy decides, trouble with the tables must not stop a save. Its
-    blob carries no mark, so it is merged as old code's would be.
+    In phases where legacy decides, a failure of the tables must not stop a save. Its blob carries
+    no mark, so it is merged later like a blob of old code.
     """
     return plan.decides == StoreName.LEGACY

@@ -2,7 +2,7 @@
 
 Every function has a coroutine twin with the prefix `a`; `conversations.aio` gives the
 coroutines under the plain names. `user_id` is a user or any form of its primary key (the type
-`UserRef`); an operator's tool, which acts for any owner, says `ANY_OWNER`.
+`UserRef`). An operator's tool, which acts for all owners, passes `ANY_OWNER`.
 """
 
 from conversations.routing.owners import ANY_OWNER, UserKey, UserRef

@@ -1,4 +1,4 @@
-"""Checking what callers pass, before anything is read or written."""
+"""Check the arguments of callers, before any SQL."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ UNLIMITED = 2**62
 
 
 def lazy(value: Any) -> bool:
-    """Whether a value is a lazy object: it says that it is a text, but no driver takes it."""
+    """Whether a value is a lazy object: isinstance calls it a str, but drivers refuse it."""
     return type(value) is not value.__class__
 
 
 class Texts(Protocol):
     """Texts in an order: a list, a tuple or a view of a dict, but neither a set nor a str.
 
-    A str is a sequence of texts as well; type checkers tell it by its `__contains__`.
+    A str is a sequence of texts as well; its `__contains__` excludes it for type checkers.
     """
 
     def __contains__(self, value: object, /) -> bool: ...
@@ -36,7 +36,7 @@ class Texts(Protocol):
 
 
 def check_id(conversation_id: Any) -> str:
-    """Return a conversation's id as text. Raises: InvalidState when it can be none."""
+    """Return a conversation's id as text. Raises: InvalidState for anything else."""
     if isinstance(conversation_id, UUID):
         return str(conversation_id)
     if type(conversation_id) is not str and (
@@ -113,21 +113,21 @@ def check_limit(value: Any, *, path: str) -> int | None:
 
 
 def check_size(value: Any) -> int:
-    """Return the size of a page. Raises: InvalidState for what is no positive integer."""
+    """Return the size of a page. Raises: InvalidState unless it is a positive integer."""
     if isinstance(value, bool) or lazy(value) or not isinstance(value, int) or value < 1:
         raise InvalidState("must be an integer from 1", path="limit")
     return min(value, UNLIMITED)
 
 
 def check_name(value: Any, *, path: str) -> str:
-    """Return a role or the name of a tool. Raises: InvalidState for what is no string."""
+    """Return a role or the name of a tool. Raises: InvalidState unless it is a string."""
     if lazy(value) or not isinstance(value, str):
         raise InvalidState(f"is a {type(value).__name__}, not a string", path=path)
     return value
 
 
 def check_flag(value: Any, *, path: str) -> bool:
-    """Return a flag. Raises: InvalidState for what is neither True nor False."""
+    """Return a flag. Raises: InvalidState unless it is a bool."""
     if type(value) is not bool:
         raise InvalidState(f"is a {type(value).__name__}, not True or False", path=path)
     return value
@@ -142,17 +142,17 @@ def check_choice(value: Any, *, of: Sequence[str], path: str) -> str:
 
 
 def check_threshold(value: Any) -> float | None:
-    """Return a quality threshold, or None. Raises: InvalidState for what is no number."""
+    """Return a quality threshold, or None. Raises: InvalidState unless it is a number."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise InvalidState("must be a number, or None", path="context_quality_threshold")
-    # Qualities are in 0..1: what is further off says no more.
+    # Qualities are in 0..1, so any threshold beyond -1 or 2 selects the same.
     return float(min(max(value, -1), 2))
 
 
 def check_class(kind: Any) -> Any:
-    """Return a class of states. Raises: InvalidState for what `load_state` cannot make."""
+    """Return a class of states. Raises: InvalidState if `load_state` cannot make one."""
     problem = shortcoming(kind)
     if problem is not None:
         raise InvalidState(problem, path="state_class")
@@ -160,7 +160,7 @@ def check_class(kind: Any) -> Any:
 
 
 def shortcoming(kind: Any) -> str | None:
-    """Return what a state class lacks, or None."""
+    """Return why a class cannot be a state class, or None."""
     if not isinstance(kind, type):
         return f"names a {type(kind).__name__}, which is no class"
     for name in ("from_dict", "to_dict"):

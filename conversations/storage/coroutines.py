@@ -1,7 +1,7 @@
 """The coroutine twins: each wraps one whole synchronous function, and so one transaction.
 
-A coroutine that is cancelled may still commit: repeat it with the same state or keys. Between two
-of them, outside a transaction, no connection of a pool is kept.
+A coroutine that is cancelled may still commit: repeat it with the same state or keys. After each,
+outside a transaction, its connection returns to the pool.
 """
 
 from collections.abc import Callable, Coroutine
@@ -17,7 +17,7 @@ P = ParamSpec("P")
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    # Where a function is generic, mypy gives its twin this variable: with the function's default.
+    # mypy gives the twin of a generic function this variable, so it has the function's default.
     T = TypeVar("T", default=AgentState)
 else:
     from typing import TypeVar

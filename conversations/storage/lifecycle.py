@@ -1,4 +1,4 @@
-"""Whole conversations: creating, clearing, claiming, forking and deleting them."""
+"""Whole conversations: create, clear, claim, fork and delete them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ acreate_new_conversation = coroutine_of(create_new_conversation)
 def clear_conversation(conversation_id: ConversationId, user_id: UserRef = None) -> SaveResult:
     """Remove every message and context item, and set the fields to their defaults.
 
-    The conversation stays, its messages can be restored.
+    The conversation stays, and its messages can be restored.
 
     Raises: ConversationNotFound, StorageUnavailable.
     """
@@ -83,8 +83,8 @@ def fork_conversation(
 ) -> str:
     """Copy a conversation up to and including the sequence `at` (None: all of it).
 
-    An `at` between a tool call and its results is refused, with the sequences that will do, as
-    providers refuse a history that ends so; `whole_turns=False` copies it all the same.
+    An `at` between a tool call and its results is refused, since providers refuse such a history.
+    The error names the sequences before and after. `whole_turns=False` allows it.
 
     Returns: the id of the new conversation (a UUID4), with the same owner and `forked_from`.
     Raises: ConversationNotFound, InvalidState, StorageUnavailable.

@@ -56,8 +56,8 @@ def list_conversations(
     """Return a page of a user's conversations, latest activity first.
 
     `before` is the `next` of an earlier page. Without user_id (where `REQUIRE_OWNER` allows
-    it), everybody's. What old code writes beside the tables counts as activity from the next
-    load, save or sync of its conversation on.
+    it), the conversations of all owners. A write of old code counts as activity once a load, save
+    or sync of its conversation has ingested it.
 
     Raises: InvalidState for another cursor, InvalidOwner, StorageUnavailable.
     """
@@ -95,7 +95,7 @@ def _position(cursor: str | None) -> Position | None:
         return None
     position = _parsed(cursor) if isinstance(cursor, str) and not lazy(cursor) else None
     if position is None:
-        raise InvalidState("is no cursor that a page gave", path="before")
+        raise InvalidState("is not the cursor of a page", path="before")
     return position
 
 
@@ -168,11 +168,11 @@ aconversation_exists = coroutine_of(conversation_exists)
 
 
 def should_resume_conversation(last_timestamp: datetime | None) -> bool:
-    """Return whether a conversation that was last active then should be gone on with.
+    """Return whether to continue a conversation that was last active then.
 
     True within `RESUME_WITHIN` of that moment. A time without a zone is taken as UTC.
 
-    Raises: InvalidState for what is neither a datetime nor None.
+    Raises: InvalidState for anything but a datetime or None.
     """
     if last_timestamp is None:
         return False

@@ -1,4 +1,4 @@
-"""Counting and timing what callers ask for, while performance_monitoring is on."""
+"""Count and time the callers' operations, while performance_monitoring is on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Listed = TypeVar("Listed")
 def measured_write(operation: str, decision: Decision, write: Callable[[], Outcome]) -> Outcome:
     """Write while measuring is on; count it for the store that the phase lets decide.
 
-    What the caller did wrong (InvalidState, ConversationNotFound, …) is not counted.
+    Errors of the caller (InvalidState, ConversationNotFound, …) are not counted.
     """
     store = decision.plan.decides
     started = perf_counter()

@@ -1,4 +1,4 @@
-"""Single messages: listing them, and replacing, removing and restoring them."""
+"""Single messages: list, replace, remove, restore and redact them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MOST_ROLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """One version of a message: what was saved (`message`), and where it stands.
+    """One version of a message: its content (`message`), and its place.
 
     `superseded_in` is the revision that replaced or removed it, None while it is current.
     """
@@ -90,9 +90,9 @@ def list_messages(
     `before` and `after` are sequences (exclusive). With `include_superseded`, earlier versions
     and removed messages stand beside the current ones, by sequence and age.
 
-    With `whole_turns`, no page parts a tool call from its results, as `load_state` does: a page
-    may hold more than `limit` messages, or fewer, and each message is on one page. Together with
-    roles, tool_name or include_superseded it is refused: these leave out calls, or repeat them.
+    With `whole_turns`, a tool call and its results are on one page, as in `load_state`. A page may
+    then hold more than `limit` messages, or fewer; each message is on one page. It is refused
+    together with roles, tool_name or include_superseded, which leave out calls or repeat them.
 
     Raises: ConversationNotFound (missing, another owner's or deleted), InvalidState,
     StorageUnavailable.
@@ -136,14 +136,14 @@ def _filter(roles: Collection[str] | None, tool_name: str | None) -> dict[str, l
             raise InvalidState(f"is a {type(roles).__name__}, not a list", path="roles")
         names = [roles] if isinstance(roles, str) else roles
         if len(names) > MOST_ROLES:
-            # A database takes so many in one statement, and compares each message with each.
+            # A database limits the parameters of a statement, and compares every message with each.
             raise InvalidState(f"{len(names)} roles are more than {MOST_ROLES}", path="roles")
         wanted["role"] = [
             check_name(name, path=f"roles[{index}]") for index, name in enumerate(names)
         ]
     if tool_name is not None:
         wanted["tool_name"] = [check_name(tool_name, path="tool_name")]
-    # What no column can hold is in none, and a database would refuse the question.
+    # A database would refuse a value that its columns cannot hold, and no message has it.
     return {column: [*filter(storable, names)] for column, names in wanted.items()}
 
 

@@ -1,4 +1,4 @@
-"""Saving and loading whole states, and adding to them."""
+"""Save and load whole states, and add to them."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ from flags.connections import managed
 from flags.phases import StoreName
 
 if TYPE_CHECKING:
-    # From Python 3.13 on, typing's takes a default as well. It says what `load_state` returns
-    # where nothing names a class.
+    # From Python 3.13 on, typing's takes a default as well: the class that `load_state` returns
+    # without `state_class`.
     from typing_extensions import TypeVar
 
     S = TypeVar("S", bound=LoadableState, default=AgentState)
@@ -84,11 +84,11 @@ _FIELDS = {
     "step_count": STEP_COUNT,
     "last_tool_result": LAST_TOOL_RESULT,
 }
-# What a load does when there is no such conversation.
+# The result of a load without such a conversation.
 Missing = Literal["empty", "raise"]
 EMPTY: Missing = "empty"
 RAISE: Missing = "raise"
-# How many elements behind a seal are told by their digests, before the list is sealed anew.
+# The most elements behind a seal that are compared by digest; then the list is sealed again.
 UNSEALED = 64
 _LISTS = ("new_messages", "new_context_items")
 
@@ -96,18 +96,18 @@ _LISTS = ("new_messages", "new_context_items")
 def save_state(
     conversation_id: ConversationId, state: StateLike, user_id: UserRef = None
 ) -> SaveResult:
-    """Make a conversation what the state says, and create it if there is none.
+    """Save a state, and create its conversation if there is none.
 
-    Of a loaded state, only what the caller changed since the load is applied; what the load
-    left out, and what others added meanwhile, stays. A state that was constructed says what
-    the lists are. Messages that are dropped or edited are superseded, not removed. Saving
-    the same state again adds nothing.
+    A loaded state applies only the caller's changes since the load. Content that the load left
+    out, or that others added meanwhile, stays. A constructed state replaces the lists. Messages
+    that are dropped or edited are superseded, not removed. Saving the same state again adds
+    nothing.
 
     Returns: a SaveResult; `revision` is 0 while the conversation is in legacy alone.
     Raises: InvalidState (before any SQL), InvalidOwner, ConversationNotFound (the id belongs
-    to another user), ConversationDeleted, StorageUnavailable (nothing was changed, or the
-    connection was lost: save the same state again). Where the caller's own transaction is lost
-    with its connection, the database's error stays what it is, as in every operation.
+    to another user), ConversationDeleted. StorageUnavailable: nothing was changed, or the
+    connection was lost; save the same state again. The database's own error, when the caller's
+    transaction is lost with its connection, as in every operation.
     """
     conversation_id, owner = check_id(conversation_id), owner_key(user_id)
     to_dict = getattr(state, "to_dict", None)
@@ -122,7 +122,7 @@ def save_state(
     if isinstance(data, Mapping) and baseline is None and data.get(BASELINE_KEY) is not None:
         baseline = Baseline.from_json(data[BASELINE_KEY])
     if baseline is not None and baseline.conversation_id != conversation_id:
-        # What was loaded from another conversation says nothing of this one.
+        # The baseline of another conversation does not apply to this one.
         baseline = None
     before = (None, None) if baseline is None else (baseline.message_seal, baseline.item_seal)
     messages = items = message_seal = item_seal = None
@@ -130,7 +130,7 @@ def save_state(
         if baseline is not None:
             messages = baseline.known_messages(data.get(MESSAGES))
             items = baseline.known_items(data.get(ITEMS))
-        # Before anything is read: what another task of the caller changes meanwhile breaks them.
+        # Before the state is read: another task's change meanwhile then breaks the seals.
         message_seal = _seal(data.get(MESSAGES), before[0], messages)
         item_seal = _seal(data.get(ITEMS), before[1], items)
     operation = SaveState(check_document(data, messages=messages, items=items), baseline)
@@ -160,12 +160,12 @@ def _seal(values: Any, before: Seal | None, known: Known | None) -> Seal | None:
 
 
 def _unbroken(seal: Seal, values: Any, before: Seal | None) -> Seal | None:
-    """Return a new seal only if the list is still what it was before its digests were taken."""
+    """Return a new seal only if the list is unchanged since before its digests were taken."""
     return seal if seal is before or seal.unbroken(values) else None
 
 
 def _remembers(state: Any) -> bool:
-    """Whether a state takes attributes. One that does not is saved, and says what it is."""
+    """Whether a state takes attributes. One that does not is saved like a constructed one."""
     try:
         setattr(state, UNCOMMITTED_KEY, getattr(state, UNCOMMITTED_KEY, None))
     except AttributeError:
@@ -174,7 +174,7 @@ def _remembers(state: Any) -> bool:
 
 
 def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Outcome, SaveResult]:
-    """Carry out an operation. Returns: its outcome, and what callers get of it."""
+    """Carry out an operation. Returns: its outcome, and the result for callers."""
     committed = not managed(connections[conf.alias()])
     decision = decide(conversation_id)
     if metrics.enabled():
@@ -205,7 +205,7 @@ def _advanced(
     *,
     seals: tuple[Seal | None, Seal | None],
 ) -> tuple[Baseline, LoadInfo]:
-    """Return the baseline of a state that was saved, and what it still does not show."""
+    """Return the baseline of a saved state, and the counts of content that it still leaves out."""
     document, before = operation.document, operation.baseline
     row = outcome.row or outcome.bumped
     in_tables = StoreName.NORMALIZED in outcome.stores and row is not None
@@ -230,7 +230,7 @@ def _advanced(
         stored_history_length=len(operation.history),
         stored_history_digest=digest_of(operation.history),
         hidden_messages=max(hidden[0], 0),
-        # What others added since stands behind, and in between.
+        # Messages that others added since stand behind these, and in between.
         messages_before=before.messages_before if before else 0,
         hidden_items=max(hidden[1], 0),
         message_seal=seals[0],
@@ -242,10 +242,10 @@ def _advanced(
 
 
 def _attach_later(state: Any, baseline: Baseline, info: LoadInfo) -> None:
-    """Let the state's baseline be what was saved, once that is committed; see `Uncommitted`."""
+    """Attach the baseline of a save once that is committed; see `Uncommitted`."""
     if not connections[conf.alias()].in_atomic_block:
-        # Django does not say whether a caller without autocommit has committed. From the baseline
-        # before, the next save is right either way: what is there already is not added again.
+        # Django cannot tell whether a caller without autocommit has committed. The next save is
+        # right from the earlier baseline either way: it adds no message twice.
         return
     uncommitted = Uncommitted(state, baseline, info)
     setattr(state, UNCOMMITTED_KEY, uncommitted)
@@ -255,10 +255,10 @@ def _attach_later(state: Any, baseline: Baseline, info: LoadInfo) -> None:
 class Uncommitted:
     """The baseline after a save inside the caller's transaction: in force unless rolled back.
 
-    Django forgets what is to be called on commit when the transaction, or the savepoint it
-    was registered in, is rolled back. Then the baseline before is in force again, and the
-    next save applies everything once more. Copies of the state share this object; what is
-    pickled leaves the process, and takes the baseline that is committed.
+    When a transaction or savepoint is rolled back, Django drops the functions registered in it
+    for the commit. Then the earlier baseline is in force again, and the next save applies
+    everything once more. Copies of the state share this object. A pickled state leaves the
+    process, and takes the committed baseline.
     """
 
     def __init__(self, state: Any, baseline: Baseline, info: LoadInfo) -> None:
@@ -284,7 +284,7 @@ class Uncommitted:
 
 
 def _nothing_of(conversation_id: str) -> Baseline:
-    """Return the baseline of a state that says nothing yet: its defaults are no changes."""
+    """Return the baseline of a missing conversation: default fields are no changes."""
     fields = Document.from_dict({}).fields
     return Baseline(
         conversation_id=conversation_id,
@@ -296,7 +296,7 @@ def _nothing_of(conversation_id: str) -> Baseline:
 
 
 def _baseline_of(state: Any) -> Baseline | None:
-    """Return what the state goes on from: its latest save that was not rolled back, or its load."""
+    """Return the baseline of the state's latest save that was not rolled back, or of its load."""
     found: Uncommitted | None = getattr(state, UNCOMMITTED_KEY, None)
     while found is not None:
         if found.in_force:
@@ -326,21 +326,20 @@ def load_state(
 ) -> S:
     """Return the state of a conversation as of one revision, for a later `save_state`.
 
-    `max_messages` gives the newest so many, `max_context_items` the best, and the threshold
-    leaves out context items of a known lower quality (`relevance_score`, 0..1); order stays.
-    `state.load_info` says where the state came from, whether it is stale, and what was left
-    out.
+    `max_messages` selects the newest messages, `max_context_items` the best items. The threshold
+    leaves out items of a known lower quality (`relevance_score`, 0..1). The order stays.
+    `state.load_info` has the store, whether the state is stale, and the counts that were left out.
 
-    With `whole_turns`, the messages begin with one that can be sent to a provider, which refuses
-    a tool's result without its call: where the limit would part them, up to 16 messages more are
-    given. Where a group of a call and its results is longer, the messages begin behind it; where
-    there is nothing behind it, they are that group. `load_info.messages_beyond_limit` says how
-    many more, or fewer (negative), were given. `max_messages=0` gives none.
+    Providers refuse a tool's result without its call. With `whole_turns`, the messages therefore
+    begin with one that a provider takes: up to 16 messages more are given. If a group of a call
+    and its results is longer, the messages begin behind it. If it ends the conversation, the whole
+    group is given. `load_info.messages_beyond_limit` counts the messages more, or fewer (negative).
+    `max_messages=0` gives none.
 
     With `user_id`, another owner's conversation reads as missing.
 
     Returns: an instance of `state_class`, by default of `STATE_CLASS`, which type checkers take
-    for AgentState; an empty one when there is no such conversation, unless `missing` is "raise".
+    for AgentState. It is empty when there is no such conversation, unless `missing` is "raise".
     Raises: InvalidState (before any SQL), InvalidOwner, StorageUnavailable (a store that may hold
     the conversation did not answer), ConversationNotFound with `missing="raise"` (missing,
     another owner's or deleted).
@@ -371,7 +370,7 @@ def load_state(
     if found is None and raises:
         raise ConversationNotFound
     if found is None:
-        # Two callers who both found nothing and both save lose nothing: each was given nothing.
+        # Two callers that both find none and save keep both states: neither load had content.
         state: S = made.from_dict(AgentState(user_input="").to_dict())
         attach(state, _nothing_of(conversation_id), None)
         return state
@@ -395,8 +394,8 @@ def append_messages(
 ) -> SaveResult:
     """Add messages behind the last one; the cost does not grow with the conversation.
 
-    `keys` (one per message) make the call repeatable: a message whose key is known already
-    is not added again. With `create`, a conversation that does not exist is made.
+    `keys` (one per message) make the call repeatable: a message with a known key is not added
+    again. With `create`, a missing conversation is created.
 
     Raises: InvalidState (before any SQL), KeyReused (the key has other content),
     ConversationNotFound (missing, another owner's or deleted), StorageUnavailable.
@@ -411,7 +410,7 @@ aappend_messages = coroutine_of(append_messages)
 
 
 def _unknown_update(name: Any, place: int) -> InvalidState:
-    """Return what is raised for a name among updates; what a mapping holds is not repeated."""
+    """Return the error for an unknown name in updates; it repeats only our own names."""
     known = [*_FIELDS, *_LISTS]
     if name in DEFAULTS:
         return InvalidState(f"is none of {', '.join(known)}", path=f"updates.{name}")
@@ -425,10 +424,10 @@ def _unknown_update(name: Any, place: int) -> InvalidState:
 def update_state_partial(
     conversation_id: ConversationId, updates: Mapping[str, Any], user_id: UserRef = None
 ) -> SaveResult:
-    """Change a few things of a conversation, and leave everything else as it is.
+    """Change some fields of a conversation, or add to it; the rest stays.
 
     `updates` may hold user_input, focus_areas, step_count, last_tool_result, new_messages
-    and new_context_items (both added behind what is there).
+    and new_context_items (both are added behind the last one).
 
     Raises: InvalidState (before any SQL; also for other names), ConversationNotFound,
     StorageUnavailable.

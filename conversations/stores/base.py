@@ -27,7 +27,7 @@ from conversations.stores.types import (
 
 @runtime_checkable
 class LegacyStore(Protocol):
-    """A store that old code, which knows nothing of us, writes as well.
+    """A store that old code writes as well, without regard to us.
 
     A conversation is named by its public id.
     """
@@ -36,7 +36,7 @@ class LegacyStore(Protocol):
 
     @classmethod
     def check(cls, legacy: Mapping[Any, Any]) -> Iterable[CheckMessage]:
-        """Return what is wrong with a mapping of LEGACY, for `manage.py check`; it never raises."""
+        """Return the faults of a mapping of LEGACY, for `manage.py check`; never raise."""
 
     def load(self, conversation_id: str) -> Stored | None:
         """Return the stored state, or None if the store holds nothing of this conversation.
@@ -55,7 +55,7 @@ class LegacyStore(Protocol):
     ) -> str:
         """Replace the stored state by `document`, as of `revision` (0: no number is kept).
 
-        Returns: the token; `known` is the last one that `operations` has seen.
+        Returns: the token; `known` is the last one that `writing` has seen.
         """
 
     def delete(self, conversation_id: str) -> bool:
@@ -76,8 +76,8 @@ class LegacyStore(Protocol):
     def token(self, conversation_id: str, known: str = "") -> str:
         """Return a token of the stored state, to compare with an earlier one for equality.
 
-        It changes when other code writes without `operations`; a store that others never write
-        answers "". `known` is the token to compare with.
+        It changes when other code writes the store. A store that only we write returns "".
+        `known` is the token to compare with.
         """
 
     @property
@@ -195,7 +195,7 @@ class LegacyStore(Protocol):
         """
 
     def mark_many_ingested(self, looks: Sequence[BlobState], *, revision: int) -> None:
-        """Note that all writes seen by these looks were ingested at `revision`."""
+        """Note that all writes in these `BlobState`s were ingested at `revision`."""
 
     def renumber(self, conversation_id: str, *, old: int, new: int) -> None:
         """Note that the state which legacy held at revision `old` is that of `new`."""
@@ -222,7 +222,7 @@ class LegacyStore(Protocol):
         """
 
     def takes_any_owner(self) -> bool:
-        """Whether an owner who is no user can be stored: no foreign key forbids it."""
+        """Whether an owner without a user can be stored: no foreign key forbids it."""
 
     def claim(self, conversation_id: str, owner: str) -> None:
         """Make `owner` the owner of the stored conversation."""

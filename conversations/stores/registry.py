@@ -49,7 +49,7 @@ def configured_store() -> LegacyStore | None:
     except _NO_STORE as error:
         raise ImproperlyConfigured(
             f'CONVERSATIONS["LEGACY"] describes no store ({type(error).__name__}):'
-            " `manage.py check` says what is wrong with it."
+            " `manage.py check` names the fault."
         ) from error
 
 

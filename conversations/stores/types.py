@@ -46,9 +46,9 @@ class ForeignBlob:
 class BlobState:
     """The content of a conversation in legacy that the tables do not know, as of one moment.
 
-    `stored` is None if legacy holds the conversation (`held`) but it has to be read alone: it is
-    unreadable, or was set aside. `foreign_ids` is the note of the method of that name, `token` the
-    result of `mark_ingested`.
+    `held` says whether legacy holds the conversation. If so, and `stored` is None, it has to be
+    read alone: it is unreadable, or was set aside. `foreign_ids` is the note of the method of that
+    name, `token` the result of `mark_ingested`.
     """
 
     conversation_id: str

@@ -1,7 +1,7 @@
 """Writes that only add, where the tables alone are written: in one statement on PostgreSQL.
 
 On SQLite they are three, but without the cost of Django's queries. The long way in `write` stays
-the reference; an operation that cannot be decided here goes that way.
+the reference; operations that do more go that way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from conversations.routing.transactions import attempt, lost
 from conversations.stores.normalized import Bumped, append_at_once, append_in_steps
 from flags.phases import Phase
 
-# Errors that do not mean that the tables fail.
+# Errors of the statement, not of the tables: the long way finds their reason.
 _TOLD = (IntegrityError, NotSupportedError)
 
 
@@ -29,9 +29,9 @@ def added(
     *,
     owner: str | None,
 ) -> Bumped | None:
-    """Carry out an operation, if it only adds to a conversation as it is.
+    """Carry out an operation, if it only adds to a conversation.
 
-    Returns: what the conversation's row says then; None where nothing was changed.
+    Returns: the row's new numbers; None without a change: then the long way has to run.
     """
     if decision.plan.phase != Phase.NEW_ONLY:
         return None
@@ -62,12 +62,12 @@ def added(
                 now=now,
             )
             if bumped is None:
-                # Nothing was written, and the long way begins anew.
+                # No row was written; the long way begins again.
                 transaction.set_rollback(True, using=connection.alias)
             return bumped
     except Error as error:
-        # Another writer may have had the same key, legacy may not answer, and a plan that was
-        # prepared may be of columns that have another type now: the long way tells.
+        # The long way finds the reason. Another writer used the same key, legacy fails, or a
+        # prepared plan is older than a change of its columns' types.
         if lost(connection.alias) or not (unchanged or isinstance(error, _TOLD)):
             raise
         return None

@@ -1,4 +1,4 @@
-"""Deleting for ever, in both stores, and changing the owner: what needs every store at once."""
+"""Delete conversations for ever, and change owners: operations that need every store at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OWNER_DELETED = "owner deleted"
 def delete(conversation_id: str, *, owner: str | None, reason: str = DELETED) -> bool:
     """Remove a conversation from both stores, and leave a tombstone.
 
-    Returns: False when there is none that `owner` (None: anybody) may delete.
+    Returns: False when there is none that `owner` (None: any caller) may delete.
     """
     with in_transaction(conversation_id):
         legacy = configured_store()
@@ -47,8 +47,8 @@ def _held(
 ) -> tuple[bool, str | None]:
     """Lock a conversation. Returns: whether a store holds it, and its owner.
 
-    Where nobody owns it and that matters (`asked`), what old code wrote in somebody's name is
-    taken in first: then it is theirs.
+    For a conversation without an owner, `asked` first ingests old code's writes: they may name the
+    owner.
     """
     row = lock(conversation_id)
     if row is None:
@@ -72,10 +72,10 @@ def bury(conversation_id: str, *, reason: str) -> None:
 def delete_all_of(owner: str) -> None:
     """Remove everything of an owner from both stores; only tombstones stay.
 
-    A blob in their name may stand in another user's conversation, which is not theirs.
+    A blob that names the owner may stand in another user's conversation, which stays.
     """
     rows = ConversationState.rows.using(conf.alias())
-    # By primary key, as a redaction goes through forks: two that lock several never cross.
+    # By primary key, the order in which a redaction locks forks, so that the two cannot deadlock.
     ids = list(owned(rows, owner).order_by("pk").values_list("conversation_id", flat=True))
     legacy = configured_store()
     if legacy is not None:
@@ -91,7 +91,7 @@ def claim(conversation_id: str, owner: str) -> None:
             raise InvalidOwner(f"there is no user {shown(owner)}.")
         legacy = configured_store()
         if legacy is not None and not legacy.names_owners:
-            # Only a row of the tables can say whose it is.
+            # Only a row of the tables can hold the owner.
             write(conversation_id, touch(), owner=None, decision=decision)
         held, actual = _held(conversation_id, legacy, asked=True)
         if not held or (actual is not None and not same_owner(actual, owner)):

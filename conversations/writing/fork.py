@@ -1,4 +1,4 @@
-"""Forking: a new conversation that begins as a copy of another."""
+"""Fork a conversation: make a new one that begins as a copy."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Fork(SaveState):
     """Make the copy, and note where it came from."""
 
     forked_from: int | None = None
-    # Only a row can say where it came from, so that a redaction finds its copies.
+    # Only a row can name the origin, by which a redaction finds copies.
     needs_rows: bool = True
 
 
 def touch() -> EditMessages:
-    """Change nothing, but have the tables hold the conversation's latest content."""
+    """Return an operation that only brings the conversation's latest content into the tables."""
     return EditMessages(lambda view, redactions: [])
 
 
 def fork(conversation_id: str, at: int | None, *, owner: str | None, whole_turns: bool) -> str:
     """Copy a conversation up to a sequence, in one transaction. Returns: the new id.
 
-    Raises: InvalidState where it would part a tool call from its results, with `whole_turns`.
+    Raises: InvalidState where it would separate a tool call from its results, with `whole_turns`.
     """
     with in_transaction(conversation_id) as decision:
         source = write(conversation_id, touch(), owner=owner, decision=decision).row
@@ -64,7 +64,7 @@ def fork(conversation_id: str, at: int | None, *, owner: str | None, whole_turns
 
 
 def _check_turns(entries: Sequence[Entry], end: int) -> None:
-    """Raise InvalidState where a copy that ends at a place would part a call from its results."""
+    """Raise InvalidState where a copy that ends here would separate a call from its results."""
     joined = Turns.of([entry.value for entry in entries]).joined
     if not 0 < end < len(entries) or not joined[end]:
         return
@@ -74,14 +74,14 @@ def _check_turns(entries: Sequence[Entry], end: int) -> None:
         *[entries[place - 1].place for place in [*whole, len(entries)] if place > end][:1],
     ]
     raise InvalidState(
-        f"a tool call and its results would be parted: give {' or '.join(map(str, ends))},"
+        f"this would separate a tool call from its results: give {' or '.join(map(str, ends))},"
         " or whole_turns=False",
         path="at",
     )
 
 
 def _inherit_redactions(source: ConversationState, fork: ConversationState) -> None:
-    """Let what was redacted in the origin be recognised when it is written to the fork."""
+    """Copy the origin's redactions, so that late writes to the fork are redacted as well."""
     if not source.redaction_count:
         return
     redactions = ConversationRedaction.rows.using(conf.alias())

@@ -1,6 +1,6 @@
-"""Taking in what legacy holds: our own last write exactly, and old code's by a merge.
+"""Ingest legacy's content: our own last write exactly, and old code's writes by a merge.
 
-The merge can add, and never removes.
+The merge only adds.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ logger = logging.getLogger("conversations")
 def take_legacy(
     tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, *, now: datetime
 ) -> None:
-    """Make the tables hold exactly what legacy, which is ahead, holds.
+    """Replace the tables' content by that of legacy, which is ahead.
 
-    A blob that vanished, or that is another owner's, never replaces what the tables have.
+    A vanished blob, or one of another owner, leaves the tables' content in place.
     """
     stored = last_write(legacy, row)
     if stored is None and legacy.token(row.conversation_id, row.legacy_token) != row.legacy_token:
@@ -64,14 +64,14 @@ def _take_last_write(
     *,
     now: datetime,
 ) -> None:
-    """Make the tables hold exactly what we last wrote to legacy alone."""
+    """Replace the tables' content by our last write, which only legacy holds."""
     document = restored(tables, legacy, row, stored).document
     known = redactions_of(row)
     if known:
         document = redaction.applied_to(document, known) or document
     columns = {}
     if owner_of(row) is None and stored.owner is not None:
-        # Nobody's until now: old code would show it to this user alone.
+        # It had no owner until now. Old code would show it to this user alone.
         columns = owner_columns(stored.owner)
     written = active_at(stored, row, now)
     tables.take(row, document, revision=row.legacy_revision, now=written, columns=columns)
@@ -80,7 +80,7 @@ def _take_last_write(
 def last_write(legacy: LegacyStore, row: ConversationState) -> Stored | None:
     """Return our own last write as legacy holds it, None where it is gone.
 
-    Raises: UnreadableState, also where it is another owner's by now.
+    Raises: UnreadableState, also when another owner has it now.
     """
     stored = legacy.last_ours(
         row.conversation_id, revision=row.legacy_revision, known=row.legacy_token
@@ -95,9 +95,9 @@ def last_write(legacy: LegacyStore, row: ConversationState) -> Stored | None:
 
 
 def check_takable(legacy: LegacyStore, row: ConversationState, *, foreign: bool) -> None:
-    """Raise what taking in legacy's newer content would raise, and write nothing.
+    """Raise the error that ingesting legacy's newer content would raise; read only.
 
-    `foreign`: old code wrote as well. Its blobs raise nothing: a fault in one sets it aside.
+    `foreign`: old code wrote as well. A fault in one of its blobs only sets that blob aside.
     """
     if not foreign or row.legacy_revision > row.revision:
         last_write(legacy, row)
@@ -106,14 +106,14 @@ def check_takable(legacy: LegacyStore, row: ConversationState, *, foreign: bool)
 def merge(
     tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, *, now: datetime
 ) -> None:
-    """Take every blob that old code wrote into the tables, under the conversation's lock.
+    """Merge every blob of old code into the tables, under the conversation's lock.
 
-    Afterwards `row` knows legacy as it is now. Unreadable blobs, blobs of another owner and
-    empty states are set aside with a reason.
+    Afterwards `row` has legacy's current token. Unreadable blobs, blobs of another owner and empty
+    states are set aside with a reason.
     """
     if row.legacy_revision > row.revision:
-        # Our own last write went to legacy alone. Where legacy still keeps it beside the
-        # other's, take it in first, so that nothing of it depends on what old code read.
+        # Our own last write went to legacy alone. If legacy still keeps it, ingest it first: old
+        # code may have written its blob without reading it.
         own = last_write(legacy, row)
         if own is not None:
             _take_last_write(tables, legacy, row, own, now=now)
@@ -130,9 +130,8 @@ def merge(
             equal = False
             continue
         equal = _take(tables, legacy, row, blob, now=now)
-    # Legacy now holds something else than the tables: let their number say so, also where our
-    # own last write went to legacy alone and was overwritten there. What was set aside is never
-    # the truth.
+    # Where the tables and legacy now differ, the tables get the higher number. This also holds
+    # when old code overwrote our own last write in legacy. A blob set aside is never the truth.
     revision = row.revision
     if row.revision <= row.legacy_revision and not equal:
         revision = row.legacy_revision + 1
@@ -151,18 +150,18 @@ def merge(
 
 
 def active_at(stored: Stored, row: ConversationState, now: datetime) -> datetime:
-    """Return when the conversation was last active: taking a blob in is no activity.
+    """Return when the conversation was last active: the time of the blob, not of the ingest.
 
-    A blob of the future was written by another clock.
+    A time in the future comes from another clock, and counts as now.
     """
     return max(row.updated_at, min(stored.updated_at or now, now))
 
 
 class Newcomers:
-    """What appeared in legacy, where that has no times, since all that was there was taken in.
+    """The conversations that old code created in a legacy without times, since the last full sync.
 
-    A sync that began since every save writes the tables has passed everything: what legacy alone
-    holds behind it is new, but for what that sync could not carry over. Asked once, when needed.
+    A sync that began after every save wrote the tables has passed all of legacy. A conversation
+    that only legacy holds after it is new, unless that sync failed on it. Read once, when needed.
     """
 
     def __contains__(self, conversation_id: str) -> bool:
@@ -170,7 +169,7 @@ class Newcomers:
 
     @cached_property
     def _left(self) -> frozenset[str] | None:
-        """Return what such a sync could not carry over, None where there was none."""
+        """Return the conversations on which that sync failed, None without such a sync."""
         since = records.tables_written_since()
         if since is None:
             return None
@@ -183,23 +182,23 @@ class Newcomers:
         return frozenset(name for each in noted for name, *_ in json.loads(each))
 
 
-# What a sync to the tables calls its target.
+# The target of a sync to the tables.
 _TABLES = "tables"
 
 
 def appeared_at(
     conversation_id: str, stored: Stored, newcomers: Newcomers, *, now: datetime
 ) -> datetime | None:
-    """Return when others may have written what the tables take in for the first time.
+    """Return when old code may have written content that the tables now ingest first.
 
-    Its own time, where legacy has one: whether that is evidence, `findings` says.
+    That is legacy's own time, where it has one; `findings` judges whether it is evidence.
     """
     if stored.updated_at is not None:
         return min(stored.updated_at, now)
     return now if conversation_id in newcomers else None
 
 
-# Why a blob must not replace good data, and the class of each such reason.
+# The reasons to set a blob aside, and the class of each.
 UNREADABLE, OTHER_OWNER, EMPTY = "unreadable", "written for another owner", "an empty state"
 _CLASSES = {UNREADABLE: "unreadable", OTHER_OWNER: "other_owner", EMPTY: "empty"}
 
@@ -209,7 +208,7 @@ def quarantine_class(reason: str) -> str:
     return _CLASSES.get(reason.split(":", 1)[0], "other")
 
 
-# The digest of a conversation that says nothing beside its messages.
+# The digest of a conversation with default fields and no items.
 NOTHING = Document.from_dict({}).state_digest
 
 
@@ -218,8 +217,9 @@ def _problem(blob: ForeignBlob, row: ConversationState) -> str:
     if blob.stored is None:
         return f"{UNREADABLE}: {blob.problem}"
     owner = owner_of(row)
-    # What nobody owns, old code may give a user. What legacy never held, old code never read:
-    # its blob is another conversation, begun under the same id while the tables did not answer.
+    # Old code may give a conversation without an owner to a user. But if legacy never held it, old
+    # code never read it. Then the blob is another conversation, begun under this id during an
+    # outage of the tables.
     given_away = owner is None and row.legacy_revision > 0
     if blob.owner is not None and not given_away and not same_owner(blob.owner, owner):
         return OTHER_OWNER
@@ -236,9 +236,9 @@ def _redacted(
     foreign_ids: str,
     known: redaction.Redactions,
 ) -> tuple[ForeignBlob, str]:
-    """Put what was redacted in this conversation into its redacted form, in legacy as well.
+    """Redact the texts that were redacted in this conversation, in legacy as well.
 
-    Returns: the blob, and the note of what was seen, as they are now.
+    Returns: the blob and the note of foreign ids, after that.
     """
     if blob.stored is None:
         return blob, foreign_ids
@@ -257,7 +257,7 @@ def _take(
     *,
     now: datetime,
 ) -> bool:
-    """Merge one blob. Returns: whether the tables now hold exactly what the blob holds."""
+    """Merge one blob. Returns: whether the tables and the blob are now equal."""
     assert blob.stored is not None
     document = restored(tables, legacy, row, blob.stored).document
     versions = tables.versions(row)
@@ -270,7 +270,7 @@ def _take(
     merged = merge_foreign(versions=versions, current=current, theirs=theirs)
     change = Change()
     if owner_of(row) is None and blob.owner is not None:
-        # Nobody's until now: old code would show it to this user alone.
+        # It had no owner until now. Old code would show it to this user alone.
         change.columns = owner_columns(blob.owner)
     if merged.added:
         change.messages = (current, merged.entries)

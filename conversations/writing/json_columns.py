@@ -1,4 +1,4 @@
-"""Put back what a JSON column changed: key order, 1.0 and -0.0."""
+"""Undo the changes that a JSON column makes: to key order, 1.0 and -0.0."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from conversations.stores.types import Stored
 def restored(
     tables: NormalizedStore, legacy: LegacyStore, row: ConversationState, stored: Stored
 ) -> Stored:
-    """Return what legacy holds with what a JSON column changed put back, as far as it is known.
+    """Return legacy's content with the changes of a JSON column undone where the tables know.
 
     Key order, 1.0 and -0.0 are as the tables have them, so that a message is the same in both.
     """
@@ -45,7 +45,7 @@ def restored(
 
 
 def _exact(theirs: Sequence[Any], known: Sequence[Entry]) -> list[Any]:
-    """Return values as they are known, by turns where several look alike: {"n": 1}, {"n": 1.0}."""
+    """Return the known form of each value; by turns where forms look alike: 1 and 1.0."""
     digests = [loose_digest(entry.value) for entry in known]
     alike: dict[bytes, list[Any]] = {}
     for digest, entry in zip(digests, known, strict=True):
@@ -58,17 +58,17 @@ def _exact(theirs: Sequence[Any], known: Sequence[Entry]) -> list[Any]:
     for value in theirs:
         like = alike.get(loose_digest(value), [value])
         if len(like) == 1:
-            # The last one stands for all that come behind.
+            # The last form serves all later values.
             exact.append(like[0])
             continue
-        # Mostly 1.0 comes back as it is.
+        # A JSON column mostly keeps 1.0.
         places = (place for place, each in enumerate(like) if same_values(each, value))
         exact.append(like.pop(next(places, 0)))
     return exact
 
 
 def _exact_fields(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Undo what a JSON column did to fields that we know, and to their order."""
+    """Undo the changes of a JSON column to known fields, and to their order."""
     known = {
         name: value
         for name, value in ours.items()

@@ -1,4 +1,4 @@
-"""Rewriting what is stored, so that a redacted text is nowhere any more."""
+"""Redact a text: rewrite every stored version that holds it."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def _succession(chosen: Sequence[Entry], versions: Sequence[Entry]) -> list[Entr
 
 
 def _at_truth(conversation_id: str, decision: Decision, *, owner: str | None) -> ConversationState:
-    """Return the locked row, after the tables have taken in what only legacy holds.
+    """Lock the row, after the tables have ingested the content that only legacy holds.
 
-    Legacy is locked first where it can be, so that nothing is written there meanwhile.
+    Legacy is locked first where it can be, so that it takes no write meanwhile.
     """
     legacy = configured_store()
     if legacy is not None:
@@ -180,7 +180,7 @@ def _erase_records(row: ConversationState, texts: Collection[str], replacement: 
 
 def _without(value: Any, texts: Collection[str], replacement: str) -> Any:
     if isinstance(value, str):
-        # Whole texts only: a short one stands in many that have nothing to do with it.
+        # Whole texts only: a short one also occurs inside unrelated texts.
         return replacement if value in texts else value
     if isinstance(value, list):
         return [_without(inner, texts, replacement) for inner in value]

@@ -1,9 +1,10 @@
 """The retention rule: which superseded versions of messages `conversations prune` removes.
 
-A superseded version goes when it was superseded longer than `KEEP_SUPERSEDED` ago, or when
-more than `KEEP_VERSIONS` later ones of its message are superseded as well, however young it is
-(a streamed reply piles up). What was current at `legacy_revision` stays: old code's next blob is
-merged against it. A removed message that was pruned is forgotten for good, its key as well.
+A version is removed in two cases. It was superseded longer than `KEEP_SUPERSEDED` ago. Or more
+than `KEEP_VERSIONS` later versions of its message are superseded as well, at any age: a streamed
+reply piles them up. The versions that were current at `legacy_revision` stay, since old code's
+next blob is merged against them. A removed message that was pruned cannot be restored, and its
+key is free again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from memory.models import MemoryMetadata
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """How many superseded versions of a conversation went; `reason` says why it failed."""
+    """The number of versions removed from a conversation; `reason` says why it failed."""
 
     conversation_id: str
     versions: int
@@ -40,8 +41,8 @@ def prune(
 ) -> Iterator[Pruned]:
     """Remove superseded versions by the rule; yield each conversation that has any to remove.
 
-    One conversation is one transaction under its lock; one that fails is reported, and the
-    next one is tried. With `dry_run` nothing is removed.
+    One conversation is one transaction under its lock. One that fails is reported, and the walk
+    continues. A `dry_run` only counts.
     """
     moment = now or timezone.now()
     for conversation_id in _with_superseded(None if ids is None else list(ids)):
@@ -65,7 +66,7 @@ def _with_superseded(ids: list[str] | None) -> Iterator[str]:
         return
     last = 0
     while True:
-        # Not the rows where one exists: every page would look through all of these.
+        # By message, not by row with EXISTS: every page would then test all earlier rows.
         behind = messages.filter(conversation_id__gt=last).order_by("conversation_id")
         page = list(behind.values_list("conversation_id", flat=True).distinct()[:BATCH])
         yield from in_batches(rows.filter(pk__in=page))
@@ -87,7 +88,7 @@ def _prune_one(row: ConversationState, now: datetime, *, dry_run: bool) -> int:
 
 
 def _to_remove(row: ConversationState, now: datetime) -> QuerySet[ConversationMessage]:
-    """Return the versions that the rule gives up, under the conversation's lock."""
+    """Return the versions that the rule removes, under the conversation's lock."""
     superseded = _messages(row).filter(superseded_in__isnull=False)
     # How many later versions of the same message are superseded as well.
     newest_first = Window(

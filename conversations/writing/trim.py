@@ -1,4 +1,4 @@
-"""What a save removes: its conversation's overtaken blobs, where `KEEP_BLOBS` says so."""
+"""A save removes its conversation's overtaken blobs, if `KEEP_BLOBS` is set."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ logger = logging.getLogger("conversations")
 
 
 def trim(legacy: LegacyStore, conversation_id: str, *, revision: int) -> None:
-    """Remove what a blob that was just written, at `revision`, has overtaken in legacy.
+    """Remove the legacy blobs that the new blob of `revision` has overtaken.
 
-    One batch at most, under the conversation's lock. What cannot be removed stays, and fails no
-    save. Without the setting nothing is asked.
+    One batch at most, under the conversation's lock. A failure leaves the blobs, and the save
+    succeeds. Without the setting, no statement runs.
     """
     keep = conf.get("KEEP_BLOBS")
     if keep is None:

@@ -25,7 +25,7 @@ class TablesView:
         self.revision = row.revision
         self.version = bytes(row.messages_digest).hex()
         self.counts = (row.message_count, row.context_item_count)
-        # Nothing was removed, so every number is a place.
+        # Without a removal, every number is a place.
         places = (row.next_sequence - 1, row.next_item_sequence - 1)
         self.numbered_by_place = places == self.counts
 

@@ -71,24 +71,24 @@ logger = logging.getLogger("conversations")
 
 @dataclass(slots=True)
 class Outcome:
-    """What a write did: the conversation's number after it, and the stores that took it."""
+    """The result of a write: the conversation's number after it, and the stores that took it."""
 
     revision: int
     stores: list[str]
     fallback: bool = False
     row: ConversationState | None = None
     changed: bool = True
-    # In place of the row, where that was not read.
+    # Instead of the row, where that was not read.
     bumped: Bumped | None = None
 
 
 def write(
     conversation_id: str, operation: Operation, *, owner: str | None, decision: Decision
 ) -> Outcome:
-    """Carry out one operation, in the stores that were decided on, from the truth.
+    """Carry out one operation on the latest content, in the stores of the decision.
 
-    Raises: ConversationNotFound, ConversationDeleted, StorageUnavailable, and what the
-    operation raises.
+    Raises: ConversationNotFound, ConversationDeleted, StorageUnavailable, and the errors of the
+    operation.
     """
     connection = connections[conf.alias()]
     with translated(conversation_id, connection, emergency=decision.emergency):
@@ -117,14 +117,14 @@ class _Write:
         self.tables, self.now = NormalizedStore(), timezone.now()
         self.row: ConversationState | None = None
         self.truth = Truth.LEGACY
-        # Why legacy did not answer, if it did not.
+        # The error of a legacy store that did not answer.
         self.failure: BaseException | None = None
         self.stored: Stored | None = None
-        # What of legacy was there when `stored` was read.
+        # The note of old code's writes, as of the read of `stored`.
         self.foreign_ids = ""
 
     def run(self, *, failure: BaseException | None = None) -> Outcome:
-        """Write. `failure` says why legacy did not answer the attempt before, in new_only."""
+        """Write. `failure` is legacy's error in the attempt before, in new_only."""
         blind = self.legacy is not None and may_write_legacy_blindly(self.plan)
         try:
             with attempt() if blind else nullcontext():
@@ -145,7 +145,7 @@ class _Write:
 
     def _write(self, found: Standing) -> Outcome:
         if found.deleted:
-            # Of an id that was another user's, a caller who names one learns nothing.
+            # A caller with an owner must not learn of another user's deleted conversation.
             tells = self.operation.creates or self.owner is None
             raise ConversationDeleted if tells else ConversationNotFound
         self.row, self.truth, self.legacy = found.row, found.truth, found.legacy
@@ -184,7 +184,7 @@ class _Write:
         )
 
     def _check_without_row(self) -> None:
-        """Check the owner of what legacy holds, or that the operation may create."""
+        """Check the owner of legacy's content, or that the operation may create."""
         if self.stored is not None:
             check_owner(self.owner, actual=self.stored.owner)
         elif not self.operation.creates:
@@ -209,8 +209,8 @@ class _Write:
         in_rows = self.plan.writes_normalized or self.operation.needs_rows
         if self.owner is not None and not legacy.names_owners and not in_rows:
             raise InvalidOwner(
-                "CONVERSATIONS['LEGACY'] names no owner column, so legacy cannot say whose this"
-                ' is: map "owner", or save without user_id until phase dual_write.'
+                "CONVERSATIONS['LEGACY'] names no owner column, so legacy cannot hold the owner:"
+                ' map "owner", or save without user_id until phase dual_write.'
             )
 
     # Writing the tables, and legacy beside them
@@ -237,7 +237,7 @@ class _Write:
         return Outcome(numbers.next, stores, fallback=fallback, row=row)
 
     def _row_at_truth(self) -> ConversationState:
-        """Return the row, after the tables have taken in the content that only legacy holds."""
+        """Bring the tables to the truth: ingest content that only legacy holds. Return the row."""
         row, legacy = self.row, self.legacy
         if row is None:
             self._check_without_row()
@@ -248,7 +248,7 @@ class _Write:
             merge(self.tables, legacy, row, now=self.now)
             # A conversation without an owner may have one now.
             check_owner(self.owner, actual=owner_of(row))
-            # A merge that only found its blobs unusable may leave legacy the truth.
+            # A merge that set all its blobs aside may leave the truth in legacy.
             self.truth = truth_by_numbers(row)
         if legacy is not None and self.truth == Truth.LEGACY:
             take_legacy(self.tables, legacy, row, now=self.now)
@@ -256,7 +256,7 @@ class _Write:
 
     def _new_row(self) -> ConversationState:
         owner = self.owner if self.stored is None else self.stored.owner
-        # Taking in is no activity of the user: it has the time of what is taken in.
+        # An ingest is no activity of the user, so it keeps the time of the content.
         written = self.now
         if self.stored is not None:
             written = min(self.stored.updated_at or self.now, self.now)
@@ -315,7 +315,7 @@ class _Write:
         return True
 
     def _legacy_must_take(self, error: InvalidState) -> bool:
-        """Whether what legacy cannot hold fails the write, instead of leaving legacy behind.
+        """Whether content that legacy cannot hold fails the write; if not, legacy falls behind.
 
         A conversation that began in new_only may have an id that legacy can never hold.
         """
@@ -362,7 +362,7 @@ class _Write:
                 raise
             if not may_write_legacy_blindly(self.plan):
                 raise
-            # The row cannot be told: the blob stays unmarked, and is merged later.
+            # The row cannot be updated, so the blob stays unmarked, and is merged later.
             self.legacy.save(self.conversation_id, document, owner=owner_of(row))
             return Outcome(0, [StoreName.LEGACY], fallback=fallback)
         row.legacy_revision, row.legacy_token = numbers.next, token
@@ -400,7 +400,7 @@ class _Write:
         return self._write_legacy()
 
     def _check_named(self, owner: str | None) -> None:
-        """Raise StorageUnavailable where only the tables, which fail, know or keep the owner."""
+        """Raise StorageUnavailable when only the failing tables can hold the owner."""
         assert self.legacy is not None
         if owner is not None and not self.legacy.names_owners:
             raise StorageUnavailable

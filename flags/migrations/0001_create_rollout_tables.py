@@ -115,7 +115,7 @@ class Migration(migrations.Migration):
                     "cells",
                     models.TextField(
                         default="",
-                        help_text="JSON: how many took how long; see flags.histogram.BOUNDS.",
+                        help_text="JSON: counts by duration; see flags.histogram.BOUNDS.",
                     ),
                 ),
             ],

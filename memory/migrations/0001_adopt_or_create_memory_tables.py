@@ -173,7 +173,7 @@ class Migration(migrations.Migration):
                     models.TextField(
                         default="",
                         blank=True,
-                        help_text="JSON as text: what fits no column exactly.",
+                        help_text="JSON as text: values without an exact column.",
                     ),
                 ),
                 ("digest", models.BinaryField(max_length=16)),

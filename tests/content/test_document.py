@@ -305,7 +305,7 @@ OBJECTS: list[tuple[Any, str]] = [
     (Group(name="s3cret"), "Group is no JSON value: use django.forms.models.model_to_dict()"),
     (StoredMessage(1, None, "s3cret", 1), "StoredMessage is no JSON value: pass its message"),
     (10**5000, "int is no JSON value: it has more digits than Python writes"),
-    (object(), "object is no JSON value: pass what json.dumps takes"),
+    (object(), "object is no JSON value: pass a value that json.dumps takes"),
 ]
 
 

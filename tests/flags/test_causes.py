@@ -248,7 +248,7 @@ def test_what_a_hosts_rows_forbid_is_an_error_of_ours(settings: Any) -> None:
                 assert isinstance(failure, StorageUnavailable)
                 assert type(failure.__cause__) is IntegrityError
                 assert str(failure) == (
-                    f"The database refused what an operation on conversation c would change"
+                    f"The database refused the change of an operation on conversation c"
                     f" ({'Protected' if phase == Phase.LEGACY else 'Restricted'}Error): see its"
                     " cause. Nothing was changed."
                 )

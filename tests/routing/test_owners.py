@@ -219,9 +219,9 @@ def test_a_user_that_is_not_saved_is_not_nobody(phase: Phase) -> None:
         UserFactory.build(),
         SimpleLazyObject(lambda: AnonymousUser()),
     ):
-        with pytest.raises(InvalidOwner, match="is no saved user"):
+        with pytest.raises(InvalidOwner, match="is not a saved user"):
             load_state("c", user_id=visitor)
-        with pytest.raises(InvalidOwner, match="is no saved user"):
+        with pytest.raises(InvalidOwner, match="is not a saved user"):
             save_state("c", state("b"), visitor)
 
 

@@ -476,7 +476,7 @@ def test_a_cursor_at_the_end_of_time_gives_everything() -> None:
     ],
 )
 def test_a_cursor_that_no_page_gave_is_refused(cursor: Any) -> None:
-    with pytest.raises(InvalidState, match="before: is no cursor that a page gave"):
+    with pytest.raises(InvalidState, match="before: is not the cursor of a page"):
         list_conversations(None, before=cursor)
 
 

@@ -303,13 +303,13 @@ SPOILT: list[tuple[str, Any]] = [
 def test_a_spoilt_baseline_is_refused_rather_than_guessed(name: str, value: Any) -> None:
     data = loaded().to_dict()
     data[BASELINE_KEY] = data[BASELINE_KEY] | {name: value}
-    with pytest.raises(InvalidState, match="_baseline: is not what to_dict"):
+    with pytest.raises(InvalidState, match="_baseline: is not the value that to_dict"):
         AgentState.from_dict(data)
 
 
 @pytest.mark.parametrize("value", [5, "text", [], {}, True, [1, 2]])
 def test_what_is_no_baseline_is_refused(value: Any) -> None:
-    with pytest.raises(InvalidState, match="_baseline: is not what to_dict"):
+    with pytest.raises(InvalidState, match="_baseline: is not the value that to_dict"):
         AgentState.from_dict({BASELINE_KEY: value})
 
 

@@ -81,7 +81,7 @@ def test_a_tampered_cursor_is_refused_before_any_sql(no_sql: None, bad: Any) -> 
     for user in (None, 1):
         with pytest.raises(InvalidState) as refused:
             list_conversations(user, before=bad)
-        assert str(refused.value) == "before: is no cursor that a page gave"
+        assert str(refused.value) == "before: is not the cursor of a page"
 
 
 def test_a_cursor_at_the_limits_of_time_lists_what_is_behind_it(phase: Phase) -> None:

@@ -16,10 +16,11 @@ Edit = tuple[Entry | None, Entry | None]
 class Change:
     """The changes of one revision. None means: that part stays as it is.
 
-    `appended` is for changes that only add messages behind the last; `edits` for single messages:
-    pairs of the current version (None: there is none) and its successor (None: it is removed),
-    which has its place. `messages` is the pair of all entries before and after; `items` the same
-    for context items. `document` is the whole conversation afterwards, where the caller gave it.
+    `appended` holds messages behind the last one. `edits` changes single messages: each is a pair
+    of the current version and its successor, which takes its place. Without a first the message
+    is restored; without a second it is removed. `messages` is the pair of all entries before and
+    after; `items` the same for context items. `document` is the whole conversation afterwards, if
+    the caller gave it.
     """
 
     fields: Mapping[str, Any] | None = None

@@ -170,7 +170,7 @@ def conversations_of_newest() -> set[str]:
 
 
 def remove(keys: Sequence[int]) -> None:
-    """Remove chunks and their metadata rows, and nothing else."""
+    """Remove chunks and their metadata rows only."""
     for start in range(0, len(keys), PAGE):
         batch = keys[start : start + PAGE]
         _metadata().filter(chunk_id__in=batch)._raw_delete(conf.alias())

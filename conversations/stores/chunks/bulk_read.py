@@ -46,7 +46,7 @@ def met(ids: Sequence[str], low: int) -> set[str]:
 def read_many(
     ids: Sequence[str], stored_of: Callable[[MemoryChunk], Stored]
 ) -> Sequence[BlobState]:
-    """Return what legacy holds of each conversation.
+    """Return legacy's content of each conversation.
 
     `stored_of` reads a blob, or raises InvalidState.
     """

@@ -405,7 +405,7 @@ class JSONFieldStore(HostRows):
         return timezone.now().isoformat()
 
     def ids_written_since(self, mark: str) -> Iterable[str]:
-        """Return the ids that the host's time says were updated since; all ids without a time."""
+        """Return the ids updated since by the host's time; all ids without such a column."""
         rows = self._rows()
         if self._time_name:
             rows = rows.filter(**{f"{self._time_name}__gte": datetime.fromisoformat(mark)})
