@@ -33,7 +33,7 @@ STANDING = "conversations/routing/standing.py"
 
 
 @pytest.fixture
-def read_many(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Note each look at the switches."""
     found: list[int] = []
     settings = Snapshot.settings
