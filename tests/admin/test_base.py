@@ -186,7 +186,7 @@ def test_no_page_takes_more_than_ten_queries(
     django_assert_max_num_queries: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Once in half a second the switches are read anew, whatever a page asks for.
+    # Once in half a second the switches are read anew, on any page.
     monkeypatch.setattr("flags.switches.SNAPSHOT_SECONDS", 3600)
     client = staff(*ALL_VIEWS, "delete_conversationstate")
     client.get(filled["search"])

@@ -69,7 +69,7 @@ def chunk(*kinds: str) -> int:
 def test_chunks_are_filtered_by_kind_among_the_latest(
     operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each once, whatever rows describe it; and as many as the help text says."""
+    """Each once, however many rows describe it; and as many as the help text says."""
     monkeypatch.setattr(ChunkAdmin, "most_filtered", 5)
     pks = [chunk("state"), chunk(), chunk("state", "state"), chunk("summary"), chunk("ltm")]
     assert listed(operator, MemoryChunk, "kind=state") == [pks[2], pks[0]]

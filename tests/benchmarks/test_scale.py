@@ -44,7 +44,7 @@ def test_every_list_of_the_admin_is_found(run: Run, client: Client) -> None:
             assert not paged or f"{name}, next" in groups
 
 
-def test_a_page_of_the_admin_that_nobody_knows_how_to_ask_for_is_no_page_to_leave_out(
+def test_an_admin_page_without_known_queries_is_an_error(
     run: Run, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.force_login(get_user_model().objects.create_superuser("root"))

@@ -371,7 +371,7 @@ def test_a_sync_at_scale_says_how_it_stands_and_is_resumed(
     ("module", "command"),
     [(sync_runs, ["sync", "--to", "tables"]), (verification_runs, ["verify"])],
 )
-def test_a_run_that_somebody_cancels_is_not_done(
+def test_a_cancelled_run_is_not_done(
     module: Any, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored("a", Phase.LEGACY)

@@ -133,7 +133,7 @@ def test_a_refusal_names_the_gate_and_what_to_do() -> None:
     assert status().phase == Phase.DUAL_WRITE
 
 
-def test_a_step_is_made_by_whom_and_why() -> None:
+def test_a_step_records_its_actor_and_its_reason() -> None:
     code, out, _ = run("advance", "--reason", "rehearsed")
     assert code == 0
     assert out.endswith(f"  advance  dual_write to new_reads by {getpass.getuser()}: rehearsed\n")

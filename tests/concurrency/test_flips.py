@@ -1,4 +1,4 @@
-"""A flip is in force in every process within a second, whatever cache waffle uses."""
+"""A flip is in force in every process within a second, under any cache of waffle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever step is asked for while four processes write, nothing is missing or doubled."""
+"""Steps are made while four processes write, and nothing is missing or doubled."""
 
 from __future__ import annotations
 

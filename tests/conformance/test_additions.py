@@ -187,7 +187,7 @@ def test_a_text_that_was_redacted_is_redacted_when_it_is_appended(taken: list[bo
     assert texts(storage.load_state("c")) == ["gone", "gone"]
 
 
-def test_nobody_adds_to_what_another_owns(taken: list[bool]) -> None:
+def test_another_users_conversation_takes_no_message(taken: list[bool]) -> None:
     owner, other = UserFactory(), UserFactory()
     storage.save_state("c", state("a"), owner)
     with pytest.raises(ConversationNotFound):
@@ -216,7 +216,7 @@ def test_an_escaped_text_that_is_no_more_is_not_unescaped(taken: list[bool]) -> 
     assert storage.load_state("c").step_count == 7
 
 
-def test_a_key_is_known_however_long_ago_and_whatever_became_of_its_message() -> None:
+def test_a_key_stays_known_after_its_message_was_edited_or_removed() -> None:
     storage.save_state("c", state("a"))
     for key in ("current", "edited", "removed"):
         storage.append_messages("c", messages(key), keys=[key])

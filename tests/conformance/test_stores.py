@@ -216,7 +216,7 @@ def test_our_own_writes_return_the_token_that_the_store_shows(store: Store) -> N
 # LegacyStore
 
 
-def test_the_token_changes_when_somebody_else_writes(legacy: LegacyStore) -> None:
+def test_the_token_changes_with_a_foreign_write(legacy: LegacyStore) -> None:
     token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
     written_by_others(legacy, "a", "theirs")
     assert legacy.token("c", token) != token
@@ -239,7 +239,7 @@ def test_a_probe_inside_another_query_says_what_the_token_says(legacy: LegacySto
     assert (judged() == token) is (legacy.token("c", token) == token)
 
 
-def test_what_somebody_else_wrote_is_given_once_and_settled(legacy: LegacyStore) -> None:
+def test_a_foreign_blob_is_given_once_and_settled(legacy: LegacyStore) -> None:
     token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
     assert list(legacy.list_foreign("c", token, legacy.foreign_ids("c", token))) == []
     written_by_others(legacy, "a", "theirs")
@@ -261,7 +261,7 @@ def test_what_comes_after_the_survey_is_not_settled(legacy: LegacyStore) -> None
     assert legacy.token("c", settled) != settled
 
 
-def test_held_never_gives_what_somebody_else_wrote(legacy: LegacyStore) -> None:
+def test_last_ours_never_returns_a_foreign_blob(legacy: LegacyStore) -> None:
     token = legacy.save("c", document("a"), revision=7, known=legacy.token("c"))
     own = legacy.last_ours("c", revision=7, known=token)
     assert own is not None

@@ -105,7 +105,7 @@ def test_an_edit_stays_at_its_place_under_its_key_and_names_what_it_replaced() -
     assert (new.key, new.key_digest) == ("k", digest_of("first"))
 
 
-def test_an_edit_of_what_somebody_else_edited_is_reported() -> None:
+def test_an_edit_over_another_edit_is_reported() -> None:
     rebased = saved("abc", "aXc", others({"b": "Y"}, "abc"))
     assert [entry.value for entry in rebased.overwritten] == ["Y"]
     assert saved("abc", "aXc", stored("abc")).overwritten == []
@@ -161,7 +161,7 @@ words = st.text("abcd", max_size=6)
 
 @given(hidden=words, given_=words, wanted=words, appended=words)
 @settings(max_examples=pure_examples(2000))
-def test_whatever_is_saved_nothing_hidden_and_nothing_of_others_is_lost(
+def test_no_save_loses_hidden_messages_or_those_of_others(
     hidden: str, given_: str, wanted: str, appended: str
 ) -> None:
     """The window of a load is the tail: what stands before and what came since stays."""

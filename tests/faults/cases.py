@@ -119,7 +119,7 @@ def _append_keyed(made: Conversation) -> None:
 
 
 def _update(made: Conversation) -> None:
-    # Nobody creates by a partial update.
+    # No caller creates by a partial update.
     if made.acknowledged:
         update_state_partial(
             made.id,

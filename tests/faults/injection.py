@@ -104,7 +104,7 @@ def locked(*tables: str) -> Iterator[None]:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
             held.set()
-            # Whoever waits for longer has waited for the lock.
+            # A longer wait was one for the lock.
             done.wait(60)
         connections.close_all()
 

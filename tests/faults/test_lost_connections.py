@@ -393,7 +393,7 @@ class TimeIsUp(Exception):
 
 @contextmanager
 def interrupted() -> Iterator[None]:
-    """Interrupt this thread in a moment, whatever it waits for."""
+    """Interrupt this thread in a moment, in any wait."""
 
     def interrupt(*_: Any) -> None:
         raise TimeIsUp
@@ -458,7 +458,7 @@ def test_no_connection_is_made_only_to_give_it_back(pooled: None) -> None:  # no
 # What must be kept
 
 
-def test_a_connection_that_works_is_kept_whatever_fails(phase: Phase) -> None:
+def test_a_failed_statement_keeps_a_working_connection(phase: Phase) -> None:
     save_state("c", state("a"))
     before = connection.connection
     with failing(touches_tables), suppress(StorageUnavailable):
@@ -468,7 +468,7 @@ def test_a_connection_that_works_is_kept_whatever_fails(phase: Phase) -> None:
     assert connection.connection is before
 
 
-def test_a_connection_that_works_is_kept_whatever_an_error_says() -> None:
+def test_the_text_of_an_error_closes_no_working_connection() -> None:
     connection.ensure_connection()
     before = connection.connection
     error = OperationalError("sending failed")

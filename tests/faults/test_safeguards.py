@@ -67,7 +67,7 @@ def without_marking_behind(patch: Patch) -> None:
 
 
 def without_keys(patch: Patch) -> None:
-    """Nobody looks whether a key is known already."""
+    """An append does not look for known keys."""
     change = AppendMessages._change
 
     def forgetful(self: Any, view: Any) -> Any:
@@ -138,7 +138,7 @@ def without_raising_the_databases_own_error(patch: Patch) -> None:
 
 
 def without_raising_when_lost(patch: Patch) -> None:
-    """Whatever a leg raises is caught, also when the transaction is beyond repair."""
+    """Any error of a leg is caught, also when the transaction is beyond repair."""
     for module in (write, append, load, load_stepwise, standing):
         patch.setattr(module, "lost", lambda using: False)
 

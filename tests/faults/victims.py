@@ -30,7 +30,7 @@ def forked(work: Callable[[], Any]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    # Nobody reads what a child logs while it runs, and a pipe that is full would stop it.
+    # The log of a child is not read while it runs, and a pipe that is full would stop it.
     logging.disable()
     code = 1
     try:

@@ -146,7 +146,7 @@ def test_once_legacy_is_retired_no_conversation_is_one_phase_lower(settings: Any
     assert status().canary == 100
 
 
-def test_an_emergency_is_for_everybody() -> None:
+def test_an_emergency_covers_every_conversation() -> None:
     canary(10)
     set_emergency(on=True)
     assert {current_plan(name) for name in NAMES} == {EMERGENCY}

@@ -1,4 +1,4 @@
-"""Operations are counted and timed for all processes, whatever becomes of a transaction."""
+"""Operations are counted and timed for all processes, also those of rolled-back transactions."""
 
 from __future__ import annotations
 

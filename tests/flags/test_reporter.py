@@ -1,4 +1,4 @@
-"""One thread a process: begun behind every fork, signed off at the end, in nobody's way."""
+"""One thread a process: begun behind every fork, signed off at the end, never in the way."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ Rows = get_waffle_switch_model()
 
 
 def set_rows(phase: Phase) -> None:
-    """Set the switches behind everybody's back: no signal, no cache is told."""
+    """Set the switches in the database alone: no signal, no cache is told."""
     for name, active in switches_for(phase).items():
         Rows._base_manager.update_or_create(name=name, defaults={"active": active})
         Rows._base_manager.filter(name=name).update(active=active)
@@ -299,7 +299,7 @@ def test_a_cache_that_is_dead_is_not_even_asked(clock: Any, settings: Any) -> No
 
 
 class DeadCache(BaseCache):
-    """A cache that nobody answers for."""
+    """A cache that does not answer."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__({})

@@ -112,7 +112,7 @@ def test_a_transaction_with_an_old_view_asks_no_more_often_than_others(known: bo
             threads.submit(flipped, Phase.NEW_READS).result()
             time.sleep(SNAPSHOT_SECONDS)
         assert asked(times=20) == 1
-        # It keeps nobody else from asking.
+        # It keeps no other process from asking.
         assert threads.submit(flipped, Phase.NEW_PRIMARY).result() == Phase.NEW_PRIMARY
         assert asked(times=20) == 0
         snapshot.clear()
@@ -144,7 +144,7 @@ def test_a_clock_that_was_put_back_gives_no_time_in_the_future(
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "READ UNCOMMITTED"])
-def test_a_long_transaction_at_read_committed_sees_a_flip_as_everybody_does(
+def test_a_long_transaction_at_read_committed_sees_a_flip_like_any_other(
     isolation: str,
 ) -> None:
     if connection.vendor == "sqlite":

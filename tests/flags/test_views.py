@@ -105,7 +105,7 @@ def test_a_dead_database_is_a_503_also_where_requests_are_transactions(
     assert (response.status_code, response.json()["status"]) == (503, "critical")
 
 
-def test_nobody_has_to_log_in(client: Client, settings: Any) -> None:
+def test_the_view_needs_no_login(client: Client, settings: Any) -> None:
     settings.MIDDLEWARE = [
         *settings.MIDDLEWARE,
         "django.contrib.auth.middleware.LoginRequiredMiddleware",

@@ -231,7 +231,7 @@ def test_inside_a_callers_transaction_that_is_lost_nothing_is_tried_again() -> N
 
 
 @postgresql
-def test_nobody_is_waited_for_and_whoever_is_busy_is_left_for_later() -> None:
+def test_an_import_leaves_locked_conversations_for_the_end() -> None:
     with forced_phase(Phase.NEW_ONLY):
         for name in "abc":
             save_state(name, state(name))
@@ -244,7 +244,7 @@ def test_nobody_is_waited_for_and_whoever_is_busy_is_left_for_later() -> None:
 
     with meanwhile(create) as over:
         outcomes = import_lines(lines, together=100)
-        # The others are written, although somebody else is creating one of them.
+        # The others are written, although another session is creating one of them.
         assert next(outcomes).conversation_id == "a"
         assert set(ConversationState.rows.values_list("conversation_id", flat=True)) == {"a", "c"}
         over.set()

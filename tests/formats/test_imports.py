@@ -87,7 +87,7 @@ def _either(request: pytest.FixtureRequest, settings: Any) -> None:
 @pytest.mark.usefixtures("_either")
 @pytest.mark.parametrize("together", [1, 100])
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_no_name_that_is_nobodys_gives_a_conversation_to_nobody(
+def test_an_unknown_name_is_refused_and_makes_no_ownerless_conversation(
     ada: User, together: int, dry_run: bool
 ) -> None:
     names = ["ada", "ada@example.org", "Ada", "some\nbody"]
@@ -165,7 +165,7 @@ def test_our_own_format_is_mapped_and_assigned_too(ada: User, bob: User, togethe
 
 @pytest.mark.usefixtures("_either")
 @pytest.mark.parametrize("together", [1, 100])
-def test_a_number_names_nobody_until_it_is_mapped(ada: User, bob: User, together: int) -> None:
+def test_a_number_names_no_user_until_it_is_mapped(ada: User, bob: User, together: int) -> None:
     User.objects.create_user("7000001")
     lines = [chat("a", 7000001), chat("b", ada.pk), chat("c", 7000001)]
     assert imported(*lines, together=together) == [
@@ -178,7 +178,7 @@ def test_a_number_names_nobody_until_it_is_mapped(ada: User, bob: User, together
     assert owners() == {"a": "bob", "b": "ada", "c": "bob"}
 
 
-def test_a_name_of_two_users_is_nobodys(ada: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_of_two_users_is_refused(ada: User, monkeypatch: pytest.MonkeyPatch) -> None:
     User.objects.create_user("eve", first_name="ada")
     ada.first_name = "ada"
     ada.save()
@@ -229,7 +229,7 @@ def test_the_command_asks_for_owners_and_takes_them(tmp_path: Path, ada: User, b
         (r'{"x": "\u0000"}', r'no user here is named "\x00"'),
     ],
 )
-def test_a_map_that_names_nobody_is_refused_before_anything_is_written(
+def test_a_map_of_unknown_users_is_refused_before_any_write(
     tmp_path: Path, ada: User, content: str, said: str
 ) -> None:
     path = file(tmp_path / "a.jsonl", chat("a", "ada"))

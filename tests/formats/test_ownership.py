@@ -37,7 +37,7 @@ def test_chats_are_imported_for_the_user_of_their_name(tmp_path: Path, owner: Us
     assert {result for _, result, _ in again} == {"unchanged"}
 
 
-def test_a_chat_of_somebody_else_is_refused(tmp_path: Path, owner: User) -> None:
+def test_a_chat_of_another_owner_is_refused(tmp_path: Path, owner: User) -> None:
     imported([line_of()])
     chat = {"id": "c", "user": "amira", "messages": []}
     refused = ("c", "refused", "it belongs to another owner here, or to none")

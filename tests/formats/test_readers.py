@@ -29,7 +29,7 @@ def test_a_line_of_our_data_sets_becomes_a_state(tmp_path: Path, zipped: bool) -
         "context": [{"content": "likes tea", "source": "tool"}],
         "metadata": {"domain": "coffee", "task": 3},
     }
-    # Told by its first bytes, whatever its name says.
+    # Told by its first bytes, and not by its name.
     path = written(tmp_path / "data.bin", "", line, zipped=zipped)
     assert list(read_conversations(path)) == [
         Conversation(

@@ -1,4 +1,4 @@
-"""The values of a file: whatever its layout, exactly, and with one of them in memory."""
+"""The values of a file of any layout: exact, and with one of them in memory."""
 
 from __future__ import annotations
 

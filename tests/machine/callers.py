@@ -22,7 +22,7 @@ deletable = precondition(lambda self: self.exists and len(self.model.known) > 5)
 
 @dataclass
 class Held:
-    """A state that somebody loaded and has not given up."""
+    """A state that a caller loaded and still holds."""
 
     state: Any
     given: list[str]

@@ -1,4 +1,4 @@
-"""Processes that die in the middle of what they do, and whoever comes after them."""
+"""Processes that die in the middle of their work, and the processes after them."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class CallersDie(Callers):
 
 
 class OperatorsDie(Operators):
-    """Whatever they leave behind half done, the next one can go on with."""
+    """The next process can go on with the half-done work of a dead one."""
 
     @precondition(lambda self: not self.down)
     @rule(

@@ -77,7 +77,7 @@ class Environment(RuleBasedStateMachine):
         # machine is that this runs on: a run must go the same way each time.
         self.stack.enter_context(mock.patch.object(switches, "SNAPSHOT_SECONDS", 1e6))
         self.id = "ours"
-        # Whose the conversation is: the primary key of a user, None for nobody's.
+        # The owner of the conversation: the primary key of a user, None without one.
         self.owner: int | None = None
         self.model = Model()
         self.texts = (f"t{number}" for number in itertools.count())

@@ -24,7 +24,7 @@ class Rollout(Callers):
     def __init__(self) -> None:
         super().__init__()
         self.read_by_old: list[dict[str, Any]] = []
-        # Whether another user's blob stands in legacy under our id: old code shows it to nobody.
+        # Whether another user's blob stands in legacy under our id: old code shows it to no user.
         self.usurped = False
 
     @precondition(lambda self: not self.usurped)

@@ -49,7 +49,7 @@ def writes_legacy(sql: str) -> bool:
 
 
 class Operators(Environment):
-    """Those who move the rollout. Beside our conversation stand a few that nobody touches."""
+    """Those who move the rollout. Beside our conversation stand a few that stay untouched."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Operators(Environment):
             return None
 
     def acknowledged_step(self, made: Any, target: Phase, percent: float) -> None:
-        """Whoever asks sees the step that was made, and so does every operation."""
+        """The status shows the step that was made, and so does every operation."""
         now = transitions.status()
         assert (now.phase, now.canary, now.last) == (target, percent, made)
         # Switches that spell no phase act as one; a canary leaves them as they are.

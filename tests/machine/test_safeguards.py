@@ -58,7 +58,7 @@ def without_savepoint(patch: Patch) -> None:
 
 
 def without_token(patch: Patch) -> None:
-    """Nobody notices that somebody else has written."""
+    """Foreign writes are not noticed."""
     patch.setattr(ChunkStore, "token_of", lambda self, value, known: known)
     patch.setattr(JSONFieldStore, "token_of", lambda self, value, known: "same")
 
@@ -102,7 +102,7 @@ def without_baseline(patch: Patch) -> None:
 
 
 def without_tombstone(patch: Patch) -> None:
-    """Nobody remembers what was deleted."""
+    """Deleted conversations leave no tombstone."""
     patch.setattr(delete, "bury", lambda conversation_id, *, reason: None)
 
 
@@ -125,7 +125,7 @@ def without_generation(patch: Patch) -> None:
 
 
 def without_truth_in_an_emergency(patch: Patch) -> None:
-    """Legacy is believed whatever the conversation's row says."""
+    """Legacy is believed against the conversation's row."""
 
     def legacy_first(plan: Any, truth: Any) -> Any:
         return (StoreName.LEGACY,) if plan.emergency else read_order(plan, truth)

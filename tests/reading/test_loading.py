@@ -354,7 +354,7 @@ PLANNER = ("parallel_setup_cost", "parallel_tuple_cost", "min_parallel_table_sca
 
 
 @pytest.mark.parametrize("off", ["indexscan", "bitmapscan", "seqscan", "nestloop"])
-def test_the_row_stands_first_whatever_the_plan(off: str, new_only: None) -> None:
+def test_the_row_stands_first_under_every_plan(off: str, new_only: None) -> None:
     if connection.vendor == "sqlite":
         pytest.skip("SQLite appends, and plans nothing in parallel")
     for name in "abcd":

@@ -250,7 +250,7 @@ def test_a_replica_that_was_started_anew_is_asked_at_once(pair: Pair, cid: str) 
     assert breaker.replicas.opened() == []
 
 
-def test_whatever_the_replica_has_replayed_a_load_gives_what_was_acknowledged(
+def test_a_load_returns_acknowledged_writes_at_any_lag_of_the_replica(
     pair: Pair, record_property: Any
 ) -> None:
     seed = random.randrange(2**32)

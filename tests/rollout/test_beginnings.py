@@ -107,7 +107,7 @@ def test_the_command_that_mends_it_loses_nothing(old: Any) -> None:
     for name in ("theirs", "both"):
         old.write(name, state("of old code").to_dict())
     append_messages("theirs", messages("ours"))
-    # Begun anew, because nobody looked into legacy then.
+    # Begun anew, because no operation looked into legacy then.
     save_state("new", state("ours"))
     forget_legacy("both", "ours")
     wanted = {
@@ -145,7 +145,7 @@ def test_the_command_that_mends_it_loses_nothing(old: Any) -> None:
 
 
 def forget_legacy(name: str, line: str) -> None:
-    """Save as without LEGACY: nobody knew of what legacy holds."""
+    """Save as without LEGACY: unaware of the conversations in legacy."""
     save_state("stand-in", state(line))
     ConversationState.rows.filter(conversation_id="stand-in").update(conversation_id=name)
 
@@ -189,7 +189,7 @@ def test_new_only_that_the_settings_spell_is_meant(old: Any, settings: Any) -> N
     assert "last phase" in run("rollout", "advance")[1]
 
 
-def test_a_rollout_that_was_moved_by_whomever_is_not_asked(old: Any) -> None:
+def test_a_rollout_that_was_moved_by_hand_is_not_asked(old: Any) -> None:
     old.write("theirs", state("a").to_dict())
     for phase in (Phase.DUAL_WRITE, Phase.NEW_ONLY):
         set_rows(phase)

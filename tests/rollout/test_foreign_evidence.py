@@ -101,7 +101,7 @@ def synced() -> None:
 
 
 def everything_of_ours(name: str, user: Any) -> None:
-    """Call whatever writes, on one conversation and on others."""
+    """Call every function that writes, on one conversation and on others."""
     storage.save_state(name, state("a"), user)
     storage.append_messages(name, messages("b"), keys=["b"])
     storage.replace_message(name, "b", messages("c")[0])
@@ -119,7 +119,7 @@ def everything_of_ours(name: str, user: Any) -> None:
 
 
 def test_nothing_of_ours_is_taken_for_old_codes() -> None:
-    """In whatever phase, and whatever comes behind it."""
+    """In any phase, and in any phase after it."""
     user = UserFactory()
     for place, phase in enumerate([*Phase, *reversed(Phase), *Phase]):
         enter(phase)
@@ -201,7 +201,7 @@ def test_what_a_sync_could_not_carry_over_was_there_before(legacy: str) -> None:
     assert seen() == set()
 
 
-def test_old_times_are_old_whoever_wrote(legacy: str) -> None:
+def test_old_times_are_old_for_every_writer(legacy: str) -> None:
     if legacy not in TIMED:
         pytest.skip("there are no times")
     enter(Phase.DUAL_WRITE)

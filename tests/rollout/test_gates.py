@@ -133,7 +133,7 @@ def test_rows_that_differ_from_their_digests_refuse() -> None:
     assert refused_by(advance) == ["verified"]
 
 
-def test_what_was_set_aside_refuses_unless_somebody_answers_for_it() -> None:
+def test_a_quarantined_blob_refuses_a_step_unless_it_is_waived() -> None:
     enter(Phase.DUAL_WRITE)
     with forced_phase(Phase.DUAL_WRITE):
         save_state("c", state("a"), UserFactory())
@@ -216,7 +216,7 @@ def test_a_phase_has_to_be_in_force_for_its_time(settings: Any) -> None:
     "phase", [Phase.DUAL_WRITE, Phase.NEW_READS, Phase.NEW_PRIMARY], ids=lambda phase: phase.label
 )
 def test_where_legacy_would_be_behind_it_does_not_take_over(phase: Phase) -> None:
-    """Neither by a rollback to where it decides, nor by going on to where nobody looks."""
+    """Neither by a rollback to where it decides, nor by a step to a phase that does not read it."""
     with forced_phase(Phase.NEW_ONLY):
         save_state("c", state("a"))
     enter(phase)
@@ -340,8 +340,8 @@ def test_a_sync_that_is_under_way_refuses() -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1])
-def test_a_store_that_is_down_refuses_a_step_unless_somebody_answers_for_it(after: int) -> None:
-    """Before the fence, or inside it: whoever rolls back at night gets no traceback."""
+def test_a_store_that_is_down_refuses_a_step_unless_it_is_waived(after: int) -> None:
+    """Before the fence, or inside it: an operator who rolls back at night gets no traceback."""
     enter(Phase.NEW_READS)
     with failing(touches_tables, after=after) as failed:
         assert refused_by(rollback) == ["legacy_current"]
@@ -371,7 +371,7 @@ def test_an_emergency_does_not_end_while_a_store_is_down(matches: Any) -> None:
     assert not transitions.resume().emergency
 
 
-def test_what_somebody_answered_for_is_not_recorded_as_passed() -> None:
+def test_a_waived_gate_is_not_recorded_as_passed() -> None:
     """The second look is at what changed since the first, and that was in order."""
     old_save(connection, "c", None, state("a").to_dict())
     enter(Phase.DUAL_WRITE)

@@ -1,4 +1,4 @@
-"""Many conversations at once: the same rows as one by one, a few statements, nobody held up."""
+"""Many conversations at once: the same rows as one by one, a few statements, no writer held up."""
 
 from __future__ import annotations
 
@@ -357,7 +357,7 @@ def test_what_is_read_at_once_is_bounded_too(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @postgresql
-def test_locks_are_those_of_a_write_and_wait_for_nobody() -> None:
+def test_try_lock_takes_the_locks_of_a_write_without_waiting() -> None:
     with meanwhile(lambda: lock("b")), transaction.atomic():
         assert try_lock(["a", "b", "c"]) == ["a", "c"]
     with transaction.atomic():
@@ -394,7 +394,7 @@ def test_a_write_of_old_code_that_comes_meanwhile_is_never_missed(name: str) -> 
 
 
 @postgresql
-def test_old_code_writes_its_one_row_meanwhile_and_waits_for_nobody(settings: Any) -> None:
+def test_old_code_writes_its_one_row_meanwhile_without_waiting(settings: Any) -> None:
     settings.CONVERSATIONS = {"LEGACY": OldSession.settings}
     old = OldSession()
     for name in "ab":

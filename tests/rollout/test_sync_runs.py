@@ -1,4 +1,4 @@
-"""A backfill at scale: every conversation once, whoever dies, sleeps or gets in the way."""
+"""A backfill at scale: every conversation once, although workers die, sleep and interfere."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_what_is_written_after_the_start_is_not_walked_over() -> None:
     assert runs.progress(run).state == "finished"
 
 
-def test_there_is_one_run_of_a_kind_that_everybody_joins() -> None:
+def test_there_is_one_run_of_a_kind_and_all_workers_join_it() -> None:
     in_legacy(4)
     run = runs.begin("tables")
     assert runs.begin("tables") == run
@@ -214,7 +214,7 @@ def test_a_run_that_does_not_exist_is_refused(call: Any) -> None:
 # What fails
 
 
-def test_what_cannot_be_read_is_named_with_the_reason_and_holds_nobody_up() -> None:
+def test_an_unreadable_conversation_is_named_with_the_reason_and_delays_no_other() -> None:
     names = in_legacy(30)
     MemoryChunk.objects.filter(metadata__value="c007").update(content="{broken")
     run = runs.begin("tables")
@@ -262,7 +262,7 @@ def test_one_that_never_answers_is_a_failure_of_its_own(monkeypatch: pytest.Monk
 # Workers
 
 
-def test_a_batch_that_nobody_holds_is_taken_over_and_its_first_worker_is_refused() -> None:
+def test_an_abandoned_batch_is_taken_over_and_its_first_worker_is_refused() -> None:
     in_legacy(3)
     run = runs.begin("tables")
     taken = working.take(run, runs._task_of)

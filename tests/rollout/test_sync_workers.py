@@ -185,7 +185,7 @@ def test_a_live_save_wins_on_the_way_back(sync_first: bool) -> None:
 
 @pytest.mark.parametrize("live_first", [True, False])
 def test_two_workers_a_live_save_and_a_deletion_are_stepped(live_first: bool) -> None:
-    """One worker has read, then the other one has, in each of them somebody gets in the way."""
+    """One worker has read, then the other one has, and in each a third one interferes."""
     names = in_legacy(9)
     run = runs.begin("tables")
 
@@ -225,7 +225,7 @@ def test_a_batch_does_not_wait_long_for_a_live_save(monkeypatch: pytest.MonkeyPa
             with transaction.atomic():
                 append("c001", Phase.NEW_ONLY)
                 read.set()
-                # Whoever waits for longer has waited for the lock.
+                # A longer wait was one for the lock.
                 over.wait(60)
         finally:
             connections.close_all()

@@ -72,7 +72,7 @@ def write_legacy(store: str, name: str, data: Any) -> None:
 
 
 def change_legacy(name: str, old: str, new: str) -> None:
-    """Change a stored state behind everybody's back, where the token does not tell."""
+    """Change a stored state without a trace in the token."""
     for chunk in MemoryChunk.objects.filter(metadata__value=name):
         MemoryChunk.objects.filter(pk=chunk.pk).update(content=str(chunk.content).replace(old, new))
     for row in AssistantSession.objects.filter(session_key=name):
@@ -185,7 +185,7 @@ def test_verifying_takes_half_a_statement_a_conversation_at_most(
 def test_what_a_write_in_progress_makes_look_wrong_is_looked_at_again(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The row is read, then somebody writes, then the messages are: too many of them."""
+    """The row is read, then comes a write, then the messages are read: too many of them."""
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
     with forced_phase(Phase.DUAL_WRITE):
         for name in "abc":
@@ -304,7 +304,7 @@ def test_where_sizes_are_not_known_each_is_verified_alone(settings: Any) -> None
 
 
 @postgresql
-def test_a_row_that_somebody_holds_is_not_waited_for(settings: Any) -> None:
+def test_a_verification_does_not_wait_for_a_locked_row(settings: Any) -> None:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
     with forced_phase(Phase.DUAL_WRITE):
         for name in "abc":

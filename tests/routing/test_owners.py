@@ -1,4 +1,4 @@
-"""Whose a conversation is, and who sees what of whom."""
+"""The owner of a conversation, and the users that see it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_conversation_that_old_code_wrote_has_the_owner_it_named(phase: Phase)
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("phase", [Phase.DUAL_WRITE, Phase.NEW_READS, Phase.NEW_PRIMARY])
-def test_an_owner_whom_legacys_foreign_key_refuses_fails_no_save(phase: Phase) -> None:
+def test_an_owner_that_legacys_foreign_key_refuses_fails_no_save(phase: Phase) -> None:
     """The foreign key is checked when the transaction ends: too late to leave legacy out."""
     with forced_phase(Phase.NEW_ONLY):
         save_state("c", state("a"))
@@ -120,7 +120,7 @@ def test_a_conversation_without_owner_is_readable_only_without_user(phase: Phase
         append_messages("c", messages("x"), user_id=user)
 
 
-def test_whoever_calls_without_user_sees_every_conversation(phase: Phase) -> None:
+def test_a_call_without_user_sees_every_conversation(phase: Phase) -> None:
     save_state("c", state("a"), UserFactory())
     assert texts(load_state("c")) == ["a"]
 
@@ -141,7 +141,7 @@ def test_a_claimed_conversation_is_its_new_owners(phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("merged_by", ["load", "claim", "delete"])
-def test_what_old_code_wrote_for_a_user_is_nobody_elses_to_claim(
+def test_a_blob_of_old_code_for_a_user_keeps_others_from_claiming(
     phase: Phase, merged_by: str
 ) -> None:
     """The conversation has no owner until old code writes it in a user's name."""
@@ -192,7 +192,7 @@ def test_what_is_missing_foreign_or_deleted_is_not_claimed(phase: Phase) -> None
     assert texts(load_state("foreign", user_id=owner)) == ["a"]
 
 
-def test_nobody_and_somebody_who_does_not_exist_cannot_claim(phase: Phase) -> None:
+def test_a_claim_needs_an_existing_user(phase: Phase) -> None:
     save_state("c", state("a"))
     for user in (None, 10**6):
         with pytest.raises(InvalidOwner):
@@ -211,8 +211,8 @@ def test_a_user_is_named_by_any_form_of_its_key(phase: Phase) -> None:
         assert get_conversation_id(form) == "c"
 
 
-def test_a_user_that_is_not_saved_is_not_nobody(phase: Phase) -> None:
-    """Nobody sees every conversation; an anonymous visitor must not."""
+def test_an_unsaved_user_is_refused_instead_of_seeing_every_conversation(phase: Phase) -> None:
+    """None as the user means every conversation; an anonymous visitor must not see them."""
     save_state("c", state("a"), UserFactory())
     for visitor in (
         AnonymousUser(),

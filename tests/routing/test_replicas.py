@@ -161,7 +161,7 @@ def test_writes_lists_and_what_is_superseded_ask_the_primary_alone() -> None:
         assert replica == 0
 
 
-def test_whoever_waits_for_the_next_message_does_not_ask_the_replica() -> None:
+def test_a_poll_for_the_next_message_does_not_ask_the_replica() -> None:
     save_state("c", state("a", "b"))
     assert asked(lambda: list_messages("c", after=2)) == (2, 0)
     assert asked(lambda: list_messages("c", after=1)) == (1, 1)

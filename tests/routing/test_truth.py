@@ -35,7 +35,7 @@ LEGACY, NORMALIZED = StoreName.LEGACY, StoreName.NORMALIZED
         (0, 0, False, Truth.MERGE),
     ],
 )
-def test_the_higher_number_tells_the_truth_unless_somebody_else_wrote(
+def test_the_higher_number_tells_the_truth_unless_a_foreign_write_came(
     revision: int, legacy_revision: int, token_matches: bool, expected: Truth
 ) -> None:
     assert verdict(Numbers(revision, legacy_revision), token_matches=token_matches) == expected
@@ -81,7 +81,7 @@ def test_only_where_legacy_decides_may_a_save_go_there_blindly() -> None:
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_a_team_without_legacy_is_in_new_only_whatever_the_switches_say(
+def test_a_team_without_legacy_is_in_new_only_under_every_switch(
     phase: Phase, settings: Any
 ) -> None:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}

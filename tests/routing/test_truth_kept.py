@@ -204,7 +204,7 @@ def test_nor_is_one_taken_in_because_old_code_wrote_beside_it() -> None:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_what_was_nobodys_is_the_users_whose_it_became(beside: bool) -> None:
+def test_an_owner_that_legacy_gained_is_taken_in(beside: bool) -> None:
     user = UserFactory()
     ahead_in_legacy()
     MemoryChunk.objects.update(user=user)

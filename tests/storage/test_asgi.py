@@ -26,12 +26,12 @@ USERS = 200
 POOL = 10
 # Shorter than anything here may take; longer, and a request of the pool's would fail.
 PATIENCE_SECONDS = 30
-# Of the loop that runs: where everybody waits for everybody.
+# Of the loop that runs: a barrier for all tasks.
 waiting: list[asyncio.Barrier] = []
 
 
 async def turn(request: HttpRequest, conversation_id: str) -> JsonResponse:
-    """Load, wait for a model that answers when everybody waits for it, append and save."""
+    """Load, wait for a model that answers once all tasks wait for it, append and save."""
     loaded = await storage.aload_state(conversation_id)
     await waiting[-1].wait()
     await storage.aappend_messages(conversation_id, messages("question"), create=True)

@@ -359,7 +359,7 @@ def bare(node: ast.expr) -> bool:
 
 
 def unbounded(tree: ast.AST) -> Iterator[ast.expr]:
-    """Yield what is logged, or put into an error, at whatever length it has."""
+    """Yield the values that are logged, or put into an error, at their full length."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger."):
             yield from filter(bare, node.args)
@@ -372,7 +372,7 @@ def unbounded(tree: ast.AST) -> Iterator[ast.expr]:
                     yield part.value
 
 
-def test_whatever_others_choose_goes_through_one_place_into_messages() -> None:
+def test_values_of_others_reach_error_messages_through_one_place() -> None:
     found = []
     for package in (conversations, memory, flags):
         root = Path(package.__path__[0])

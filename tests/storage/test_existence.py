@@ -87,7 +87,7 @@ def test_what_old_code_wrote_exists(phase: Phase, old_code: Any) -> None:
     assert not there("missing")
 
 
-def test_a_conversation_of_nobody_exists_for_the_user_whom_old_code_names(
+def test_an_ownerless_conversation_exists_for_the_user_that_old_code_names(
     phase: Phase, settings: Any
 ) -> None:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
@@ -102,7 +102,7 @@ def test_a_conversation_of_nobody_exists_for_the_user_whom_old_code_names(
     assert not there("c", other)
 
 
-def test_what_was_deleted_does_not_exist_whatever_old_code_writes(
+def test_a_write_of_old_code_does_not_make_a_deleted_conversation_exist(
     phase: Phase, old_code: Any
 ) -> None:
     save_state("c", state("a"))

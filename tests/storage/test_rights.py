@@ -168,7 +168,7 @@ def test_what_is_no_user_reaches_nothing(matrix_phase: Phase, name: str) -> None
 
 
 @pytest.mark.parametrize("functions", APIS.values(), ids=APIS)
-def test_only_what_nobody_owns_can_be_claimed(matrix_phase: Phase, functions: Any) -> None:
+def test_only_ownerless_conversations_can_be_claimed(matrix_phase: Phase, functions: Any) -> None:
     world = World.made()
     expected = {"mine": None, "foreign": NOT_FOUND, "nobodys": None}
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""A state survives whatever callers do with it between a load and a save."""
+"""A state survives all changes of its callers between a load and a save."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_misspelt_attribute_is_refused_wherever_the_state_was(name: str) -> No
 
 @dataclasses.dataclass
 class Ticket(AgentState):
-    """A host's class: fields more, and attributes that are nobody's business but its own."""
+    """A host's class: fields more, and attributes of its own."""
 
     ticket: str = ""
     histories: int = 0

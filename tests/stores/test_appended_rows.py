@@ -71,7 +71,7 @@ def test_a_save_adds_a_row_and_changes_none(phase: Phase) -> None:
         assert json.loads(added.blob).keys() == {"conversation_history"}
 
 
-def test_ours_is_the_newest_whatever_the_clocks_say() -> None:
+def test_our_row_is_the_newest_also_under_wrong_clocks() -> None:
     name = SHAPE.make(UserFactory(), "a")
     ahead = timezone.now() + timedelta(days=1)
     Snapshot.objects.update(created_at=ahead)
@@ -82,7 +82,7 @@ def test_ours_is_the_newest_whatever_the_clocks_say() -> None:
     assert Snapshot.objects.latest("pk").created_at > ahead
 
 
-def test_the_newest_row_is_taken_in_whatever_its_key() -> None:
+def test_the_newest_row_is_taken_in_under_any_key() -> None:
     """Also among many at once, by a sync and by a verification."""
     names = [SHAPE.make(UserFactory(), "a", "b") for _ in range(3)]
     for name in names:
@@ -162,7 +162,7 @@ def test_the_column_of_the_newest_may_be_that_of_the_latest_activity() -> None:
         assert [one.updated_at > ahead for one in configured_store().list()] == [True]
 
 
-def test_rows_of_nobody_are_added_too() -> None:
+def test_rows_without_an_owner_are_added_too() -> None:
     mapping = {name: value for name, value in SHAPE.mapping.items() if name != "owner"}
     with override_settings(CONVERSATIONS={"LEGACY": mapping}):
         name, user = SHAPE.make(UserFactory(), "a"), UserFactory()

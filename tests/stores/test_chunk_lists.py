@@ -1,4 +1,4 @@
-"""Lists of the legacy chunk tables: by newest blob, each conversation once, whatever the page."""
+"""Lists of the legacy chunk tables: by newest blob, each conversation once, over all pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS = ("state", "state", "state", "summary", None)
 def blob(
     name: str | None, moment: datetime | None, *, owner: Any = None, kind: str | None = "state"
 ) -> MemoryChunk:
-    """Store a chunk as old code does, whatever it names."""
+    """Store a chunk as old code does, under any conversation id."""
     chunk = MemoryChunk.objects.create(user=owner, content="{}", created_at=moment)
     rows = {"conversation_id": name, "type": kind}
     MemoryMetadata.objects.bulk_create(
@@ -121,7 +121,7 @@ def test_the_ids_of_states_come_once_each_and_in_order(seed: int) -> None:
 
 
 def test_a_page_is_full_although_much_names_no_state() -> None:
-    """Whoever gets less than was asked for takes the list to have ended."""
+    """A caller that gets less than it asked for takes the list to have ended."""
     for number in range(30):
         blob(f"n{number:02}", START, kind="state" if number % 10 == 9 else "summary")
     assert ChunkStore().ids(limit=2) == ["n09", "n19"]

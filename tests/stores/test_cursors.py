@@ -55,7 +55,7 @@ def turns(count: int) -> None:
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """A session that nobody has prepared anything in, and that nobody goes on with."""
+    """A session without prepared statements, which ends with the block."""
     connection.close()
     yield
     connection.close()
@@ -231,7 +231,7 @@ def test_a_connection_that_fails_its_health_check_is_replaced(checked: None) -> 
     assert texts(load_state("c")) == ["a", "b"]
 
 
-def test_a_connection_whose_cursors_somebody_else_gives_is_used_through_them(
+def test_a_connection_with_replaced_cursors_is_used_through_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So does a debug toolbar look on, and Django's SimpleTestCase forbid every statement."""
@@ -252,7 +252,7 @@ def test_a_connection_whose_cursors_somebody_else_gives_is_used_through_them(
     assert found == [*loaded.conversation_history, message("c")]
 
 
-def test_a_connection_that_somebody_closed_fails_with_djangos_error() -> None:
+def test_a_closed_connection_fails_with_djangos_error() -> None:
     """Also where the driver's own refuses to give a cursor: then nothing is executed."""
     save_state("c", state("a"))
     connection.connection.close()

@@ -158,7 +158,7 @@ def test_a_host_may_have_made_a_row_with_nothing_in_it(
 
 
 def test_a_new_row_has_the_whole_state(legacy: str) -> None:
-    """Nobody has said what its shape is: it is the format that old code of ours had."""
+    """Its shape is not set: it is the format that old code of ours had."""
     with forced_phase(Phase.LEGACY):
         storage.save_state("c", state("a"))
     check(legacy, state("a").to_dict())

@@ -164,7 +164,7 @@ def test_a_table_that_is_down_is_no_table_that_holds_nothing(shape: Shape) -> No
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
 @pytest.mark.parametrize("name", [BY_INTEGER, BY_UUID, BY_USER, BY_PAIR])
-def test_nobody_writes_a_row_between_its_token_and_the_write_behind_it(name: str) -> None:
+def test_a_row_stays_locked_between_its_token_and_the_write_behind_it(name: str) -> None:
     with host(name):
         made = SHAPES[name].make(UserFactory(), "a")
         table = store().model._meta.db_table
@@ -230,7 +230,7 @@ def test_a_new_row_needs_what_neither_the_host_nor_the_database_gives() -> None:
 
 
 def test_a_list_of_both_stores_goes_on_by_pages(shape: Shape) -> None:
-    """Where a table keeps no time, what it alone holds comes last, whatever the ids are."""
+    """Where a table keeps no time, its own conversations come last, with any ids."""
     user = UserFactory()
     chats = 1 if shape is SHAPES[BY_USER] else 6
     names = [shape.make(user, "a") for _ in range(chats)]

@@ -1,4 +1,4 @@
-"""A legacy that names no owner: what it alone holds is nobody's, and never another user's."""
+"""A legacy that names no owner: the conversations that it alone holds belong to no user."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tables_fail(sql: str) -> bool:
     return "conversation_" in sql
 
 
-def test_what_legacy_alone_holds_is_nobodys(phase: Phase) -> None:
+def test_a_conversation_that_legacy_alone_holds_has_no_owner(phase: Phase) -> None:
     user = UserFactory()
     name = SHAPE.make(user, "a")
     assert texts(storage.load_state(name, user_id=user)) == []
@@ -100,7 +100,7 @@ def test_a_new_one_is_its_users_where_the_tables_are_written(phase: Phase) -> No
     assert not Visit.objects.exists()
 
 
-def test_in_phase_legacy_nobody_can_be_the_owner_of_a_new_one() -> None:
+def test_a_new_conversation_in_phase_legacy_has_no_owner() -> None:
     with forced_phase(Phase.LEGACY):
         with pytest.raises(InvalidOwner, match="names no owner column"):
             storage.create_new_conversation(UserFactory())
@@ -113,7 +113,7 @@ def test_in_phase_legacy_nobody_can_be_the_owner_of_a_new_one() -> None:
     assert Visit.objects.count() == 2
 
 
-def test_while_the_tables_are_down_nobody_is_shown_anything() -> None:
+def test_while_the_tables_are_down_no_user_is_shown_anything() -> None:
     """They alone know whose it is; who names no user sees what legacy has."""
     user = UserFactory()
     with forced_phase(Phase.DUAL_WRITE):

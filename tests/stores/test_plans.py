@@ -161,7 +161,7 @@ def foreign_keys() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("table", "column"), list(foreign_keys()))
-def test_whoever_deletes_a_row_finds_what_refers_to_it(table: str, column: str) -> None:
+def test_deleting_a_row_finds_its_references_by_an_index(table: str, column: str) -> None:
     """Databases look for it themselves, and would scan the table for each row deleted."""
     if table in SMALL:
         pytest.skip("a few rows")

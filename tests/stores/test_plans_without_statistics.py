@@ -43,7 +43,7 @@ pytestmark = pytest.mark.django_db
 LARGE = ("memory_chunks", "memory_metadata", "conversation_messages", "memory_context_items")
 NAMES = [f"crowd-{number}" for number in range(1, 201)]
 UNMOVED = [f"unmoved-{number}" for number in range(1, 201, 2)]
-# An operator's: these count what is in a table, or remove from it, while nobody waits.
+# An operator's: these count what is in a table, or remove from it, while no request waits.
 WHOLE = {"findings", "delete", "find what to prune"}
 
 
@@ -117,7 +117,7 @@ def test_loads_and_saves_beside_chunks_read_no_table_whole(
 
 
 def test_what_changed_is_found_by_the_index_of_what_is_unsettled() -> None:
-    """A gate asks it while nobody may write."""
+    """A gate asks it while writes are held back."""
     assert found_by(lambda: list(in_batches(unverified()))) == {"state_unsettled"}
 
 

@@ -62,7 +62,7 @@ class Page:
 
 
 def admins() -> list[Any]:
-    """Return our ModelAdmins: those that our apps define, whatever their models."""
+    """Return our ModelAdmins: those that our apps define, for models of any app."""
     return [
         shown
         for shown in admin.site._registry.values()

@@ -44,7 +44,7 @@ def pytest_load_initial_conftests() -> None:
     wanted = os.environ.get("TEST_DATABASE", "sqlite")
     if wanted not in ("sqlite", "postgresql"):
         raise pytest.UsageError("TEST_DATABASE is sqlite or postgresql")
-    # Whoever ends us politely, such as `timeout`, gets what Ctrl-C gets: servers are stopped.
+    # A polite end of the run, as by `timeout`, does the same as Ctrl-C: servers are stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="conversation-store-"))
     os.environ["TEST_FOLDER"] = str(folder)

@@ -113,7 +113,7 @@ def _users() -> None:
 
 
 def _states() -> None:
-    # One in twenty belongs to somebody whom only legacy knows, one in forty is a fork; one in a
+    # One in twenty belongs to an owner that only legacy knows, one in forty is a fork; one in a
     # hundred was written since it was verified, or legacy is behind in it.
     _run(
         """INSERT INTO conversation_states (conversation_id, user_id, legacy_user_id, user_input,

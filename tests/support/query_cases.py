@@ -342,8 +342,8 @@ def step() -> Step:
 
 LATER = timedelta(minutes=10)
 
-# What a rollout asks, the first three of them while nobody may write. What scans is asked once a
-# step, or by an operator, and while nobody waits for it; or goes through the metadata of all
+# What a rollout asks, the first three of them while writes are held back. A scan is made once a
+# step, or by an operator, while no request waits for it; or it reads the metadata of all
 # chunks, because legacy has no row for a conversation, where that is small.
 ROLLOUT = [
     Case("what changed", lambda: list(in_batches(unverified())), "state_unsettled"),

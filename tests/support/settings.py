@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-# Whatever the developer's shell says, the suite runs with the settings of development.
+# The suite runs with the settings of development, against the developer's shell.
 os.environ["ENVIRONMENT"] = "development"
 for variable in (
     "DEBUG",

@@ -134,7 +134,7 @@ STEPS = ("load", "load some", "append", "edit", "drop", "save", "others", "phase
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3)), max_size=14))
 @settings(max_examples=examples(150))
 def test_any_steps_leave_both_stores_alike(steps: list[tuple[str, int]]) -> None:
-    """Whatever is done between loads and saves, the stores hold the same afterwards."""
+    """After any operations between loads and saves, the stores hold the same."""
     name = str(uuid.uuid4())
     with override_settings(CONVERSATIONS={"LEGACY": "memory_chunks"}):
         with forced_phase(Phase.DUAL_WRITE):

@@ -64,7 +64,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> Fetched:
         ("fetchmany", counted.many),
         ("fetchall", counted.all),
     ):
-        # Of the class, so that what is not counted is what nobody fetches through Django.
+        # Of the class, so that only fetches past Django are not counted.
         monkeypatch.setattr(CursorWrapper, name, count_by(count), raising=False)
     return counted
 

@@ -238,7 +238,7 @@ SAID = [
 
 @pytest.mark.parametrize("floor", ["", "0", "its own"])
 def test_a_blob_is_old_codes_if_it_says_state_above_the_floor_without_a_mark(floor: str) -> None:
-    """Whatever else it says, and however often."""
+    """With any other content, and however often."""
     with forced_phase(Phase.NEW_ONLY):
         save_state("c", state("a"))
     blob = MemoryChunk.objects.create(content="{}")

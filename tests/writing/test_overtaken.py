@@ -358,7 +358,7 @@ def test_by_what_a_blob_may_go() -> None:
     # By time before key, and without a time before all others.
     assert gone(blob(3), blob(2, hour=2), blob(1)) == [1]
     assert gone(blob(3, hour=1), blob(2, hour=None), blob(1)) == [2, 1]
-    # Somebody else's counts, and stays; what was set aside does neither.
+    # A foreign blob counts, and stays; a quarantined one does neither.
     assert gone(blob(3, revision=None), blob(2), blob(1, revision=None)) == [2]
     assert gone(blob(3, aside=True), blob(2), blob(1)) == [1]
     assert gone(blob(3), blob(2, aside=True), blob(1)) == [1]
@@ -568,7 +568,7 @@ def test_writers_old_code_and_a_pruner_lose_nothing_together(settings: Any) -> N
     assert sorted(read_by_old_code()) == sorted(shown)
 
 
-def test_a_blob_that_somebody_writes_is_not_waited_for() -> None:
+def test_pruning_does_not_wait_for_a_locked_blob() -> None:
     if connection.vendor == "sqlite":
         pytest.skip("SQLite locks no rows")
     saved("c", "a", "b", "c")

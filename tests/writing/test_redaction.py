@@ -1,4 +1,4 @@
-"""A redacted text is nowhere any more, and whoever writes it again stores the redacted form."""
+"""A redacted text is nowhere any more, and a later write of it stores the redacted form."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_replacement_is_as_long_as_a_message_may_be(phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("later", Phase)
-def test_whoever_writes_it_again_stores_the_redacted_form(phase: Phase, later: Phase) -> None:
+def test_a_later_write_of_the_message_stores_the_redacted_form(phase: Phase, later: Phase) -> None:
     save_state("c", state("a", SECRET))
     held = load_state("c")
     redact_message("c", 2)

@@ -233,7 +233,7 @@ def test_saves_inside_one_transaction_go_on_from_each_other(phase: Phase) -> Non
     assert storage.load_state("c") == held
 
 
-def test_a_save_that_was_rolled_back_is_made_again_whatever_came_before_it(phase: Phase) -> None:
+def test_a_save_that_was_rolled_back_is_made_again_after_any_earlier_save(phase: Phase) -> None:
     storage.save_state("c", state("a"))
     held = storage.load_state("c")
     with transaction.atomic():

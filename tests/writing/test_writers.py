@@ -156,7 +156,7 @@ def test_a_removal_by_both_is_one(phase: Phase) -> None:
     assert said() == ["a", "c"]
 
 
-def test_an_insertion_before_the_end_keeps_the_order_and_everybodys_messages() -> None:
+def test_an_insertion_before_the_end_keeps_the_order_and_the_messages_of_others() -> None:
     with forced_phase(Phase.NEW_ONLY):
         begun("a", "b", "c")
         one, other = load_state("c"), load_state("c")

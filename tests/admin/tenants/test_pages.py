@@ -227,7 +227,7 @@ def test_no_list_asks_a_statement_a_line(staff: Client, amira: User, noor: User)
 
     fill("amber", amira)
     fill("cobalt", noor)
-    # The switches are read anew once in half a second, whatever a page asks for.
+    # The switches are read anew once in half a second, on any page.
     with forced_phase(Phase.DUAL_WRITE):
         statements()
         few = statements()

@@ -179,7 +179,7 @@ def test_a_crash_leaves_every_conversation_loadable_and_the_next_try_finishes(af
     assert loaded(*names) == {name: [*told, "between"] for name, told in expected(*names).items()}
 
 
-def test_whoever_is_interrupted_between_two_batches_goes_on_with_the_rest() -> None:
+def test_an_interrupted_removal_goes_on_with_the_rest() -> None:
     written("c", "d", "e")
     removing = retirement.retire()
     first = next(removing)
@@ -201,7 +201,7 @@ def test_it_stops_when_its_time_is_over_and_goes_on_the_next_time() -> None:
     assert retirement.finished()
 
 
-def test_whoever_still_removes_when_legacy_is_taken_back_removes_no_more() -> None:
+def test_a_removal_stops_when_legacy_is_taken_back() -> None:
     names = [f"c{number}" for number in range(6)]
     written(*names)
     removing = retirement.retire()

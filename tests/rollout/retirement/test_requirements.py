@@ -88,7 +88,7 @@ def test_an_emergency_begins_the_time_anew() -> None:
     assert transitions.status().since == transitions.history()[0].at
 
 
-def test_what_the_tables_do_not_hold_refuses_and_nobody_may_answer_for_it(
+def test_content_that_the_tables_lack_refuses_without_a_waiver(
     either_store: str,
 ) -> None:
     for spoil in (only_in_legacy, ahead_in_legacy, by_old_code):
@@ -111,7 +111,7 @@ def test_rows_that_differ_from_their_digests_refuse(either_store: str) -> None:
     assert refused_by() == ["verified"]
 
 
-def test_a_blob_that_was_set_aside_refuses_unless_somebody_answers_for_it() -> None:
+def test_a_quarantined_blob_refuses_unless_it_is_waived() -> None:
     written("c", user=UserFactory())
     old_save(connection, "c", UserFactory().pk, state("theirs").to_dict())
     list(sync("tables"))

@@ -117,7 +117,7 @@ def test_a_process_that_has_not_heard_of_it_goes_on_as_before(
     assert texts(storage.load_state("c"))[-1] == "later"
 
 
-def test_what_somebody_wrote_who_had_not_heard_of_it_is_not_overlooked(either_store: str) -> None:
+def test_a_write_of_a_process_that_has_not_heard_of_it_is_not_overlooked(either_store: str) -> None:
     """The conversation's row says that legacy is ahead: it decides against the record."""
     written("c", "d")
     retired(seconds=0)

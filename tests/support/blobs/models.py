@@ -28,7 +28,7 @@ class TextSession(models.Model):
 
 
 class VersionedSession(models.Model):
-    """One conversation as text, with whatever a host may keep to see that it changed."""
+    """One conversation as text, with the columns by which a host may notice a change."""
 
     session_key = models.CharField(max_length=255, unique=True)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE)

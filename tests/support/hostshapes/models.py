@@ -69,7 +69,7 @@ class Thread(models.Model):
 
 
 class Visit(models.Model):
-    """A chat of whoever has the browser: no owner."""
+    """A chat of an anonymous browser: no owner."""
 
     session_key = models.CharField(max_length=40, unique=True)
     payload = models.TextField()

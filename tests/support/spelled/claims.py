@@ -39,7 +39,7 @@ class Host(TransactionTestCase):
 
 
 class Claims(Host):
-    def test_whoever_spells_it_otherwise_is_the_same_owner(self) -> None:
+    def test_another_spelling_names_the_same_owner(self) -> None:
         for name in self.phases():
             for first in SPELLINGS:
                 for second in SPELLINGS:
@@ -63,7 +63,7 @@ class Claims(Host):
                     assert storage.delete_conversation(c, second)
                     assert not storage.delete_conversation(c, first)
 
-    def test_nobody_else_sees_or_changes_it(self) -> None:
+    def test_other_owners_neither_see_nor_change_it(self) -> None:
         for name in self.phases():
             storage.save_state(name, state("a"), "ann")
             for other in ("Bob", "bob", "Ann ", "Änn"):
