@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,14 @@ from django.db.utils import OperationalError
 from memory.adoption import TARGET_COLUMNS, columns_of, has_check
 from memory.models import MemoryChunk
 from tests.support.legacy_schema import create_legacy_tables, execute, old_load, old_save
-from tests.support.scratch import ALIAS, migrate, plain_connection, scratch_database
+from tests.support.scratch import (
+    ALIAS,
+    connected,
+    created_database,
+    migrate,
+    plain_connection,
+    scratch_database,
+)
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 OWNED = ("memory_chunks", "memory_metadata")
@@ -36,21 +44,60 @@ METADATA_INDEXES = {
 }
 
 
+# The apps of others that a host has migrated before it installs ours.
+FOREIGN_APPS = ("contenttypes", "auth", "admin", "sessions", "waffle")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: Any, django_db_blocker: Any) -> Iterator[str]:
+    """The name of a database with the tables of other apps, and none of ours: a template."""
+    folder = tmp_path_factory.mktemp("foreign")
+    with django_db_blocker.unblock(), created_database(folder) as name:
+        with connected(name) as connection:
+            for app in FOREIGN_APPS:
+                migrate(app)
+            assert _tables(connection) == set()
+        yield name
+
+
+@pytest.fixture(scope="module")
+def hosts(foreign: str, tmp_path_factory: Any, django_db_blocker: Any) -> Iterator[str]:
+    """The name of a copy with a user and legacy rows: a template of `legacy`."""
+    folder = tmp_path_factory.mktemp("host")
+    with django_db_blocker.unblock(), created_database(folder, template=foreign) as name:
+        with connected(name) as connection:
+            _host(connection)
+        yield name
+
+
 @pytest.fixture
-def scratch(tmp_path: Any, django_db_blocker: Any) -> Iterator[BaseDatabaseWrapper]:
+def empty(tmp_path: Any, django_db_blocker: Any) -> Iterator[BaseDatabaseWrapper]:
     """A new, empty database."""
     with django_db_blocker.unblock(), scratch_database(tmp_path) as connection:
         yield connection
 
 
 @pytest.fixture
-def legacy(scratch: BaseDatabaseWrapper) -> BaseDatabaseWrapper:
+def scratch(tmp_path: Any, foreign: str, django_db_blocker: Any) -> Iterator[BaseDatabaseWrapper]:
+    """A new database without a table of ours."""
+    with django_db_blocker.unblock(), _copied(foreign, tmp_path) as connection:
+        yield connection
+
+
+@pytest.fixture
+def legacy(tmp_path: Any, hosts: str, django_db_blocker: Any) -> Iterator[BaseDatabaseWrapper]:
     """The database of a host: its user 1, and legacy tables with two saves of conversation c-1."""
-    return _host(scratch)
+    with django_db_blocker.unblock(), _copied(hosts, tmp_path) as connection:
+        yield connection
+
+
+@contextmanager
+def _copied(template: str, folder: Path) -> Iterator[BaseDatabaseWrapper]:
+    with created_database(folder, template=template) as name, connected(name) as connection:
+        yield connection
 
 
 def _host(connection: BaseDatabaseWrapper, *, indexed: bool = False) -> BaseDatabaseWrapper:
-    migrate("auth")
     execute(
         connection,
         "INSERT INTO auth_user (id, username, password, first_name, last_name, email,"
@@ -294,17 +341,17 @@ def test_a_lock_that_is_never_given_fails_with_what_to_do_and_changes_nothing(
 
 
 def test_fresh_tables_and_adopted_tables_have_the_same_columns_and_constraints(
-    scratch: BaseDatabaseWrapper,
+    empty: BaseDatabaseWrapper,
 ) -> None:
     migrate()
-    fresh = {table: _described(scratch, table) for table in OWNED}
+    fresh = {table: _described(empty, table) for table in OWNED}
     migrate("memory", "zero")
     migrate("conversations", "zero")
     for table in reversed(OWNED):
-        execute(scratch, f"DROP TABLE {table}")
-    create_legacy_tables(scratch)
+        execute(empty, f"DROP TABLE {table}")
+    create_legacy_tables(empty)
     migrate()
-    assert {table: _described(scratch, table) for table in OWNED} == fresh
+    assert {table: _described(empty, table) for table in OWNED} == fresh
 
 
 def _described(connection: BaseDatabaseWrapper, table: str) -> dict[str, Any]:
@@ -517,7 +564,7 @@ def test_a_table_that_does_not_fit_is_refused_before_anything_changes(
 def test_a_timestamp_without_time_zone_is_refused(scratch: BaseDatabaseWrapper) -> None:
     if scratch.vendor != "postgresql":
         pytest.skip("SQLite stores the text it is given")
-    create_legacy_tables(_with_users(scratch))
+    create_legacy_tables(scratch)
     execute(scratch, "ALTER TABLE memory_chunks ALTER created_at TYPE timestamp")
     with pytest.raises(ImproperlyConfigured, match="one timestamp with time zone"):
         call_command("migrate", database=ALIAS, verbosity=0, skip_checks=True)
@@ -533,14 +580,8 @@ def test_metadata_of_nothing_is_refused_where_it_cannot_be_adopted(
         call_command("migrate", database=ALIAS, verbosity=0, skip_checks=True)
 
 
-def _with_users(connection: BaseDatabaseWrapper) -> BaseDatabaseWrapper:
-    migrate("auth")
-    return connection
-
-
 def test_other_types_are_adopted_as_they_are(scratch: BaseDatabaseWrapper) -> None:
     """64-bit ids, lengths, defaults, an extra column, no foreign keys at all."""
-    _with_users(scratch)
     is_postgresql = scratch.vendor == "postgresql"
     key = "bigserial PRIMARY KEY" if is_postgresql else "integer PRIMARY KEY AUTOINCREMENT"
     execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -20,28 +21,53 @@ ALIAS = "scratch"
 @contextmanager
 def scratch_database(directory: Path, *, encoding: str = "UTF8") -> Iterator[BaseDatabaseWrapper]:
     """Give a connection to a new, empty database under the alias `scratch`; drop it afterwards."""
+    with created_database(directory, encoding=encoding) as name, connected(name) as connection:
+        yield connection
+
+
+@contextmanager
+def created_database(
+    directory: Path, *, encoding: str = "UTF8", template: str = ""
+) -> Iterator[str]:
+    """Give the name of a new database, and drop it afterwards.
+
+    It is empty, or a copy of the database named `template`, to which nobody may be connected.
+    """
     default = connections[DEFAULT_DB_ALIAS]
     name = f"scratch_{uuid.uuid4().hex}"
     if default.vendor == "postgresql":
         with default._nodb_cursor() as cursor:
             cursor.execute(
-                f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+                f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C'"
+                f" TEMPLATE {template or 'template0'}"
             )
+        try:
+            yield name
+        finally:
+            with default._nodb_cursor() as cursor:
+                cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        return
+    name = str(directory / f"{name}.sqlite3")
+    if template:
+        # The last connection has left no journal beside it.
+        shutil.copyfile(template, name)
     else:
-        name = str(directory / f"{name}.sqlite3")
         with sqlite3.connect(name) as created:
             created.execute("PRAGMA journal_mode = WAL")
         created.close()
-    connections.databases[ALIAS] = {**default.settings_dict, "NAME": name}
+    yield name
+
+
+@contextmanager
+def connected(name: str) -> Iterator[BaseDatabaseWrapper]:
+    """Give a connection to this database under the alias `scratch`, and close it afterwards."""
+    connections.databases[ALIAS] = {**connections[DEFAULT_DB_ALIAS].settings_dict, "NAME": name}
     try:
         yield connections[ALIAS]
     finally:
         connections[ALIAS].close()
         del connections[ALIAS]
         del connections.databases[ALIAS]
-        if default.vendor == "postgresql":
-            with default._nodb_cursor() as cursor:
-                cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def plain_connection(connection: BaseDatabaseWrapper) -> Any:
