@@ -19,6 +19,8 @@ from flags import fence
 # others insert rows with a foreign key to this one.
 _FOR_UPDATE = f"AND {fence.shared_sql()} IS NOT NULL FOR NO KEY UPDATE OF conversation_states"
 
+_TOMBSTONE = "SELECT 1 FROM conversation_tombstones WHERE conversation_id = %s LIMIT 1"
+
 
 def lock(conversation_id: str, *, token_sql: str | None = None) -> ConversationState | None:
     """Lock a conversation until the transaction ends. Returns: its row, or None without one.
@@ -120,5 +122,6 @@ def new_among(ids: Sequence[str]) -> Sequence[str]:
 
 def deleted(conversation_id: str) -> bool:
     """Whether a conversation was deleted."""
-    tombstones = ConversationTombstone.rows.using(conf.alias())
-    return bool(tombstones.filter(conversation_id=conversation_id).exists())
+    with connections[conf.alias()].cursor() as cursor:
+        cursor.execute(_TOMBSTONE, [conversation_id])
+        return cursor.fetchone() is not None

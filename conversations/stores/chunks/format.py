@@ -96,6 +96,21 @@ NEWEST_OF_REVISION = _newest(
 )
 OWNER_OF_NEWEST = _newest("chunk.id, chunk.user_id")
 
+# The ids of the blobs of other code above a floor: every save asks for them, and Django takes
+# longer to build this than the database to answer. Parameters: the conversation, and the floor.
+UNMARKED = f"""
+    SELECT named.chunk_id FROM memory_metadata named
+    WHERE named."key" = '{CONVERSATION_ID}' AND named.value = %s AND named.chunk_id > %s
+    AND EXISTS (
+        SELECT 1 FROM memory_metadata typed
+        WHERE typed.chunk_id = named.chunk_id AND typed."key" = 'type' AND typed.value = 'state'
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM memory_metadata marked
+        WHERE marked.chunk_id = named.chunk_id
+        AND marked."key" IN ('{REVISION_MARK}', '{QUARANTINE_MARK}')
+    )"""
+
 
 # The value that `last_ours` reads, by the row's own number: the id, a space, the content. One
 # subquery reads all marks, as above. No floor passes the blob that a load reads; if the floor is

@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.checks import CheckMessage
-from django.db.models import Exists, F, Max, Min, OuterRef, Q, QuerySet, Value
+from django.db import connections
+from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Concat
 from django.utils import timezone
 
@@ -29,17 +30,17 @@ from conversations.stores.chunks.format import (
     CONVERSATION_ID,
     FOREIGN_BLOB,
     HELD_BLOB,
-    MARKS,
     NEWEST,
     NEWEST_OF_REVISION,
     OWNER_OF_NEWEST,
     QUARANTINE_MARK,
     REVISION_MARK,
+    UNMARKED,
     metadata_of,
     parsed,
     taken_in,
 )
-from conversations.stores.chunks.watermark import before_a_save, floor_of, in_flight, raised
+from conversations.stores.chunks.watermark import before_a_save, bounds_above, floor_of, raised
 from conversations.stores.sql.expressions import (
     EVERY_KEY,
     LAST_MOMENT,
@@ -78,9 +79,6 @@ class ChunkStore(ChunkTables):
     def _typed(self, chunk: Any) -> Exists:
         return Exists(self._metadata().filter(chunk_id=chunk, key="type", value="state"))
 
-    def _marked(self, chunk: Any) -> Exists:
-        return Exists(self._metadata().filter(chunk_id=chunk, key__in=MARKS))
-
     def _named(self) -> QuerySet[MemoryMetadata]:
         """Return the rows that name a state blob, to be found by its key: see `names_its_chunk`.
 
@@ -96,10 +94,11 @@ class ChunkStore(ChunkTables):
             self._typed(OuterRef("chunk_id")), key=CONVERSATION_ID, value=conversation_id
         )
 
-    def _unmarked(self, conversation_id: Any, floor: Any) -> QuerySet[MemoryMetadata]:
-        return self._blobs(conversation_id).filter(
-            ~self._marked(OuterRef("chunk_id")), chunk_id__gt=floor
-        )
+    def _unmarked(self, conversation_id: str, floor: int, clause: str = "") -> Sequence[int]:
+        """Return the ids of the blobs of other code above the floor."""
+        with connections[conf.alias()].cursor() as cursor:
+            cursor.execute(UNMARKED + clause, [conversation_id, floor])
+            return [pk for (pk,) in cursor.fetchall()]
 
     def _first(self, sql: str, *parameters: str) -> MemoryChunk | None:
         return next(iter(MemoryChunk.objects.raw(sql, parameters, using=conf.alias())), None)
@@ -185,7 +184,7 @@ class ChunkStore(ChunkTables):
     def token(self, conversation_id: str, known: str = "") -> str:
         """Return the known floor, with a "+" if others have written above it."""
         floor = floor_of(known)
-        return self.token_of(self._unmarked(conversation_id, floor).exists(), known)
+        return self.token_of(self._unmarked(conversation_id, floor, " LIMIT 1"), known)
 
     def token_sql(self) -> str:
         """Whether others have written above the floor that the row remembers."""
@@ -200,8 +199,7 @@ class ChunkStore(ChunkTables):
 
     def foreign_ids(self, conversation_id: str, known: str) -> str:
         """Return the ids of the unmarked blobs above the floor."""
-        ids = self._unmarked(conversation_id, floor_of(known)).values_list("chunk_id", flat=True)
-        return ",".join(map(str, ids))
+        return ",".join(map(str, self._unmarked(conversation_id, floor_of(known))))
 
     def list_foreign(
         self, conversation_id: str, known: str, foreign_ids: str
@@ -257,12 +255,8 @@ class ChunkStore(ChunkTables):
         quarantined: Sequence[str] = (),
     ) -> str:
         """Mark the blobs seen, and raise the floor as far as no write in flight can pass it."""
-        floor, unsettled = floor_of(known), in_flight()
-        above = self._blobs(conversation_id).filter(chunk_id__gt=floor)
-        bounds = above.aggregate(
-            settled=Max("chunk_id", filter=~unsettled), open=Min("chunk_id", filter=unsettled)
-        )
-        higher = raised(floor, bounds["settled"], bounds["open"])
+        floor = floor_of(known)
+        higher = raised(floor, *bounds_above(conversation_id, floor))
         newest = self._first(OWNER_OF_NEWEST, conversation_id)
         if newest is not None:
             # The floor must not pass the blob that a load reads, even if ids and times disagree.

@@ -11,8 +11,6 @@ from datetime import datetime
 from typing import Any
 
 from django.db import connections
-from django.db.models import DateTimeField, Q
-from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
 from conversations import conf
@@ -38,10 +36,30 @@ def settled_before() -> tuple[str, list[Any]]:
     return "LEAST(%s, transaction_timestamp() - %s)", [moment, settles_within]
 
 
-def in_flight() -> Q:
-    """Return the condition, on rows of metadata, that their chunk may be in flight."""
-    settled = RawSQL(*settled_before(), output_field=DateTimeField())
-    return Q(chunk__created_at__gte=settled) | Q(chunk__created_at=None)
+# The greatest settled id above a floor, and the least that may be in flight.
+_BOUNDS_ABOVE = f"""
+    SELECT MAX(named.chunk_id) FILTER (WHERE chunk.created_at < {{cutoff}}),
+        MIN(named.chunk_id) FILTER (
+            WHERE chunk.created_at IS NULL OR chunk.created_at >= {{cutoff}}
+        )
+    FROM memory_metadata named LEFT JOIN memory_chunks chunk ON chunk.id = named.chunk_id
+    WHERE named."key" = '{CONVERSATION_ID}' AND named.value = %s AND named.chunk_id > %s
+    AND EXISTS (
+        SELECT 1 FROM memory_metadata typed
+        WHERE typed.chunk_id = named.chunk_id AND typed."key" = 'type' AND typed.value = 'state'
+    )"""
+
+
+def bounds_above(conversation_id: str, floor: int) -> tuple[int | None, int | None]:
+    """Return the greatest settled id above the floor, and the least that may be in flight."""
+    cutoff, parameters = settled_before()
+    with connections[conf.alias()].cursor() as cursor:
+        cursor.execute(
+            _BOUNDS_ABOVE.format(cutoff=cutoff),
+            [*parameters, *parameters, conversation_id, floor],
+        )
+        settled, still_open = cursor.fetchone()
+    return settled, still_open
 
 
 # Written in SQL, because Django takes as long to build it as a short save takes in all. Blobs
