@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,23 @@ def test_forks_follow_the_decision_of_their_redaction(looks: list[int], phase: P
     assert len(looks) == 1
 
 
+@cache
+def imports() -> list[tuple[str, ast.ImportFrom]]:
+    """Return what the modules of `conversations` import from others, each with its path."""
+    return [
+        (path.relative_to(ROOT).as_posix(), node)
+        for path in sorted((ROOT / "conversations").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom)
+    ]
+
+
 def importers(module: str, name: str) -> list[str]:
     """Return the modules of `conversations` that import a name, by path."""
     return [
-        path.relative_to(ROOT).as_posix()
-        for path in sorted((ROOT / "conversations").rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.module == module
-        if name in [each.name for each in node.names]
+        path
+        for path, node in imports()
+        if node.module == module and name in [each.name for each in node.names]
     ]
 
 
