@@ -24,6 +24,7 @@ from flags.switches import forced_phase
 from tests import api
 from tests.api import FUNCTIONS, NOT_FOUND, ROWS, SECRET
 from tests.support.factories import UserFactory, state, texts
+from tests.support.shared import written_once
 
 pytestmark = pytest.mark.django_db
 # The ids of the conversations, by what they are to the user who calls.
@@ -43,12 +44,6 @@ class Asynchronous:
 
 APIS: dict[str, Any] = {"sync": storage, "async": Asynchronous()}
 MATRIX_PHASES = (Phase.LEGACY, Phase.DUAL_WRITE, Phase.NEW_ONLY)
-
-
-@pytest.fixture(params=MATRIX_PHASES, ids=lambda phase: phase.label)
-def matrix_phase(request: pytest.FixtureRequest) -> Iterator[Phase]:
-    with forced_phase(request.param):
-        yield request.param
 
 
 @dataclass
@@ -91,6 +86,28 @@ class World:
         }
 
 
+@pytest.fixture(scope="module", params=MATRIX_PHASES, ids=lambda phase: phase.label)
+def made(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[tuple[Phase, World]]:
+    """One world for all tests of a phase: what a test writes is undone."""
+
+    def make() -> World:
+        with forced_phase(request.param):
+            return World.made()
+
+    with written_once(django_db_blocker, make) as world:
+        yield request.param, world
+
+
+@pytest.fixture
+def world(made: tuple[Phase, World]) -> Iterator[World]:
+    """The world, in the phase that it was made in."""
+    phase, world = made
+    with forced_phase(phase):
+        yield world
+
+
 @contextmanager
 def undone() -> Iterator[None]:
     """Undo what a cell of the matrix does."""
@@ -126,9 +143,9 @@ def test_every_public_function_has_its_row() -> None:
 @pytest.mark.parametrize("functions", APIS.values(), ids=APIS)
 @pytest.mark.parametrize("name", ROWS)
 def test_a_named_user_reaches_their_own_conversations_alone(
-    matrix_phase: Phase, name: str, functions: Any, caplog: pytest.LogCaptureFixture
+    world: World, name: str, functions: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    row, world = ROWS[name], World.made()
+    row = ROWS[name]
     caplog.set_level(logging.DEBUG, "conversations")
     before = kept()
     for form, user in world.named.items():
@@ -146,10 +163,9 @@ def test_a_named_user_reaches_their_own_conversations_alone(
 @pytest.mark.parametrize("functions", APIS.values(), ids=APIS)
 @pytest.mark.parametrize("name", ROWS)
 def test_an_operators_tool_reaches_every_conversation(
-    matrix_phase: Phase, name: str, functions: Any
+    world: World, name: str, functions: Any
 ) -> None:
     row = ROWS[name]
-    World.made()
     for kind in KINDS:
         for caller in (ANY_OWNER, None):
             with undone():
@@ -158,8 +174,7 @@ def test_an_operators_tool_reaches_every_conversation(
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_is_no_user_reaches_nothing(matrix_phase: Phase, name: str) -> None:
-    world = World.made()
+def test_what_is_no_user_reaches_nothing(world: World, name: str) -> None:
     for kind in KINDS:
         for form, impostor in world.impostors.items():
             with undone(), pytest.raises(InvalidOwner) as refused:
@@ -168,8 +183,7 @@ def test_what_is_no_user_reaches_nothing(matrix_phase: Phase, name: str) -> None
 
 
 @pytest.mark.parametrize("functions", APIS.values(), ids=APIS)
-def test_only_ownerless_conversations_can_be_claimed(matrix_phase: Phase, functions: Any) -> None:
-    world = World.made()
+def test_only_ownerless_conversations_can_be_claimed(world: World, functions: Any) -> None:
     expected = {"mine": None, "foreign": NOT_FOUND, "nobodys": None}
     for kind in KINDS:
         for form, user in world.named.items():
@@ -184,8 +198,7 @@ def test_only_ownerless_conversations_can_be_claimed(matrix_phase: Phase, functi
 
 
 @pytest.mark.parametrize("functions", APIS.values(), ids=APIS)
-def test_lists_and_new_conversations_are_a_users_own(matrix_phase: Phase, functions: Any) -> None:
-    world = World.made()
+def test_lists_and_new_conversations_are_a_users_own(world: World, functions: Any) -> None:
     for user in world.named.values():
         assert [one.conversation_id for one in functions.list_conversations(user)] == ["mine"]
         assert functions.get_conversation_id(user) == "mine"
