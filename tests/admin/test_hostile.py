@@ -122,6 +122,6 @@ def test_bad_parameters_never_raise(operator: Client, owner: User, value: str) -
 
 
 @pytest.mark.parametrize("value", [*BAD, "5"])
-def test_what_makes_no_sense_in_an_address_is_taken_as_not_said(value: str) -> None:
+def test_a_senseless_value_in_an_address_is_ignored(value: str) -> None:
     asked = Asked.of(RequestFactory().get("/", {"before": value, "after": "3"}))
     assert (asked.before, asked.after) == ((5, None) if value == "5" else (None, 3))

@@ -76,7 +76,7 @@ def test_legacy_is_listed_page_by_page(
     assert query == ""
 
 
-def test_what_is_deleted_but_written_late_by_old_code_is_said_to_be_deleted(
+def test_a_late_write_of_old_code_to_a_deleted_conversation_is_listed_as_deleted(
     operator: Client, owner: User
 ) -> None:
     save("c", turns(1), user=owner, phase=Phase.LEGACY)

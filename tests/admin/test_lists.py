@@ -99,7 +99,7 @@ def test_a_filter_offers_values_of_the_latest_rows_and_finds_in_more(
     ) == ["chat", "old", "web"]
 
 
-def test_what_is_counted_to_be_none_is_not_looked_for_again(operator: Client) -> None:
+def test_an_empty_count_saves_the_query_for_rows(operator: Client) -> None:
     save("c", "a")
     table = f'FROM "{ConversationMessage._meta.db_table}"'
     for query, rows, statements in (("role=tool", [], 2), ("role=user", [1], 3)):

@@ -39,7 +39,7 @@ def test_items_are_filtered_by_source_type_and_score(operator: Client, owner: Us
 
 
 @pytest.mark.parametrize("model", [MemoryChunk, MemoryMetadata])
-def test_what_legacy_says_of_a_conversation_is_found_by_its_id(
+def test_chunks_and_metadata_of_legacy_are_found_by_conversation_id(
     operator: Client, owner: User, monkeypatch: pytest.MonkeyPatch, model: Any
 ) -> None:
     monkeypatch.setattr(ReadOnlyAdmin, "most_filtered", 2)

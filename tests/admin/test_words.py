@@ -92,7 +92,7 @@ SAYS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("value", "words"), SAYS)
-def test_what_a_value_says_is_read_in_every_form(value: Any, words: str) -> None:
+def test_the_words_of_a_value_are_read_in_every_form(value: Any, words: str) -> None:
     assert words_of(value) == words
 
 
@@ -319,7 +319,7 @@ def test_a_value_is_laid_out_to_the_limit_and_no_further(monkeypatch: pytest.Mon
     assert looked[:3] == looked[3:]
 
 
-def test_what_is_cut_off_is_said() -> None:
+def test_a_cut_text_says_how_much_is_missing() -> None:
     assert shown_json("[1, 2]").more == ""
     cut = shown_json(json.dumps(["x"] * 30_000))
     assert cut.is_json

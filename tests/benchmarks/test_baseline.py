@@ -121,7 +121,7 @@ def test_the_floor_takes_one_statement_and_leaves_the_connection_as_it_was(run: 
         assert connection.connection.prepare_threshold == threshold
 
 
-def test_what_is_undone_leaves_no_trace(run: Run) -> None:
+def test_an_undone_write_leaves_no_trace(run: Run) -> None:
     save_state("a", begun(MESSAGES[:2]), run.owner)
     before = rows_of("a")
     with pytest.raises(ZeroDivisionError), undone("a"):

@@ -124,7 +124,9 @@ def test_each_store_is_first_and_behind_each_other_as_often_as_all(count: int) -
     assert set(pairs.values()) <= {length // count}
 
 
-def test_what_is_missing_is_said_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     package = Package(("some-sdk[db]", "driver"), ("json", "no_such_module_here"), absent_store)
     assert (package.name, package.installed) == ("some-sdk", False)
     assert missing(package) == (
@@ -164,7 +166,7 @@ def test_all_stores_play_the_same_turns_as_often(run: Run) -> None:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_what_a_peer_loses_is_reported(run: Run, exact: bool) -> None:
+def test_a_loss_of_a_peer_is_reported(run: Run, exact: bool) -> None:
     results = Results("peers")
     measure(run, results, [*ours(), Memory(exact=exact, lost=1)], sizes=(4,))
     assert results.problems == [
@@ -214,5 +216,5 @@ def test_each_peer_has_to_be_slower_and_the_save_of_langchain_hardly_faster() ->
         ("a", ""),
     ],
 )
-def test_what_a_message_says(message: Any, text: str) -> None:
+def test_the_text_of_a_message(message: Any, text: str) -> None:
     assert said(message) == text

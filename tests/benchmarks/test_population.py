@@ -94,7 +94,7 @@ def test_no_workload_is_measured_beside_an_empty_legacy_that_another_one_left() 
     assert sizes() == both
 
 
-def test_what_is_measured_is_the_same_for_a_seed(tmp_path: Path) -> None:
+def test_the_same_seed_measures_the_same_corpus(tmp_path: Path) -> None:
     assert corpus(None, seed=3) == corpus(None, seed=3) != corpus(None, seed=4)
     lines = [{"id": "few", "messages": MESSAGES[:2]}, {"id": "many", "messages": MESSAGES[:1] * 30}]
     path = tmp_path / "chats.jsonl"

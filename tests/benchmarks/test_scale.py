@@ -60,7 +60,7 @@ def test_an_admin_page_without_known_queries_is_an_error(
         adminpages.pages_of(client)
 
 
-def test_of_what_is_asked_alike_the_worst_is_told() -> None:
+def test_of_pages_with_one_name_the_worst_is_told() -> None:
     pages = [adminpages.Page("a list, filtered", what, "/") for what in ("x", "y", "only here")]
     few, many = (
         scale.Place(name, connection, None, (), None, list(pages[:count]))  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ def test_a_workload_loads_what_it_saved_and_answers_its_bars(run: Run, name: str
     assert rows_of("here before") == before
 
 
-def test_what_a_contender_loses_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_of_a_contender_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Bottom.save
 
     def forgetful(self: Bottom, key: str, owner: Any, change: Any) -> None:

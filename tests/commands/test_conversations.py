@@ -134,7 +134,7 @@ def test_sync_exits_with_1_and_names_what_failed() -> None:
     ],
     ids=lambda arguments: ascii(" ".join(arguments)),
 )
-def test_what_is_not_understood_exits_with_2(
+def test_unknown_arguments_exit_with_2(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from django.core.management import execute_from_command_line
@@ -203,7 +203,7 @@ def test_verify_of_named_conversations_looks_at_no_others() -> None:
     assert run("verify", "nowhere") == (1, "nowhere: in no store\n       1  in no store\n")
 
 
-def test_what_could_not_be_verified_outweighs_a_mismatch() -> None:
+def test_a_failed_verification_outweighs_a_mismatch() -> None:
     stored("a", Phase.LEGACY)
     assert run("verify", "a", "nowhere")[0] == 1
 

@@ -179,7 +179,7 @@ def test_a_canary_shows_its_share() -> None:
         ("rollback", "--rehearse", "--to", "new_only"),
     ],
 )
-def test_what_can_never_be_a_step_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+def test_an_impossible_step_is_a_usage_error(arguments: tuple[str, ...]) -> None:
     before = history()
     assert run(*arguments)[0] == 2
     assert history() == before
@@ -244,7 +244,7 @@ def test_an_unknown_gate_cannot_be_waived() -> None:
     assert error.startswith("there is no gate verifed here: rehearsed, ")
 
 
-def test_what_fails_says_so_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_shows_in_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     with failing(touches_switches):
         assert run("status")[0] == 1
 

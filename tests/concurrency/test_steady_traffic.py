@@ -156,7 +156,7 @@ def look() -> GateResult:
     return found
 
 
-def test_what_is_written_in_one_round_is_verified_in_the_next(
+def test_writes_of_one_round_are_verified_in_the_next(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_rows(Phase.DUAL_WRITE)
@@ -236,7 +236,7 @@ def test_our_own_writes_are_not_verified_twice(store: str, monkeypatch: pytest.M
 # What is refused
 
 
-def test_what_is_too_much_inside_the_fence_is_counted_with_how_long_to_wait(
+def test_too_many_writes_inside_the_fence_are_counted_with_the_time_to_wait(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_rows(Phase.DUAL_WRITE)
@@ -261,7 +261,7 @@ def test_what_is_too_much_inside_the_fence_is_counted_with_how_long_to_wait(
     assert transitions.advance().target == Phase.NEW_READS
 
 
-def test_what_is_too_much_before_the_fence_is_counted_with_how_long_it_takes(
+def test_too_many_writes_before_the_fence_are_counted_with_the_time_they_take(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_rows(Phase.DUAL_WRITE)

@@ -105,7 +105,7 @@ def test_each_step_says_what_either_store_takes() -> None:
     assert steps[0].seconds["legacy"] > steps[0].seconds["tables"]
 
 
-def test_what_does_not_load_as_it_was_put_in_is_reported() -> None:
+def test_a_conversation_that_loads_otherwise_than_saved_is_reported() -> None:
     steps = Rollout(few(2)).steps()
     for step in steps:
         assert step.problems == ()

@@ -149,7 +149,7 @@ def not_taken(taken: list[bool]) -> None:
     assert taken[-1] is False
 
 
-def test_what_others_did_since_the_load_sends_a_save_the_long_way(taken: list[bool]) -> None:
+def test_a_foreign_change_since_the_load_sends_a_save_the_long_way(taken: list[bool]) -> None:
     storage.save_state("c", state("a", focus=["a"]))
     for other in (
         lambda: storage.append_messages("c", messages("b")),
@@ -299,7 +299,7 @@ migrating = pytest.mark.parametrize("legacy", ["chunks"], indirect=True)
 
 
 @migrating
-def test_what_only_legacy_holds_is_taken_in_first(taken: list[bool]) -> None:
+def test_messages_that_only_legacy_holds_are_taken_in_first(taken: list[bool]) -> None:
     storage.save_state("c", state("a"))
     with forced_phase(Phase.LEGACY):
         storage.append_messages("c", messages("b"))
@@ -311,7 +311,7 @@ def test_what_only_legacy_holds_is_taken_in_first(taken: list[bool]) -> None:
 
 
 @migrating
-def test_what_old_code_wrote_is_merged_first(taken: list[bool]) -> None:
+def test_a_blob_of_old_code_is_merged_first(taken: list[bool]) -> None:
     with forced_phase(Phase.NEW_PRIMARY):
         storage.save_state("c", state("a"))
     old_save(connection, "c", None, state("a", "old").to_dict())

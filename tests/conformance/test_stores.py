@@ -110,7 +110,7 @@ def test_a_store_that_holds_nothing_says_so(store: Store) -> None:
     assert list(store.list()) == []
 
 
-def test_what_was_saved_is_loaded(store: Store) -> None:
+def test_a_saved_state_is_loaded(store: Store) -> None:
     user = UserFactory()
     saved = document("a", "b", memory_context=[{"content": "i"}], extra={"z": 1, "a": [2]})
     store.save("c", saved, owner=str(user.pk))
@@ -252,7 +252,7 @@ def test_a_foreign_blob_is_given_once_and_settled(legacy: LegacyStore) -> None:
     assert list(legacy.list_foreign("c", settled, legacy.foreign_ids("c", settled))) == []
 
 
-def test_what_comes_after_the_survey_is_not_settled(legacy: LegacyStore) -> None:
+def test_a_blob_written_after_the_survey_is_not_settled(legacy: LegacyStore) -> None:
     token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
     written_by_others(legacy, "a", "first")
     seen = legacy.foreign_ids("c", token)
@@ -271,7 +271,7 @@ def test_last_ours_never_returns_a_foreign_blob(legacy: LegacyStore) -> None:
     assert after is None or after.document == document("a")
 
 
-def test_what_is_no_state_is_unreadable_and_says_where(legacy: LegacyStore) -> None:
+def test_a_blob_that_is_no_state_is_unreadable_and_says_where(legacy: LegacyStore) -> None:
     token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
     written_by_others(legacy, "b")
     if isinstance(legacy, ChunkStore):
@@ -289,7 +289,7 @@ def test_what_is_no_state_is_unreadable_and_says_where(legacy: LegacyStore) -> N
     assert blob.problem
 
 
-def test_what_is_read_beside_a_row_is_a_state_or_nothing_or_unreadable(
+def test_a_blob_beside_a_row_is_a_state_or_nothing_or_unreadable(
     legacy: LegacyStore,
 ) -> None:
     assert legacy.last_ours_from(None, known="a token") is None
@@ -318,7 +318,7 @@ def test_blobs_are_counted_with_their_bytes(legacy: LegacyStore) -> None:
     assert set(legacy.tables) <= set(tables)
 
 
-def test_what_no_load_reads_is_counted(legacy: LegacyStore) -> None:
+def test_leftovers_that_no_load_reads_are_counted(legacy: LegacyStore) -> None:
     assert legacy.leftovers() == Leftovers()
     for line in ("a", "b", "c"):
         legacy.save("c", document(line))

@@ -76,7 +76,7 @@ def test_values_that_python_or_json_confuse_differ(one: Any, other: Any) -> None
 
 @given(value=values)
 @settings(max_examples=pure_examples(1000))
-def test_what_json_gives_back_has_the_same_digest_each_time(value: Any) -> None:
+def test_a_value_read_from_json_has_the_same_digest_each_time(value: Any) -> None:
     """Neither interned strings nor shared objects nor the bits of a NaN may show."""
     text = json.dumps(value)
     assert digest_of(json.loads(text)) == digest_of(json.loads(text))
@@ -94,7 +94,7 @@ def test_shared_objects_do_not_show() -> None:
     assert digest_of([shared, shared]) == digest_of([["x" * 50], ["x" * 50]])
 
 
-def test_what_is_no_json_value_has_no_digest() -> None:
+def test_a_value_that_is_no_json_has_no_digest() -> None:
     with pytest.raises(ValueError, match="unmarshallable"):
         digest_of(object())
 

@@ -130,7 +130,7 @@ REFUSED: list[tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("data", "path", "message"), REFUSED)
-def test_what_json_cannot_hold_is_refused_with_its_place(
+def test_a_value_that_json_cannot_hold_is_refused_with_its_place(
     data: Any, path: str, message: str
 ) -> None:
     with pytest.raises(InvalidState) as refused:
@@ -181,7 +181,7 @@ CHANGED: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("value", "stored"), CHANGED, ids=range(len(CHANGED)))
-def test_what_resembles_json_is_stored_as_json_dumps_writes_it(value: Any, stored: str) -> None:
+def test_a_value_like_json_is_stored_as_json_dumps_writes_it(value: Any, stored: str) -> None:
     made, _ = canonical(value, path="x", max_bytes=1000)
     assert json.dumps(made) == stored == json.dumps(value)
     (message,) = check_messages([{"content": value}])
@@ -391,7 +391,7 @@ def test_messages_may_come_from_a_generator() -> None:
 # What a load gave need not be looked at again, unless it is something else now
 
 
-def test_what_was_given_is_taken_as_it_is() -> None:
+def test_an_unchanged_given_message_is_taken_as_it_is() -> None:
     given = {"content": "x"}
     document = check_document({MESSAGES: [given]}, messages=Known(digest_of(given))).document
     assert document.messages[0] is given
@@ -401,13 +401,13 @@ def test_what_was_given_is_taken_as_it_is() -> None:
     "changed",
     [{"content": ("x",)}, {"content": ["x"], 1: 2}, {"content": ["y"]}],
 )
-def test_what_was_given_and_changed_is_made_canonical(changed: Any) -> None:
+def test_a_changed_given_message_is_made_canonical(changed: Any) -> None:
     digest = digest_of({"content": ["x"]})
     document = check_document({MESSAGES: [changed]}, messages=Known(digest)).document
     assert json.dumps(document.messages) == json.dumps(json.loads(json.dumps([changed])))
 
 
-def test_what_was_given_and_spoilt_is_refused() -> None:
+def test_a_spoilt_given_message_is_refused() -> None:
     given = {"content": "x"}
     digest = digest_of(given)
     given["content"] = object()  # type: ignore[assignment]

@@ -84,11 +84,11 @@ def test_every_edit_breaks_it(edit: Callable[[list[Any]], object]) -> None:
         [{"content": [object()]}],
     ],
 )
-def test_what_cannot_be_sealed_is_not(messages: Any) -> None:
+def test_an_unsealable_value_gets_no_seal(messages: Any) -> None:
     assert Seal.of(messages) is None
 
 
-def test_what_is_no_list_is_not_what_was_sealed() -> None:
+def test_a_value_that_is_no_list_breaks_the_seal() -> None:
     messages = sealed()
     assert not seal_of(messages).unbroken(tuple(messages))
     assert not seal_of(messages).unbroken(None)

@@ -226,7 +226,7 @@ def test_opcodes_of_an_append_are_one_insertion() -> None:
         ("abc", "", [None, None, None]),
     ],
 )
-def test_what_was_given_is_found_by_content_from_the_end(
+def test_given_messages_are_found_by_content_from_the_end(
     given_: str, current: str, places: list[int | None]
 ) -> None:
     entries = stored(current)
@@ -351,7 +351,7 @@ def test_sequences_rise_and_are_never_used_twice(
     assert [entry.identity for entry in entries] == expected
 
 
-def test_what_moves_names_the_version_it_replaces() -> None:
+def test_a_moved_message_names_the_version_it_replaces() -> None:
     entries = [Entry(digest_of("new"), "new"), *stored("ab")]
     resequence(entries, next_sequence=10)
     assert [(entry.row, entry.supersedes) for entry in entries] == [

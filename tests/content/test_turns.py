@@ -167,7 +167,7 @@ def test_an_id_that_comes_again_is_the_latest_call() -> None:
     assert Turns.of(spoken).joined[: len(spoken)] == [False, True, False, False, True]
 
 
-def test_what_is_nested_too_deep_is_not_looked_at() -> None:
+def test_too_deeply_nested_parts_are_not_read() -> None:
     part: Any = {"type": "tool_result", "tool_use_id": "t"}
     for _ in range(turns._DEPTH + 1):
         part = {"content": [part]}

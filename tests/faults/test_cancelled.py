@@ -60,7 +60,7 @@ def in_every_phase() -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("again", REPEATS.values(), ids=REPEATS)
 @pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
-def test_what_a_rolled_back_transaction_saved_is_gone_and_saved_again_once(
+def test_a_rolled_back_save_is_gone_and_saved_again_once(
     save: Callable[[str, Any], Any], again: Callable[[Any], Any]
 ) -> None:
     for name, state in in_every_phase():

@@ -209,7 +209,7 @@ OTHERS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("call", OTHERS.values(), ids=OTHERS)
-def test_what_operates_the_store_fails_once_at_most_as_well(
+def test_operations_on_the_rollout_fail_once_at_most_as_well(
     settings: Any, call: Callable[[], Any]
 ) -> None:
     settings.CONVERSATIONS = SETTINGS
@@ -223,7 +223,7 @@ def test_what_operates_the_store_fails_once_at_most_as_well(
     [retirement.holdings, retirement.conditions, lambda: list(retirement.retire())],
     ids=["holdings", "conditions", "retire"],
 )
-def test_what_loses_its_connection_behind_its_look_at_the_rollout_fails_once_as_well(
+def test_a_connection_lost_after_the_status_was_read_fails_once_as_well(
     settings: Any, call: Callable[[], Any]
 ) -> None:
     settings.CONVERSATIONS = SETTINGS
@@ -520,7 +520,7 @@ def test_a_connection_without_autocommit_is_the_callers_to_close(new_only: None)
 
 
 @only_postgresql
-def test_what_is_read_again_on_a_new_connection_is_never_inside_a_transaction() -> None:
+def test_a_read_is_never_repeated_inside_a_transaction() -> None:
     with suppress(Error), transaction.atomic():
         lose()
         calls = []

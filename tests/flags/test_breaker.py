@@ -65,7 +65,7 @@ def test_a_read_that_succeeds_opens_nothing(breaking: Breaker) -> None:
     assert breaking.opened() == []
 
 
-def test_what_is_long_ago_is_forgotten(breaking: Breaker, clock: Clock) -> None:
+def test_old_outcomes_are_forgotten(breaking: Breaker, clock: Clock) -> None:
     observe(breaking, "xxx")
     clock.now += SPAN_SECONDS - 1
     observe(breaking, ".")

@@ -143,7 +143,9 @@ def test_a_traceback_still_leads_to_the_statement(new_only: None, refusing: None
     assert "conversations/stores/normalized" in told(failure)
 
 
-def test_what_its_caller_was_handling_stays_the_callers(new_only: None, refusing: None) -> None:
+def test_the_exception_that_a_caller_handles_stays_the_callers(
+    new_only: None, refusing: None
+) -> None:
     theirs = ValueError("of the host")
     failure: BaseException | None = None
     try:
@@ -215,7 +217,7 @@ def test_bytes_that_are_no_text_are_not_repeated_on_sqlite() -> None:
     assert cannot_be_read(safe)
 
 
-def test_what_says_how_to_go_on_stays() -> None:
+def test_a_cause_that_says_how_to_go_on_stays() -> None:
     def missing() -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SELECT * FROM there_is_none")
@@ -232,7 +234,7 @@ def test_what_says_how_to_go_on_stays() -> None:
     assert withheld(withheld(failure)).args == safe.args
 
 
-def test_what_a_hosts_rows_forbid_is_an_error_of_ours(settings: Any) -> None:
+def test_a_refusal_by_a_hosts_rows_is_an_error_of_ours(settings: Any) -> None:
     """Django's error of that holds the rows, and is not made of a text alone."""
     settings.CONVERSATIONS = host_rows(json.dumps(state("a").to_dict()))
 
@@ -277,7 +279,7 @@ def test_a_block_that_began_between_two_steps_is_not_left(new_only: None) -> Non
         transaction.set_rollback(True)
 
 
-def test_what_is_handled_between_two_steps_stays_the_callers(new_only: None) -> None:
+def test_an_exception_handled_between_two_steps_stays_the_callers(new_only: None) -> None:
     theirs = IntegrityError(SECRET)
     walk, failure = steps(), None
     assert next(walk) == 1

@@ -94,7 +94,7 @@ def test_every_operation_is_counted_for_the_store_that_decides() -> None:
     assert all(measure.p50 for measure in counted().values())
 
 
-def test_what_the_caller_did_wrong_is_no_error() -> None:
+def test_a_mistake_of_the_caller_counts_as_no_error() -> None:
     with pytest.raises(ConversationNotFound):
         append_messages("missing", messages("b"))
     assert counts() == {}
@@ -255,7 +255,7 @@ def test_threads_lose_nothing() -> None:
     assert counts()["save", "legacy"] == 8_000
 
 
-def test_what_could_not_be_written_is_written_later() -> None:
+def test_unwritten_measures_are_written_later() -> None:
     metrics.observe("save", "legacy", 0.001)
     with failing(lambda sql: "rollout_measures" in sql), pytest.raises(Exception, match="injected"):
         metrics.flush()
@@ -299,7 +299,7 @@ def minutes(number: int, now: datetime) -> list[MeasuredMinute]:
     return MeasuredMinute.objects.bulk_create(rows, batch_size=1000)
 
 
-def test_what_the_database_adds_up_is_what_the_minutes_hold() -> None:
+def test_the_sums_of_the_database_equal_those_of_the_minutes() -> None:
     now = timezone.now().replace(second=0, microsecond=0)
     rows = minutes(90, now)
     MeasuredMinute.objects.create(began_at=now, operation="edit", store="legacy", count=1, cells="")
@@ -342,7 +342,7 @@ def test_weeks_of_minutes_take_one_statement_and_no_more_memory_than_one() -> No
     assert peak() < few + 64 * 1024
 
 
-def test_what_is_read_once_is_read_anew_afterwards_and_in_another_stretch() -> None:
+def test_totals_are_read_anew_after_and_in_another_read_once() -> None:
     now = timezone.now().replace(second=0, microsecond=0)
     minutes(3, now)
     with metrics.read_once():

@@ -153,7 +153,7 @@ def test_every_logger_of_ours_is_one_that_escapes() -> None:
 
 
 @pytest.mark.parametrize("name", ["conversations", "flags", "memory"])
-def test_what_is_logged_is_one_line_of_plain_characters(
+def test_a_logged_value_is_one_line_of_plain_characters(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, name)
@@ -227,7 +227,7 @@ def ran(*args: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("line", list(command_lines()), ids=" ".join)
-def test_what_a_command_line_refuses_is_repeated_in_short(line: tuple[str, ...]) -> None:
+def test_a_refused_command_line_is_repeated_in_short(line: tuple[str, ...]) -> None:
     long = "ж" * 1000
     for wrong in (f"--{long}", f"--unknown={long}", f"--json={long}", "--\x1b[2J\n\u202e"):
         with pytest.raises(CommandError) as refused:
@@ -249,7 +249,7 @@ class Refusing(output.Command):
             raise CommandError(HOSTILE, returncode=3) from error
 
 
-def test_what_a_command_says_and_refuses_is_one_line_of_plain_characters() -> None:
+def test_output_and_refusals_of_a_command_are_one_line_of_plain_characters() -> None:
     out, err = io.StringIO(), io.StringIO()
     with pytest.raises(CommandError) as refused:
         call_command(Refusing(), stdout=out, stderr=err)

@@ -144,7 +144,7 @@ def test_a_database_that_does_not_answer_ends_nothing(caplog: pytest.LogCaptureF
         reporter._every_beat.remove(refuse)
 
 
-def test_what_is_deferred_is_done_later_and_kept_if_it_fails() -> None:
+def test_deferred_work_is_done_later_and_kept_if_it_fails() -> None:
     done: list[int] = []
     outcomes = iter([True, False])
 
@@ -178,7 +178,7 @@ def test_one_thing_that_fails_keeps_nothing_else_from_being_done(
     assert "cannot be written was dropped: DataError" in caplog.text
 
 
-def test_what_waits_is_bounded(
+def test_waiting_work_is_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reporter, "ensure", lambda: None)

@@ -174,7 +174,7 @@ def there_and_back() -> None:
 @pytest.mark.parametrize(
     "act", [lambda: canary(10), emergency, there_and_back], ids=["canary", "emergency", "there"]
 )
-def test_what_the_gates_looked_at_has_to_stand_inside_the_fence(
+def test_the_findings_of_the_gates_must_hold_inside_the_fence(
     act: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter(Phase.NEW_PRIMARY)

@@ -149,7 +149,7 @@ def test_a_name_in_another_spelling_and_an_impossible_key_are_looked_at_by_thems
     assert ownership._keys_of({"ann", "Ann"}).keys() == {"ann"}
 
 
-def test_what_fails_at_once_inside_a_callers_transaction_takes_nothing_with_it() -> None:
+def test_a_failed_import_at_once_keeps_the_callers_transaction() -> None:
     lines = [{"id": name, "messages": messages(name)} for name in "ab"]
     with (
         mock.patch.object(imports, "create_all", mock.Mock(side_effect=IntegrityError)),

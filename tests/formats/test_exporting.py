@@ -52,7 +52,7 @@ def test_the_state_of_a_line_is_what_to_dict_gives() -> None:
     assert f'"state": {json.dumps(awkward_state().to_dict())}, "messages"' in line
 
 
-def test_what_only_legacy_holds_is_exported_with_what_legacy_knows(owner: User) -> None:
+def test_a_conversation_of_legacy_alone_is_exported_with_its_owner_and_time(owner: User) -> None:
     with forced_phase(Phase.LEGACY):
         save("a", "one", "two", user=owner)
         chunk = MemoryChunk.objects.get()
@@ -70,7 +70,7 @@ def test_what_only_legacy_holds_is_exported_with_what_legacy_knows(owner: User) 
     }
 
 
-def test_what_legacy_has_ahead_is_exported_with_the_sequences_it_gets_when_taken_in() -> None:
+def test_messages_ahead_in_legacy_are_exported_with_the_sequences_they_will_get() -> None:
     save("a", "one", "two")
     with forced_phase(Phase.LEGACY):
         state = storage.load_state("a")
@@ -94,7 +94,7 @@ def test_what_legacy_has_ahead_is_exported_with_the_sequences_it_gets_when_taken
     ]
 
 
-def test_what_old_code_wrote_is_merged_before_an_export() -> None:
+def test_a_blob_of_old_code_is_merged_before_an_export() -> None:
     save("a", "one")
     old = {"conversation_history": [{"role": "user", "content": "one"}, "late"]}
     ChunkStore().save("a", snapshots.Document.from_dict(old))

@@ -15,7 +15,7 @@ from tests.support.exports import MESSAGES, written
 pytestmark = pytest.mark.django_db
 
 
-def test_what_is_no_utf_8_is_named_by_line_and_byte(tmp_path: Path) -> None:
+def test_a_byte_that_is_no_utf_8_is_named_by_line_and_place(tmp_path: Path) -> None:
     path = tmp_path / "chats"
     path.write_bytes(b'\xef\xbb\xbf[{"role": 1}]\n[\xff]\n')
     with pytest.raises(InvalidState, match=r"^line 2: is no UTF-8 at byte 1$"):
@@ -42,9 +42,7 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["all.jsonl", "all.jsonl.gz"])
-def test_what_users_said_is_written_for_the_owner_of_the_file_alone(
-    tmp_path: Path, name: str
-) -> None:
+def test_an_export_is_readable_for_the_owner_of_the_file_alone(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.touch(mode=0o644)
     before = os.umask(0o022)

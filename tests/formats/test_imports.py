@@ -495,7 +495,7 @@ def test_a_zip_archive_and_a_folder_are_named(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
 
 
-def test_what_only_resembles_another_product_is_a_chat() -> None:
+def test_a_chat_that_resembles_another_product_is_imported() -> None:
     resembling: list[Any] = [
         chat("a", mapping={"x": 1}, chat_messages="none", chat={"x": 1}, input={"messages": []}),
         {"id": "b", "messages": [{"role": "user", "parts": [{"text": "no type"}]}]},

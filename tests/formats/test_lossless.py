@@ -179,7 +179,7 @@ def test_other_content_is_refused_unless_it_is_to_replace(change: dict[str, Any]
     assert [found.kinds for found in verify()] == [(Kind.TABLES_ONLY,)]
 
 
-def test_what_legacy_alone_holds_is_refused_unless_it_is_to_be_replaced() -> None:
+def test_a_line_against_other_content_in_legacy_alone_needs_replace() -> None:
     with forced_phase(Phase.LEGACY):
         save("c", "in legacy")
     assert results([line_of()]) == [("refused", "it is here with other content")]
@@ -195,7 +195,7 @@ def test_what_legacy_alone_holds_is_refused_unless_it_is_to_be_replaced() -> Non
     ]
 
 
-def test_what_legacy_alone_holds_equally_is_unchanged() -> None:
+def test_a_line_with_equal_content_in_legacy_alone_is_unchanged() -> None:
     with forced_phase(Phase.LEGACY):
         save("c", "in legacy")
         lines = list(export_lines())
@@ -213,7 +213,7 @@ def test_an_unreadable_blob_is_not_written_over() -> None:
         list(export_lines())
 
 
-def test_what_was_deleted_stays_deleted() -> None:
+def test_a_deleted_conversation_stays_deleted() -> None:
     imported([line_of()])
     storage.delete_conversation("c")
     assert imported([line_of()], replace=True) == [
@@ -222,7 +222,7 @@ def test_what_was_deleted_stays_deleted() -> None:
     assert not ConversationState.objects.exists()
 
 
-def test_what_was_redacted_stays_redacted_in_the_conversation_and_its_forks() -> None:
+def test_a_redaction_outlasts_an_import_in_the_conversation_and_its_forks() -> None:
     imported([line_of(), line_of(conversation_id="fork", forked_from="c")])
     lines = list(export_lines())
     ConversationState.rows.get(conversation_id="fork").delete()

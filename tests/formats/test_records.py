@@ -105,7 +105,9 @@ pytestmark = pytest.mark.django_db
         ),
     ],
 )
-def test_what_is_no_line_is_invalid_by_its_place_and_writes_nothing(line: str, reason: str) -> None:
+def test_a_malformed_line_is_invalid_by_its_place_and_writes_nothing(
+    line: str, reason: str
+) -> None:
     assert imported([line]) == [ImportOutcome(1, None, Result.INVALID, reason)]
     assert not ConversationState.objects.exists()
 

@@ -69,7 +69,7 @@ def test_an_array_of_messages_is_one_value_and_an_indented_object_as_well() -> N
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 2**16])
-def test_what_is_read_is_what_json_gives_bit_by_bit(chunk: int) -> None:
+def test_values_equal_those_of_json_bit_by_bit(chunk: int) -> None:
     wanted = json.dumps(json.loads(AWKWARD))
     for text in (AWKWARD, f"[{AWKWARD}]", f"[\n{AWKWARD},\n{AWKWARD}\n]", f"{AWKWARD}\n{AWKWARD}"):
         assert {json.dumps(one) for one in data(text, chunk)} == {wanted}
@@ -190,7 +190,7 @@ def test_a_damaged_file_is_no_shorter_file() -> None:
 
 
 @pytest.mark.parametrize("text", ['{"messages": ["', '[{"messages": ["', '[{"role": "', "{}\nno "])
-def test_what_is_too_long_is_not_read_whole(text: str) -> None:
+def test_a_value_that_is_too_long_is_not_read_whole(text: str) -> None:
     class Endless(io.RawIOBase):
         taken = 0
 

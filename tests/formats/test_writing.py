@@ -47,7 +47,7 @@ def test_an_import_keeps_sequences_keys_and_times(owner: User) -> None:
     ]
 
 
-def test_what_is_added_after_an_import_comes_behind_the_last_sequence() -> None:
+def test_messages_added_after_an_import_come_behind_the_last_sequence() -> None:
     imported([line_of()])
     storage.append_messages("c", ["c"])
     (line,) = export_lines()
@@ -144,7 +144,7 @@ def test_after_a_replacement_the_tables_are_the_truth_in_every_phase(phase: Phas
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-def test_what_was_imported_is_loaded_in_every_phase_and_legacy_is_not_written(
+def test_an_imported_conversation_loads_in_every_phase_and_writes_no_legacy(
     phase: Phase,
 ) -> None:
     with forced_phase(phase):
@@ -155,7 +155,7 @@ def test_what_was_imported_is_loaded_in_every_phase_and_legacy_is_not_written(
         assert contents("c") == ["a", "b", "c"]
 
 
-def test_what_old_code_writes_after_an_import_is_merged() -> None:
+def test_a_blob_of_old_code_after_an_import_is_merged() -> None:
     imported([line_of()])
     ChunkStore().save("c", snapshots.Document.from_dict({"conversation_history": ["a", "b", "c"]}))
     assert contents("c") == ["a", "b", "c"]

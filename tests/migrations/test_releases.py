@@ -77,7 +77,7 @@ def test_later_migrations_only_add() -> None:
         (migrations.CreateModel("m", [("f", models.IntegerField())]), False),
     ],
 )
-def test_what_takes_away_or_has_no_default_in_the_database_is_refused(
+def test_an_operation_that_removes_or_lacks_a_default_in_the_database_is_refused(
     operation: Any, refused: bool
 ) -> None:
     assert bool(problems_of(operation)) is refused

@@ -100,7 +100,7 @@ def test_a_load_takes_one_statement_and_items_of_the_tables_another() -> None:
     assert load_state("d").load_info.store == StoreName.LEGACY
 
 
-def test_what_legacy_alone_holds_takes_one_as_well() -> None:
+def test_a_load_of_messages_in_legacy_alone_takes_one_as_well() -> None:
     save_state("c", state("a"))
     with forced_phase(Phase.LEGACY):
         held = load_state("c")
@@ -112,7 +112,7 @@ def test_what_legacy_alone_holds_takes_one_as_well() -> None:
         assert load_state("c").conversation_history == held.conversation_history
 
 
-def test_what_the_tables_alone_hold_takes_another_and_is_counted(
+def test_a_load_of_messages_in_the_tables_alone_takes_another_and_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     save_state("c", state("a"))
@@ -161,7 +161,9 @@ def test_a_window_of_the_tables_read_step_by_step_is_in_order() -> None:
 
 # 1 for 1.0 is what a JSON column may have made of it.
 @pytest.mark.parametrize(("ours", "theirs"), [(True, 1), (1, True), (2, 1.0), ("a", "b")])
-def test_what_the_tables_hold_otherwise_is_given_as_legacy_has_it(ours: Any, theirs: Any) -> None:
+def test_where_the_stores_differ_a_load_returns_the_values_of_legacy(
+    ours: Any, theirs: Any
+) -> None:
     """The tables prove nothing yet in this phase: legacy's own values are what callers get."""
     held, changed = (
         {"role": "user", "content": "x", "n": n, "in": [{"deep": n}]} for n in (theirs, ours)
@@ -176,7 +178,7 @@ def test_what_the_tables_hold_otherwise_is_given_as_legacy_has_it(ours: Any, the
     assert json.dumps(given, sort_keys=True) == json.dumps([held], sort_keys=True)
 
 
-def test_what_was_written_since_is_taken_in_first(legacy: str) -> None:
+def test_a_foreign_write_is_taken_in_first(legacy: str) -> None:
     save_state("c", state("a"))
     if legacy == "chunks":
         old_save(connection, "c", None, state("a", "b").to_dict())
@@ -187,7 +189,7 @@ def test_what_was_written_since_is_taken_in_first(legacy: str) -> None:
     assert counted("c") == 1
 
 
-def test_what_is_gone_from_legacy_is_given_by_the_tables(legacy: str) -> None:
+def test_a_conversation_gone_from_legacy_is_loaded_from_the_tables(legacy: str) -> None:
     save_state("c", state("a"))
     store: Any = configured_store()
     store.delete("c")
@@ -261,7 +263,7 @@ def test_a_field_of_a_hosts_own_is_read_by_its_model(
 
 
 @pytest.mark.parametrize("way", ["from_db", "__init__", "post_init"])
-def test_what_a_hosts_model_makes_of_its_column_is_what_is_read(
+def test_a_load_reads_the_value_that_a_hosts_model_makes_of_its_column(
     way: str, legacy: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """It keeps other names, which its instances never show."""

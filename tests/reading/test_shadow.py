@@ -57,7 +57,7 @@ def compared(store: str) -> Measure:
 
 
 @pytest.mark.parametrize("phase", BOTH)
-def test_what_agrees_is_evidence(legacy: Any, phase: Phase) -> None:
+def test_a_matching_comparison_is_evidence(legacy: Any, phase: Phase) -> None:
     with forced_phase(phase):
         save_state("c", state("a", memory_context=[{"b": 1.0, "a": 2}]))
         load_state("c")
@@ -84,7 +84,7 @@ def test_where_one_store_is_written_nothing_is_compared(phase: Phase) -> None:
     assert not [key for key in counted() if key[0] == "shadow"]
 
 
-def test_what_was_written_while_it_was_compared_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_during_a_write_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     load, meanwhile = ChunkStore.load, ["b"]
 
     def written_first(store: ChunkStore, conversation_id: str) -> Any:
@@ -121,7 +121,7 @@ def test_without_monitoring_nothing_is_compared() -> None:
     assert compared("legacy").count == 0
 
 
-def test_what_only_one_store_has_yet_is_no_mismatch() -> None:
+def test_a_write_that_only_one_store_has_yet_is_no_mismatch() -> None:
     with forced_phase(Phase.NEW_READS):
         save_state("c", state("a"))
         with failing(touches_legacy):

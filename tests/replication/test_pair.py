@@ -95,9 +95,7 @@ def append_elsewhere(conversation_id: str, text: str) -> int:
         return append_messages(conversation_id, messages(text))["revision"]
 
 
-def test_what_is_saved_is_read_back_at_once_while_the_replica_is_behind(
-    pair: Pair, cid: str
-) -> None:
+def test_a_save_is_read_back_at_once_while_the_replica_is_behind(pair: Pair, cid: str) -> None:
     save_state("old", state("before", memory_context=ITEMS))
     save_state(cid, state("a", memory_context=ITEMS))
     pair.pause()
@@ -127,7 +125,7 @@ def test_the_checks_find_nothing_wrong_with_the_pair(settings: Any) -> None:
     assert warning.id == "conversations.W005"
 
 
-def test_what_another_process_was_told_of_is_read_here(pair: Pair, cid: str) -> None:
+def test_an_acknowledged_write_of_another_process_is_read_here(pair: Pair, cid: str) -> None:
     save_state(cid, state("a"))
     pair.pause()
     arguments = {"conversation_id": cid, "text": "b"}
@@ -208,7 +206,7 @@ def test_equal_content_of_another_revision_is_not_taken_from_the_replica(
     ]
 
 
-def test_what_old_code_wrote_is_taken_in_while_the_replica_is_behind(pair: Pair, cid: str) -> None:
+def test_a_blob_of_old_code_is_taken_in_while_the_replica_is_behind(pair: Pair, cid: str) -> None:
     with forced_phase(Phase.NEW_READS):
         save_state(cid, state("a"))
         pair.catch_up()

@@ -71,7 +71,7 @@ def left_legacy() -> None:
         status()
 
 
-def test_what_old_code_writes_is_pending_and_then_taken_in() -> None:
+def test_a_blob_of_old_code_is_pending_and_then_taken_in() -> None:
     left_legacy()
     dual("a", "one")
     dual("b", "one")
@@ -101,7 +101,7 @@ def test_old_codes_writes_count_from_the_step_that_left_legacy() -> None:
     assert findings.findings().foreign_writes == 1
 
 
-def test_what_old_code_left_out_is_counted_by_conversation() -> None:
+def test_messages_that_old_code_left_out_are_counted_by_conversation() -> None:
     for name in "ab":
         dual(name, "one", "two", SECRET)
         for last in ("x", "y"):
@@ -113,7 +113,7 @@ def test_what_old_code_left_out_is_counted_by_conversation() -> None:
     assert "       2  with messages left out by old code\n" in reported()
 
 
-def test_what_was_set_aside_is_named_with_the_reason_and_its_class() -> None:
+def test_a_quarantined_blob_is_named_with_the_reason_and_its_class() -> None:
     mine, other = UserFactory(), UserFactory()
     for name in "abc":
         dual(name, "one", user=mine)
@@ -133,7 +133,7 @@ def test_what_was_set_aside_is_named_with_the_reason_and_its_class() -> None:
     assert "b: 2 set aside: written for another owner\n" in reported()
 
 
-def test_what_no_load_reads_is_counted() -> None:
+def test_leftovers_that_no_load_reads_are_counted() -> None:
     dual("a", "one")
     with forced_phase(Phase.DUAL_WRITE):
         append_messages("a", messages("two"))
@@ -168,7 +168,7 @@ def run_it() -> None:
     list(runs.work(runs.begin("tables")))
 
 
-def test_what_a_run_could_not_carry_over_stands_until_it_is_mended() -> None:
+def test_a_failure_of_a_run_stands_until_it_is_mended() -> None:
     assert last_finished("tables") is None
     for name in "abc":
         broken(name)

@@ -134,7 +134,7 @@ def test_nothing_of_ours_is_taken_for_old_codes() -> None:
     assert seen() == set()
 
 
-def test_what_we_wrote_in_phase_legacy_keeps_no_gate_waiting(legacy: str) -> None:
+def test_our_own_writes_in_phase_legacy_keep_no_gate_waiting(legacy: str) -> None:
     storage.save_state("saved since", state("a"))
     for name in ("ours", "loaded"):
         storage.save_state(name, state("a"))
@@ -148,7 +148,7 @@ def test_what_we_wrote_in_phase_legacy_keeps_no_gate_waiting(legacy: str) -> Non
     assert seen() == set()
 
 
-def test_what_old_code_writes_over_ours_is_seen(legacy: str) -> None:
+def test_a_write_of_old_code_over_ours_is_seen(legacy: str) -> None:
     storage.save_state("c", state("a"))
     enter(Phase.DUAL_WRITE)
     storage.save_state("d", state("a"))
@@ -162,7 +162,7 @@ def test_what_old_code_writes_over_ours_is_seen(legacy: str) -> None:
     assert seen() == {"c", "d"}
 
 
-def test_what_old_code_begins_anew_is_seen(legacy: str) -> None:
+def test_a_new_conversation_of_old_code_is_seen(legacy: str) -> None:
     """At once where legacy has times; else once a sync has taken in all that was there before."""
     others_write(legacy, "before", "a")
     enter(Phase.DUAL_WRITE)
@@ -185,7 +185,7 @@ TAKING_IN: list[Callable[[str], Any]] = [
 ]
 
 
-def test_what_a_sync_could_not_carry_over_was_there_before(legacy: str) -> None:
+def test_a_failed_conversation_of_a_sync_was_there_before(legacy: str) -> None:
     """Repairing the table that would not take it is no write of old code."""
     others_write(legacy, "c", "a")
     others_write(legacy, "d", "a")
@@ -229,7 +229,7 @@ def test_a_canary_and_an_emergency_write_legacy_alone(legacy: str) -> None:
     assert seen() == {"beside the canary"}
 
 
-def test_what_went_to_legacy_blindly_counts_and_the_gate_says_so() -> None:
+def test_a_blind_write_to_legacy_counts_and_the_gate_says_so() -> None:
     """It carries no mark, and a host's row has no place for one."""
     storage.save_state("c", state("a"))
     enter(Phase.DUAL_WRITE)

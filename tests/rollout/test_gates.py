@@ -115,7 +115,7 @@ def by_old_code() -> None:
 
 
 @pytest.mark.parametrize("begin", [only_in_legacy, ahead_in_legacy, by_old_code])
-def test_what_the_tables_do_not_hold_yet_refuses_until_it_is_synced(begin: Any) -> None:
+def test_an_unsynced_conversation_refuses_until_it_is_synced(begin: Any) -> None:
     enter(Phase.DUAL_WRITE)
     begin()
     assert refusing()["verified"].evidence["ids"] == ["c"]
@@ -145,7 +145,7 @@ def test_a_quarantined_blob_refuses_a_step_unless_it_is_waived() -> None:
     assert waived == {"verified": "the other user asked for it"}
 
 
-def test_what_was_verified_is_verified_again_only_when_it_was_written() -> None:
+def test_a_verified_conversation_is_verified_again_only_after_a_write() -> None:
     with forced_phase(Phase.DUAL_WRITE):
         for name in ("c", "d"):
             save_state(name, state("a"))
@@ -161,7 +161,7 @@ def test_what_was_verified_is_verified_again_only_when_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("store", ["chunks", "row", "row with a time"])
-def test_what_is_written_after_the_gate_looked_is_verified_inside_the_fence(
+def test_a_write_after_the_gate_is_verified_inside_the_fence(
     settings: Any, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
     if store != "chunks":
@@ -267,7 +267,7 @@ def unreadable_blobs(*names: str) -> None:
     list(runs.work(run))
 
 
-def test_what_a_sync_could_not_carry_over_refuses() -> None:
+def test_a_failed_conversation_of_a_sync_refuses() -> None:
     unreadable_blobs("c", "d")
     found = refusing()
     assert set(found) == {"sync_finished", "verified"}
@@ -289,7 +289,7 @@ def test_it_is_waived_by_id() -> None:
     assert verified_gate["evidence"]["waived"] == {"c": "broken since May", "d": "the same"}
 
 
-def test_what_is_waived_as_a_whole_is_not_recorded_as_in_order() -> None:
+def test_a_gate_waived_as_a_whole_is_not_recorded_as_in_order() -> None:
     unreadable_blobs("c", "d")
     made = advance(waive={"verified": "a bug of 2024", "sync_finished": "the same"})
     (gate,) = [one for one in made.gates if one["gate"] == "verified"]

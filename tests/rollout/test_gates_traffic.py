@@ -180,7 +180,7 @@ def test_old_code_has_to_be_quiet(settings: Any) -> None:
     assert gate("foreign_writes").passed
 
 
-def test_what_a_sync_takes_in_was_written_when_its_blob_says(settings: Any) -> None:
+def test_a_sync_keeps_the_time_of_a_blob(settings: Any) -> None:
     settings.CONVERSATIONS |= {"FOREIGN_QUIET": timedelta(hours=24)}
     enter(Phase.DUAL_WRITE)
     old_save(connection, "old", None, state("a").to_dict())
@@ -211,7 +211,7 @@ def test_a_rehearsal_of_half_the_way_is_none() -> None:
     assert gate("rehearsed").passed
 
 
-def test_what_a_gate_does_itself_is_no_traffic(settings: Any) -> None:
+def test_the_queries_of_a_gate_are_no_traffic(settings: Any) -> None:
     settings.CONVERSATIONS |= {"SHADOW_SHARE": 1}
     enter(Phase.DUAL_WRITE)
     rehearse()

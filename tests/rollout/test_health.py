@@ -92,7 +92,7 @@ def test_shares_are_judged_from_a_minimum_sample_on(
         assert found.reasons[0].number == numbers[slug] / numbers["count"]
 
 
-def test_what_is_older_than_the_window_says_nothing() -> None:
+def test_measures_older_than_the_window_do_not_count() -> None:
     old = timezone.now() - timedelta(minutes=7)
     measured(count=100, errors=100)
     MeasuredMinute.objects.update(began_at=old.replace(second=0, microsecond=0))
@@ -181,7 +181,7 @@ def test_falling_behind_is_critical_while_both_stores_are_written(
     assert said(report()) == ([("behind", "critical")] if dual else [])
 
 
-def test_what_fell_behind_before_the_phase_was_entered_is_as_it_should_be() -> None:
+def test_a_lag_from_before_the_phase_is_no_trouble() -> None:
     enter(Phase.NEW_ONLY)
     save_state("behind", state("a"))
     enter(Phase.NEW_PRIMARY)
@@ -299,7 +299,7 @@ def test_dropped_tables_are_said_and_break_nothing() -> None:
     assert report().reasons == ()
 
 
-def test_what_cannot_be_read_leaves_health_unknown() -> None:
+def test_unreadable_findings_leave_health_unknown() -> None:
     with failing(lambda sql: "conversation_conflicts" in sql):
         found = report()
     assert found.status == Level.UNKNOWN
@@ -420,7 +420,7 @@ def test_a_server_that_says_nothing_is_waited_for_two_seconds_at_most() -> None:
 
 
 @committed
-def test_what_was_measured_survives_the_callers_rollback() -> None:
+def test_measures_survive_the_callers_rollback() -> None:
     snapshot.refresh()
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         save_state("c", state("a"))

@@ -73,7 +73,7 @@ def everything() -> list[Any]:
     return [list(model._base_manager.order_by("pk").values()) for model in models]
 
 
-def test_what_only_legacy_holds_is_taken_in_as_old_as_it_is() -> None:
+def test_a_conversation_of_legacy_alone_is_taken_in_with_its_age() -> None:
     written_by_old_code("c", "a", "b", at=LONG_AGO)
     assert done("tables") == {"c": Action.TAKEN_IN}
     row = ConversationState.rows.get(conversation_id="c")
@@ -93,7 +93,7 @@ def test_a_sync_does_not_change_the_order_of_a_users_conversations() -> None:
     assert before == after == ["c", "b", "a"]
 
 
-def test_what_a_load_takes_in_or_a_redaction_rewrites_is_no_activity() -> None:
+def test_taking_in_and_redacting_are_no_activity() -> None:
     written_by_old_code("taken in", "a", at=LONG_AGO)
     with forced_phase(Phase.NEW_ONLY):
         save_state("merged", AgentState(conversation_history=said("a")))
@@ -107,7 +107,7 @@ def test_what_a_load_takes_in_or_a_redaction_rewrites_is_no_activity() -> None:
 
 
 @pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=2)])
-def test_what_was_taken_in_falls_back_to_the_blob_it_came_from(age: timedelta) -> None:
+def test_a_conversation_taken_in_falls_back_to_its_blob(age: timedelta) -> None:
     written_by_old_code("c", "a", at=datetime.now(UTC) - age)
     assert done("tables") == {"c": Action.TAKEN_IN}
     with forced_phase(Phase.DUAL_WRITE), failing(touches_messages) as failed:
@@ -135,7 +135,7 @@ def test_old_codes_late_write_is_merged() -> None:
     assert texts("c") == ["a", "b", "late"]
 
 
-def test_what_legacy_has_ahead_replaces_the_tables_content() -> None:
+def test_content_ahead_in_legacy_replaces_that_of_the_tables() -> None:
     with forced_phase(Phase.DUAL_WRITE):
         save_state("c", AgentState(conversation_history=said("a", "b")))
     with forced_phase(Phase.LEGACY):
@@ -148,7 +148,7 @@ def test_what_legacy_has_ahead_replaces_the_tables_content() -> None:
         assert texts("c") == ["a", "c"]
 
 
-def test_what_the_tables_have_ahead_reaches_legacy_whole() -> None:
+def test_content_ahead_in_the_tables_reaches_legacy_whole() -> None:
     with forced_phase(Phase.NEW_ONLY):
         save_state("c", AgentState(conversation_history=said("a"), extra={"mood": 1.0}))
         append_messages("c", said("b"))

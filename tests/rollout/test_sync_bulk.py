@@ -217,7 +217,7 @@ def _of_nobody_here(whole: Any) -> Any:
     return lambda self, chunk: replace(whole(self, chunk), owner="4711")
 
 
-def test_what_is_merged_erased_or_unknown_goes_its_own_way_beside_the_rest() -> None:
+def test_merged_deleted_and_unreadable_conversations_go_their_own_way_beside_the_rest() -> None:
     with forced_phase(Phase.DUAL_WRITE):
         for name in ("merged", "current", "deleted"):
             save_state(name, state("x"))
@@ -337,7 +337,7 @@ def test_one_conversation_larger_than_the_bound_is_carried_over_alone(
     assert runs.progress(run).state == "finished"
 
 
-def test_what_is_read_at_once_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_of_many_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     names = written_by_old_code(*"abcdef")
     legacy = configured_store()
     assert legacy is not None

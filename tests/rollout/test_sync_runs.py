@@ -132,7 +132,7 @@ def test_it_goes_both_ways_and_the_second_time_writes_nothing(settings: Any, map
         assert texts(load_state("f")) == ["new"]
 
 
-def test_what_is_written_after_the_start_is_not_walked_over() -> None:
+def test_a_run_skips_conversations_written_after_its_start() -> None:
     """Or a run behind endless inserts would never end; live saves carry their own."""
     in_legacy(4)
     run = runs.begin("tables")

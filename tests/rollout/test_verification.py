@@ -296,7 +296,7 @@ def test_an_error_that_is_not_ours_is_reported_by_its_type_and_the_next_one_is_v
     ]
 
 
-def test_what_a_write_in_progress_makes_look_wrong_is_not_reported(
+def test_a_write_in_progress_is_not_reported_as_a_mismatch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first look reads the row, then a write, then the messages: too many of them."""

@@ -182,7 +182,7 @@ def test_verifying_takes_half_a_statement_a_conversation_at_most(
     assert [one.kinds for one in found] == [(kind,)] * COUNT * 3
 
 
-def test_what_a_write_in_progress_makes_look_wrong_is_looked_at_again(
+def test_a_conversation_with_a_write_in_progress_is_verified_again(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row is read, then comes a write, then the messages are read: too many of them."""
@@ -203,7 +203,7 @@ def test_what_a_write_in_progress_makes_look_wrong_is_looked_at_again(
     assert list(revisions.values_list("revision", "verified_revision")) == [(1, 1), (2, 2), (1, 1)]
 
 
-def test_what_is_written_while_it_is_verified_is_not_noted(
+def test_a_conversation_written_during_its_verification_is_not_noted(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.CONVERSATIONS = {"LEGACY": "memory_chunks"}
@@ -275,7 +275,9 @@ def test_one_that_cannot_be_read_is_named_among_others(settings: Any) -> None:
 # Memory
 
 
-def test_what_is_large_is_verified_alone(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_conversation_is_verified_alone(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     large = {"memory_context": [{"content": "x" * 3_000}], "extra": {"note": "y" * 2_000}}
     phase = Phase.NEW_ONLY if store == "none" else Phase.DUAL_WRITE
     with forced_phase(phase):

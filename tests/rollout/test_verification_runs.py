@@ -79,7 +79,7 @@ def test_everything_is_verified_and_recorded(settings: Any, mapping: Any) -> Non
     assert found.run == records.latest_finished("verification").pk  # type: ignore[union-attr]
 
 
-def test_what_legacy_alone_holds_in_many_blobs_is_counted_once() -> None:
+def test_many_blobs_of_a_conversation_in_legacy_alone_count_once() -> None:
     """What may be in flight is met again with each of its blobs."""
     for turn in range(8):
         for name in "ab":
@@ -146,7 +146,7 @@ def test_a_run_of_another_sample_is_not_joined() -> None:
 # What changes meanwhile
 
 
-def test_what_old_code_writes_behind_the_walk_is_looked_at_again() -> None:
+def test_a_blob_of_old_code_behind_the_walk_is_verified() -> None:
     stored(*NAMES)
     worker = runs.work(runs.begin())
     next(worker)
@@ -158,7 +158,7 @@ def test_what_old_code_writes_behind_the_walk_is_looked_at_again() -> None:
     assert noted(found) == {"c00": "pending", "new": "missing_in_tables"}
 
 
-def test_what_is_mended_meanwhile_is_in_order_in_the_end() -> None:
+def test_a_conversation_mended_during_the_run_is_in_order_in_the_end() -> None:
     stored(*NAMES)
     by_old_code("c00", "more")
     by_old_code("new")
@@ -174,7 +174,7 @@ def test_what_is_mended_meanwhile_is_in_order_in_the_end() -> None:
     assert dict(found.counts) == {"equal": 11}
 
 
-def test_what_is_saved_meanwhile_is_looked_at_again_and_breaks_nothing() -> None:
+def test_a_conversation_saved_during_the_run_is_verified_again() -> None:
     stored(*NAMES)
     worker = runs.work(runs.begin())
     next(worker)
@@ -191,7 +191,9 @@ def test_what_is_saved_meanwhile_is_looked_at_again_and_breaks_nothing() -> None
     assert (standing.conversations, standing.looks) == (9, 10)
 
 
-def test_what_is_deleted_while_it_is_looked_at_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversation_deleted_during_its_verification_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stored(*NAMES)
     verify = runs.verify
 
@@ -244,7 +246,7 @@ def test_a_store_that_does_not_answer_at_first_is_asked_again() -> None:
     assert SyncBatch.rows.filter(finished_at=None).count() == 0
 
 
-def test_what_cannot_be_verified_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unverifiable_conversation_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(working, "TRIES", 2)
     stored("a", "b")
     with failing(lambda sql: sql.startswith("SELECT") and "conversation_messages" in sql):

@@ -181,7 +181,7 @@ def test_claiming_ones_own_conversation_changes_nothing(phase: Phase) -> None:
     assert texts(load_state("c", user_id=user)) == ["a"]
 
 
-def test_what_is_missing_foreign_or_deleted_is_not_claimed(phase: Phase) -> None:
+def test_a_missing_foreign_or_deleted_conversation_is_not_claimed(phase: Phase) -> None:
     owner, other = UserFactory(), UserFactory()
     save_state("foreign", state("a"), owner)
     save_state("deleted", state("a"))
@@ -228,7 +228,7 @@ def test_an_unsaved_user_is_refused_instead_of_seeing_every_conversation(phase: 
 @pytest.mark.parametrize(
     "user_id", [True, 1.5, "ann", "", b"1", [1], ({},), object(), float("inf"), 2**70]
 )
-def test_what_is_no_users_key_is_refused(user_id: Any) -> None:
+def test_a_value_that_is_no_users_key_is_refused(user_id: Any) -> None:
     with pytest.raises(InvalidOwner):
         load_state("c", user_id=user_id)
 

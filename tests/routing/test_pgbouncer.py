@@ -79,7 +79,7 @@ def test_a_client_gets_another_session_with_every_transaction(pooler: Pooler) ->
         assert len({session() for _ in range(SIZE)}) == 1
 
 
-def test_what_a_session_keeps_would_be_seen() -> None:
+def test_leftovers_of_a_session_would_be_seen() -> None:
     with poolers.running(size=1) as pooler:
         with psycopg.connect(pooler.url, autocommit=True) as client:
             client.execute("PREPARE kept AS SELECT 1")

@@ -260,7 +260,9 @@ def test_a_connection_that_was_lost_while_idle_is_opened_anew() -> None:
     assert breaker.replicas.opened() == []
 
 
-def test_what_is_asked_is_counted(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_reads_of_the_replica_and_their_fallbacks_are_counted(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
     monkeypatch.setattr(reporter, "ensure", lambda: None)
     save_state("c", state("a"))
     set_rows(Phase.NEW_ONLY)

@@ -67,7 +67,7 @@ def test_in_new_only_a_legacy_that_is_down_stops_nothing_that_the_tables_know() 
         assert texts(load_state("c")) == ["a", "b"]
 
 
-def test_what_legacy_alone_holds_waits_for_legacy() -> None:
+def test_an_append_to_content_of_legacy_alone_waits_for_legacy() -> None:
     ahead_in_legacy()
     with forced_phase(Phase.NEW_ONLY):
         with failing(touches_legacy):
@@ -102,7 +102,7 @@ def test_a_row_that_cannot_be_told_learns_of_the_blob_later() -> None:
 
 @pytest.mark.parametrize("phase", [Phase.LEGACY, Phase.DUAL_WRITE])
 @pytest.mark.parametrize("verb", ["SELECT", "INSERT"])
-def test_what_legacy_itself_refuses_is_not_written_blindly(phase: Phase, verb: str) -> None:
+def test_a_write_that_legacy_refuses_is_not_written_blindly(phase: Phase, verb: str) -> None:
     """A blob without a number is merged as old code's: what this save removes would come back."""
     with forced_phase(Phase.DUAL_WRITE):
         save_state("c", state("a", "secret"))
@@ -136,7 +136,7 @@ def test_where_the_tables_are_ahead_a_row_that_cannot_be_told_stops_the_write() 
 
 
 @override_settings(CONVERSATIONS={"LEGACY": JSON_COLUMN})
-def test_what_legacys_json_cannot_hold_is_refused_while_legacy_decides_and_left_out_later() -> None:
+def test_a_value_beyond_legacys_json_is_refused_while_legacy_decides_and_left_out_later() -> None:
     odd = AgentState(last_tool_result=float("nan"))
     with forced_phase(Phase.DUAL_WRITE), pytest.raises(InvalidState, match="NaN"):
         save_state("c", odd)
@@ -236,7 +236,7 @@ def test_a_blob_that_alone_holds_the_truth_and_cannot_be_read_is_an_error() -> N
 # Old code beside a write of ours that legacy alone holds
 
 
-def test_what_we_wrote_to_legacy_alone_stays_beside_what_old_code_writes_then() -> None:
+def test_our_write_to_legacy_alone_stays_beside_a_later_one_of_old_code() -> None:
     ahead_in_legacy()
     old_save(connection, "c", None, state("a", "old").to_dict())
     with forced_phase(Phase.NEW_ONLY):

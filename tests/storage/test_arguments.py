@@ -90,7 +90,7 @@ BAD_STATES: list[tuple[Any, str]] = [
 
 # By number: pytest would write ten thousand digits into an id.
 @pytest.mark.parametrize(("bad", "path"), BAD_STATES, ids=range(len(BAD_STATES)))
-def test_what_is_no_state_is_refused_with_its_place_before_any_sql(
+def test_an_invalid_state_is_refused_with_its_place_before_any_sql(
     phase: Phase, no_sql: None, bad: Any, path: str
 ) -> None:
     with pytest.raises(InvalidState) as refused:
@@ -100,7 +100,7 @@ def test_what_is_no_state_is_refused_with_its_place_before_any_sql(
 
 
 @pytest.mark.parametrize("field", ["conversation_history", "memory_context", "history", "focus"])
-def test_what_is_too_deep_is_refused_before_any_sql(no_sql: None, field: str) -> None:
+def test_too_deep_nesting_is_refused_before_any_sql(no_sql: None, field: str) -> None:
     with pytest.raises(InvalidState, match="nested deeper than 400 levels") as refused:
         save_state("c", AgentState(**{field: [DEEP]}))
     assert refused.value.path.startswith(f"{field}[0][0]" if "_" in field else f"{field}[0]")
@@ -192,7 +192,7 @@ def test_a_uuid_is_an_id(phase: Phase) -> None:
     assert texts(load_state(str(conversation_id))) == ["a"]
 
 
-def test_what_is_too_big_is_refused_by_its_place() -> None:
+def test_a_value_that_is_too_big_is_refused_by_its_place() -> None:
     with override_settings(
         CONVERSATIONS={"MAX_MESSAGE_BYTES": 100, "MAX_STATE_BYTES": 300, "REQUIRE_OWNER": False}
     ):

@@ -56,7 +56,7 @@ def there(conversation_id: str, user: Any = None) -> bool:
     return found
 
 
-def test_what_was_saved_exists_in_every_later_phase() -> None:
+def test_a_saved_conversation_exists_in_every_later_phase() -> None:
     for writing in Phase:
         with forced_phase(writing):
             save_state(writing.label, state("a"))
@@ -80,7 +80,7 @@ def test_missing_foreign_and_deleted_do_not_exist(phase: Phase) -> None:
     assert not there("deleted")
 
 
-def test_what_old_code_wrote_exists(phase: Phase, old_code: Any) -> None:
+def test_a_conversation_of_old_code_exists(phase: Phase, old_code: Any) -> None:
     old_code.write("c", state("a").to_dict())
     assert there("c")
     assert not there("c", UserFactory())
@@ -136,7 +136,7 @@ def test_no_failure_makes_a_conversation_missing(phase: Phase, down: Callable[[s
 
 
 @pytest.mark.parametrize("reads_legacy", [Phase.LEGACY, Phase.DUAL_WRITE])
-def test_what_legacy_holds_exists_while_the_tables_are_down(reads_legacy: Phase) -> None:
+def test_a_conversation_of_legacy_exists_while_the_tables_are_down(reads_legacy: Phase) -> None:
     user, other = UserFactory(), UserFactory()
     with forced_phase(reads_legacy):
         save_state("c", state("a"), user)
@@ -150,7 +150,7 @@ def test_what_legacy_holds_exists_while_the_tables_are_down(reads_legacy: Phase)
 
 
 @pytest.mark.parametrize("reads_tables", [Phase.NEW_READS, Phase.NEW_PRIMARY, Phase.NEW_ONLY])
-def test_what_legacy_holds_may_be_deleted_where_loads_prefer_tables_that_are_down(
+def test_a_conversation_of_legacy_may_be_deleted_where_loads_prefer_tables_that_are_down(
     reads_tables: Phase,
 ) -> None:
     with forced_phase(Phase.DUAL_WRITE):

@@ -108,7 +108,7 @@ def test_in_new_only_a_failure_of_the_tables_is_an_error() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_needs_rows_fails_when_the_tables_do() -> None:
+def test_operations_that_need_rows_fail_when_the_tables_do() -> None:
     with forced_phase(Phase.LEGACY):
         save_state("c", state("a"))
         with failing(touches_tables), pytest.raises(StorageUnavailable):

@@ -323,7 +323,7 @@ def test_a_revision_chooses_the_version_that_was_current_then(new_only: None) ->
         restore_message("c", 1, revision=0)
 
 
-def test_what_was_never_changed_has_nothing_to_restore(phase: Phase) -> None:
+def test_an_unchanged_message_has_no_version_to_restore(phase: Phase) -> None:
     save_state("c", state("a"))
     with pytest.raises(MessageNotFound, match="no superseded message 1"):
         restore_message("c", 1)

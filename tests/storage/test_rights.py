@@ -174,7 +174,7 @@ def test_an_operators_tool_reaches_every_conversation(
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_is_no_user_reaches_nothing(world: World, name: str) -> None:
+def test_a_value_that_is_no_user_reaches_no_conversation(world: World, name: str) -> None:
     for kind in KINDS:
         for form, impostor in world.impostors.items():
             with undone(), pytest.raises(InvalidOwner) as refused:

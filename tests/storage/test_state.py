@@ -82,7 +82,7 @@ def test_a_state_and_its_baseline_survive(journey: Callable[[AgentState], AgentS
 
 
 @pytest.mark.parametrize("name", ["copy", "deepcopy", "pickle", "old pickle", "replace"])
-def test_what_the_load_said_survives_within_python(name: str) -> None:
+def test_the_load_info_survives_within_python(name: str) -> None:
     assert JOURNEYS[name](loaded()).load_info == LoadInfo("tables", 7, hidden_messages=2)
 
 
@@ -308,7 +308,7 @@ def test_a_spoilt_baseline_is_refused_rather_than_guessed(name: str, value: Any)
 
 
 @pytest.mark.parametrize("value", [5, "text", [], {}, True, [1, 2]])
-def test_what_is_no_baseline_is_refused(value: Any) -> None:
+def test_a_false_baseline_is_refused(value: Any) -> None:
     with pytest.raises(InvalidState, match="_baseline: is not the value that to_dict"):
         AgentState.from_dict({BASELINE_KEY: value})
 

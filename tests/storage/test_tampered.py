@@ -176,7 +176,7 @@ def test_a_time_at_the_limits_is_resumed_or_not() -> None:
     assert not should_resume_conversation(datetime.min)
 
 
-def test_what_a_page_gave_goes_on(phase: Phase) -> None:
+def test_the_cursor_of_a_page_leads_on(phase: Phase) -> None:
     user = UserFactory()
     for name in ("a|b", "c", "d"):
         save_state(name, state(name), user)

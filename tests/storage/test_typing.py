@@ -62,7 +62,7 @@ def test_mypy_finds_what_is_wrong_and_takes_what_is_right_in_a_host_without_our_
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - ATTRIBUTES - UNAWAITED))
-def test_what_mypy_refuses_is_refused_before_any_sql(no_sql: None, name: str) -> None:
+def test_calls_that_mypy_refuses_are_refused_before_any_sql(no_sql: None, name: str) -> None:
     with pytest.raises((InvalidState, InvalidOwner)):
         called(FUNCTIONS[name])
 

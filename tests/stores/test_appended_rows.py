@@ -114,7 +114,7 @@ def test_lists_are_in_the_order_of_the_newest_rows() -> None:
 
 
 @isolate_apps("tests.support.hostshapes")
-def test_what_only_one_row_may_have_is_not_copied() -> None:
+def test_values_of_unique_columns_are_not_copied() -> None:
     class Row(models.Model):  # noqa: DJ008
         chat = models.IntegerField()
         label = models.CharField(max_length=9)
@@ -207,7 +207,7 @@ def test_every_row_of_old_code_is_taken_in_and_counted_once() -> None:
         assert all(one.in_order for one in verify())
 
 
-def test_what_comes_in_between_is_still_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_added_in_between_is_still_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that old code adds after we looked, and before ours."""
     name = SHAPE.make(UserFactory(), "a")
     with forced_phase(Phase.DUAL_WRITE):
@@ -239,7 +239,7 @@ def test_a_host_that_prunes_its_rows_loses_nothing_of_the_tables() -> None:
         assert texts(storage.load_state(name)) == ["a", "b", "c"]
 
 
-def test_what_is_known_and_gone_brings_no_earlier_row_back() -> None:
+def test_a_pruned_newest_row_brings_no_earlier_one_back() -> None:
     """Hosts prune the newest row as well: the one that is newest then stands for all."""
     name = SHAPE.make(UserFactory(), "a", "b")
     legacy = configured_store()
@@ -372,7 +372,7 @@ def test_a_run_meets_a_conversation_once() -> None:
     assert store.met([name], keys[0] - 1) == frozenset()
 
 
-def test_what_was_overtaken_is_counted_and_none_of_it_is_ever_removed() -> None:
+def test_overtaken_rows_are_counted_and_never_removed() -> None:
     """No row says who wrote it."""
     with forced_phase(Phase.DUAL_WRITE):
         name = storage.create_new_conversation()
@@ -387,7 +387,7 @@ def test_what_was_overtaken_is_counted_and_none_of_it_is_ever_removed() -> None:
     assert Snapshot.objects.count() == 4
 
 
-def test_what_the_database_digests_is_settled() -> None:
+def test_the_database_digests_a_token_on_postgresql_alone() -> None:
     store: Any = configured_store()
     assert (store.token_unchanged_sql() is None) == (connection.vendor != "postgresql")
 

@@ -176,7 +176,7 @@ def test_lists_over_both_stores_show_everything_once(
             assert {one.conversation_id: one.updated_at for one in found} == latest
 
 
-def test_what_has_moved_is_not_walked_through(django_assert_max_num_queries: Any) -> None:
+def test_moved_conversations_are_not_walked_through(django_assert_max_num_queries: Any) -> None:
     """The tables' page tells how far legacy has to be looked at."""
     owner = UserFactory()
     for number in range(120):

@@ -152,7 +152,7 @@ def test_errors_are_djangos_also_while_rows_are_fetched(monkeypatch: pytest.Monk
     assert texts(load_state("c")) == ["a", "b"]
 
 
-def test_what_looks_on_sees_the_statements() -> None:
+def test_an_execute_wrapper_sees_the_statements() -> None:
     save_state("c", state("a"))
     seen: list[str] = []
 

@@ -93,7 +93,7 @@ def test_an_appended_message_changes_the_messages_alone(phase: Phase, legacy: st
     green()
 
 
-def test_what_a_host_calls_otherwise_stays_its_own(legacy: str) -> None:
+def test_a_key_that_a_host_uses_otherwise_stays_its_own(legacy: str) -> None:
     put(legacy, {"messages": ["a"]})
     with forced_phase(Phase.LEGACY):
         loaded = storage.load_state("c")
@@ -164,7 +164,7 @@ def test_a_new_row_has_the_whole_state(legacy: str) -> None:
     check(legacy, state("a").to_dict())
 
 
-def test_what_is_no_object_is_replaced_by_the_whole_state(legacy: str) -> None:
+def test_json_that_is_no_object_is_replaced_by_the_whole_state(legacy: str) -> None:
     put(legacy, {"conversation_history": messages("a")})
     with forced_phase(Phase.DUAL_WRITE):
         storage.append_messages("c", messages("b"))
@@ -196,7 +196,7 @@ def test_a_merge_a_redaction_and_the_way_back_keep_the_shape(legacy: str) -> Non
 
 @pytest.mark.parametrize("text", ["\0", "\ud800"])
 @pytest.mark.parametrize("legacy", ["json"], indirect=True)
-def test_what_jsonb_alone_cannot_hold_is_refused_there_alone(text: str, legacy: str) -> None:
+def test_a_text_that_jsonb_alone_cannot_hold_is_refused_there_alone(text: str, legacy: str) -> None:
     for whole in (AgentState(user_input=text), AgentState(extra={"a": [{text: 1}]})):
         with forced_phase(Phase.LEGACY):
             if connection.vendor != "postgresql":
@@ -245,7 +245,9 @@ def functions(legacy: str, **names: str) -> Any:
 
 
 @pytest.mark.parametrize("phase", [Phase.LEGACY, Phase.DUAL_WRITE])
-def test_what_the_hosts_json_would_lose_is_refused_by_name(phase: Phase, legacy: str) -> None:
+def test_a_field_that_the_hosts_json_would_lose_is_refused_by_name(
+    phase: Phase, legacy: str
+) -> None:
     put(legacy, {"said": messages("a")})
     with functions(legacy, to_state="from_said", from_state="only_messages"), forced_phase(phase):
         storage.append_messages("c", messages("b"))
@@ -259,7 +261,7 @@ def test_what_the_hosts_json_would_lose_is_refused_by_name(phase: Phase, legacy:
 
 
 @pytest.mark.parametrize("to_state", [{}, {"to_state": "with_more"}])
-def test_what_the_hosts_json_would_add_is_refused_by_name(
+def test_a_field_that_the_hosts_json_would_add_is_refused_by_name(
     to_state: dict[str, str], legacy: str
 ) -> None:
     """By `to_state`, or because nothing turns what `from_state` made back."""
@@ -286,7 +288,7 @@ def test_another_order_of_keys_is_refused_where_the_column_would_keep_it(legacy:
 
 
 @pytest.mark.parametrize("from_state", ["unserializable", "refusing"])
-def test_what_from_state_makes_must_be_json(legacy: str, from_state: str) -> None:
+def test_the_result_of_from_state_must_be_json(legacy: str, from_state: str) -> None:
     put(legacy, {"said": messages("a")})
     with (
         functions(legacy, to_state="from_said", from_state=from_state),

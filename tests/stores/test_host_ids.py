@@ -247,7 +247,7 @@ def test_a_list_of_both_stores_goes_on_by_pages(shape: Shape) -> None:
             assert (len(found), set(found)) == (chats, set(names))
 
 
-def test_what_is_no_id_there_cannot_be_made_there() -> None:
+def test_an_id_that_the_host_cannot_hold_is_refused() -> None:
     """Nothing is written: neither there nor in the tables, in every phase that writes legacy."""
     for name in (BY_INTEGER, BY_USER, BY_PAIR):
         user = UserFactory()

@@ -98,7 +98,7 @@ def test_an_edit_finds_its_item_after_all_of_them_moved(new_only: None) -> None:
     assert (found[0], found[-1], len(found)) == ("x", "y2", 14)
 
 
-def test_what_is_attached_to_an_item_follows_its_edit_and_goes_with_it() -> None:
+def test_metadata_of_an_item_follows_its_edit_and_its_removal() -> None:
     save_state("c", state(memory_context=["a", "b"]))
     first, second = MemoryContextItem.objects.order_by("position")
     MemoryMetadata.objects.create(context_item=first, key="from", value="crm")

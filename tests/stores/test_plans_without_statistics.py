@@ -116,12 +116,12 @@ def test_loads_and_saves_beside_chunks_read_no_table_whole(
         assert read_whole(found_by(case[0].call)) == set()
 
 
-def test_what_changed_is_found_by_the_index_of_what_is_unsettled() -> None:
+def test_changed_conversations_are_found_by_the_index_of_unsettled_ones() -> None:
     """A gate asks it while writes are held back."""
     assert found_by(lambda: list(in_batches(unverified()))) == {"state_unsettled"}
 
 
-def test_what_came_into_legacy_is_found_by_its_keys() -> None:
+def test_new_blobs_of_legacy_are_found_by_their_keys() -> None:
     """Every blob was read for the last five."""
     mark = str(int(legacy_mark()) - 5)
     with override_settings(CONVERSATIONS=CHUNKS):

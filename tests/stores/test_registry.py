@@ -83,7 +83,7 @@ def test_a_hosts_own_store_takes_part_in_the_rollout(settings: Any) -> None:
         (f"{__name__}.HalfStore", f"names '{__name__}.HalfStore', which lacks blobs, check, claim"),
     ],
 )
-def test_what_is_no_store_is_refused_by_name(settings: Any, store: Any, text: str) -> None:
+def test_a_value_that_is_no_store_is_refused_by_name(settings: Any, store: Any, text: str) -> None:
     settings.CONVERSATIONS = {"LEGACY": {"store": store}}
     (error,) = check_legacy()
     assert error.id == "conversations.E004"

@@ -113,7 +113,9 @@ def test_an_export_to_the_standard_output_is_lines_and_nothing_else(old: Any) ->
     assert json.loads(err.splitlines()[0])["conversation_id"] == "broken"
 
 
-def test_what_an_export_left_out_is_imported_once_it_is_repaired(old: Any, tmp_path: Path) -> None:
+def test_a_conversation_left_out_of_an_export_is_imported_once_it_is_repaired(
+    old: Any, tmp_path: Path
+) -> None:
     legacy(old)
     path = tmp_path / "all.jsonl"
     run("export", str(path))

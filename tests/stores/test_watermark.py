@@ -59,7 +59,7 @@ def texts() -> list[str]:
     return [each["content"] for each in load_state("c").conversation_history]
 
 
-def test_what_was_saved_an_hour_ago_is_looked_through_no_more() -> None:
+def test_blobs_older_than_an_hour_are_not_searched() -> None:
     saved("a", "b", "c")
     assert floor() == 0
     for pk in ids():
@@ -79,7 +79,7 @@ def test_nothing_is_passed_that_may_still_be_in_flight() -> None:
 
 
 @pytest.mark.parametrize("seen", [True, False])
-def test_what_old_code_wrote_is_never_passed_unseen(
+def test_the_floor_never_passes_an_unseen_blob_of_old_code(
     seen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it was found when the save began, or became visible behind that look."""
@@ -110,7 +110,7 @@ def test_a_blob_without_a_time_is_in_flight_for_ever() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_what_a_load_reads_is_not_passed(known: bool) -> None:
+def test_the_floor_stays_below_the_blob_that_a_load_reads(known: bool) -> None:
     """Where ids and times disagree, that is not the greatest id."""
     if known:
         saved("a")
@@ -132,7 +132,7 @@ def test_what_a_load_reads_is_not_passed(known: bool) -> None:
     assert texts() == ["a", "b", "c", "d"]
 
 
-def test_what_we_wrote_is_not_passed_where_it_is_the_latest() -> None:
+def test_the_floor_stays_below_our_latest_blob() -> None:
     saved("a")
     old_save(connection, "c", None, state("a", "b").to_dict())
     ours, theirs = ids()

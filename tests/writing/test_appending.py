@@ -64,7 +64,7 @@ def test_it_reads_no_message(legacy: str, phase: Phase) -> None:
         assert_in_both("c", "a", "b", "c", "d")
 
 
-def test_what_is_edited_after_it_is_the_message_that_was_given(legacy: str) -> None:
+def test_an_edit_after_an_append_edits_the_given_message(legacy: str) -> None:
     with forced_phase(Phase.DUAL_WRITE):
         save_state("c", state("a", "b"))
         loaded = load_state("c")
@@ -91,7 +91,7 @@ def test_where_a_number_is_no_place_any_more_rows_tell(legacy: str) -> None:
         assert [each.sequence for each in list_messages("c")] == [3, 4, 5]
 
 
-def test_what_a_load_left_out_stays_in_both(legacy: str) -> None:
+def test_messages_that_a_load_left_out_stay_in_both_stores(legacy: str) -> None:
     with forced_phase(Phase.DUAL_WRITE):
         save_state("c", state("a", "b", "c"))
         loaded = load_state("c", max_messages=1)
@@ -100,7 +100,7 @@ def test_what_a_load_left_out_stays_in_both(legacy: str) -> None:
         assert_in_both("c", "a", "b", "c", "d")
 
 
-def test_what_others_added_meanwhile_stays_in_both(legacy: str) -> None:
+def test_messages_that_others_add_meanwhile_stay_in_both_stores(legacy: str) -> None:
     with forced_phase(Phase.DUAL_WRITE):
         save_state("c", state("a"))
         loaded = load_state("c")

@@ -77,7 +77,7 @@ JSON_COLUMN = {
 
 
 @override_settings(CONVERSATIONS={"LEGACY": JSON_COLUMN})
-def test_what_a_json_column_changed_is_no_edit_of_old_code() -> None:
+def test_a_change_by_a_json_column_is_no_edit_of_old_code() -> None:
     """PostgreSQL's jsonb reorders keys, and knows no 1.0 and no -0.0."""
     odd = {"z": 1.0, "content": "a", "b": [1e23, -0.0], "a": None}
     saved = AgentState(
@@ -175,7 +175,7 @@ def spoken(text: str) -> dict[str, Any]:
 @override_settings(CONVERSATIONS={"LEGACY": JSON_COLUMN})
 @pytest.mark.parametrize("saved", Phase)
 @pytest.mark.parametrize("loaded", Phase)
-def test_what_a_json_column_hands_back_can_be_edited_and_removed(
+def test_messages_and_items_from_a_json_column_can_be_edited_and_removed(
     phase: Phase, saved: Phase, loaded: Phase
 ) -> None:
     first = AgentState(

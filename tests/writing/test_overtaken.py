@@ -253,7 +253,7 @@ def test_an_estimate_counts_them() -> None:
 # What stays
 
 
-def test_what_old_code_wrote_stays_taken_in_or_not() -> None:
+def test_blobs_of_old_code_stay_before_and_after_a_merge() -> None:
     first = by_old_code("c", "old")
     saved("c", "a", "b")
     taken_in = by_old_code("c", *read_by_old_code(), "theirs")
@@ -269,7 +269,7 @@ def test_what_old_code_wrote_stays_taken_in_or_not() -> None:
     assert texts(load_state("c")) == ["old", "a", "b", "theirs", "c", "d", "late", "e", "f"]
 
 
-def test_what_a_sync_took_in_stays_below_the_floor_or_above() -> None:
+def test_a_blob_that_a_sync_took_in_stays_below_the_floor_or_above() -> None:
     long_ago = timezone.now() - timedelta(days=2)
     theirs = [by_old_code("c", "a", at=long_ago), by_old_code("c", "a", "b", at=long_ago)]
     theirs.append(by_old_code("c", "a", "b", "c"))
@@ -279,7 +279,7 @@ def test_what_a_sync_took_in_stays_below_the_floor_or_above() -> None:
     assert keys()[:-1] == theirs
 
 
-def test_what_was_set_aside_stays() -> None:
+def test_a_quarantined_blob_stays() -> None:
     mine, other = UserFactory(), UserFactory()
     saved("c", "a", "b", user=mine)
     aside = by_old_code("c", "z", user=other.pk)
@@ -294,7 +294,7 @@ def test_what_was_set_aside_stays() -> None:
     assert texts(load_state("c", user_id=mine)) == ["a", "b", "c", "d"]
 
 
-def test_what_legacy_alone_holds_is_not_lost_behind_a_blob_of_old_code() -> None:
+def test_our_write_to_legacy_alone_is_not_lost_behind_a_blob_of_old_code() -> None:
     """A merge begins with our own last write; old code read what was before it."""
     saved("c", "a")
     with forced_phase(Phase.LEGACY):
@@ -305,7 +305,7 @@ def test_what_legacy_alone_holds_is_not_lost_behind_a_blob_of_old_code() -> None
     assert sorted(texts(load_state("c"))) == ["a", "later", "ours", "theirs"]
 
 
-def test_what_the_tables_do_not_know_stays() -> None:
+def test_blobs_of_a_conversation_unknown_to_the_tables_stay() -> None:
     with forced_phase(Phase.LEGACY):
         saved("c", "a", "b", "c")
     assert not ConversationState.rows.exists()
@@ -326,7 +326,7 @@ def test_the_greatest_key_stays_where_it_is_not_the_newest() -> None:
     assert keys()[-1] == last
 
 
-def test_what_was_put_back_from_an_archive_stays() -> None:
+def test_a_blob_put_back_from_an_archive_stays() -> None:
     saved("c", "a", "b", "c")
     put_back = keys()[0]
     MemoryMetadata.objects.create(chunk_id=put_back, key=RESTORED_MARK, value="7")
@@ -342,7 +342,7 @@ def test_a_blob_that_two_conversations_name_stays() -> None:
     assert keys() == [shared, keys()[-1]]
 
 
-def test_by_what_a_blob_may_go() -> None:
+def test_the_conditions_under_which_a_blob_may_go() -> None:
     def blob(key: int, *, hour: int | None = 0, revision: int | None = 1, **more: Any) -> Placed:
         at = None if hour is None else datetime(2026, 1, 1, hour, tzinfo=UTC)
         return Placed(key, at, revision, **{"aside": False, **more})

@@ -348,7 +348,7 @@ def test_redacting_needs_every_store_and_changes_nothing_otherwise(phase: Phase)
         (lambda user: redact_message("c", "k"), MessageNotFound),
     ],
 )
-def test_what_is_not_there_or_not_ones_own_is_not_redacted(
+def test_a_missing_or_foreign_message_is_not_redacted(
     phase: Phase, call: Callable[[Any], Any], error: type[Exception]
 ) -> None:
     save_state("c", state("a"), UserFactory())
@@ -389,7 +389,9 @@ def test_what_is_not_there_or_not_ones_own_is_not_redacted(
         ),
     ],
 )
-def test_what_stays_of_a_message_ties_tool_calls_together(spoken: Any, form: Any) -> None:
+def test_the_redacted_form_of_a_message_still_ties_tool_calls_together(
+    spoken: Any, form: Any
+) -> None:
     assert json.dumps(redacted_form(spoken, "R")) == json.dumps(form)
 
 

@@ -64,7 +64,7 @@ def settings(**values: object) -> override_settings:
     return override_settings(CONVERSATIONS={"LEGACY": "memory_chunks", **values})
 
 
-def test_what_was_superseded_long_ago_goes_and_what_is_current_stays() -> None:
+def test_old_superseded_versions_go_and_the_current_one_stays() -> None:
     streamed("a", "ab", "abc")
     assert list(prune(now=timezone.now() + LATER)) == [Pruned("c", 2)]
     assert versions() == [(1, "abc")]
@@ -73,7 +73,7 @@ def test_what_was_superseded_long_ago_goes_and_what_is_current_stays() -> None:
     assert list(prune(now=timezone.now() + LATER)) == []
 
 
-def test_what_was_superseded_lately_stays() -> None:
+def test_a_lately_superseded_version_stays() -> None:
     streamed("a", "ab", "abc")
     assert list(prune()) == []
     assert versions() == [(1, "a"), (1, "ab"), (1, "abc")]
@@ -116,7 +116,7 @@ def test_a_message_added_again_behind_an_insertion_proves_no_age() -> None:
     assert list(prune()) == []
 
 
-def test_what_an_import_replaced_stays_although_its_file_is_old() -> None:
+def test_versions_that_an_import_replaced_stay_although_its_file_is_old() -> None:
     append_messages("c", [said("a"), said("b"), said("c")], create=True)
     line = json.loads(next(export_lines()))
     long_ago = "2024-05-01T12:00:00+00:00"
@@ -152,7 +152,7 @@ def test_a_removed_message_can_be_restored_until_it_is_pruned() -> None:
     ]
 
 
-def test_what_legacy_held_last_stays_so_that_old_codes_next_blob_merges() -> None:
+def test_the_last_versions_of_legacy_stay_so_that_old_codes_next_blob_merges() -> None:
     with forced_phase(Phase.DUAL_WRITE):
         save_state("c", AgentState(conversation_history=[said("a"), said("b")]))
     remove_messages("c", [1])

@@ -38,7 +38,7 @@ def test_a_save_says_where_it_went(phase: Phase) -> None:
     }
 
 
-def test_what_others_changed_in_the_fields_stays(phase: Phase) -> None:
+def test_foreign_changes_of_fields_stay(phase: Phase) -> None:
     storage.save_state("c", state(user_input="a", extra={"gone": 1, "kept": 1}))
     first, second = storage.load_state("c"), storage.load_state("c")
     first.user_input = "b"
@@ -272,7 +272,7 @@ def test_a_copy_goes_on_from_what_was_committed_meanwhile(phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("edit", ["appended", "edited"])
-def test_what_another_task_changes_during_a_save_is_in_the_next(
+def test_a_change_of_another_task_during_a_save_is_in_the_next_save(
     phase: Phase, edit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A coroutine goes on streaming into its messages while a thread saves them."""

@@ -70,7 +70,7 @@ def test_a_window_of_one_and_an_append_of_another_lose_nothing(phase: Phase) -> 
 
 
 @pytest.mark.parametrize("window", [0, 1])
-def test_what_equals_a_hidden_message_is_no_repetition(phase: Phase, window: int) -> None:
+def test_a_message_equal_to_a_hidden_one_is_no_repetition(phase: Phase, window: int) -> None:
     """The hidden one has no key, since it comes from legacy."""
     with forced_phase(Phase.LEGACY):
         begun("yes", "go on")

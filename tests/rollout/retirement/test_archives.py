@@ -44,7 +44,7 @@ def test_where_there_is_nothing_the_archive_is_empty(tmp_path: Path) -> None:
     assert list(retirement.restore_archive(path)) == []
 
 
-def test_what_else_a_host_has_in_these_tables_is_archived_too(tmp_path: Path) -> None:
+def test_columns_of_the_host_in_these_tables_are_archived_too(tmp_path: Path) -> None:
     path = tmp_path / "archive.jsonl"
     tables = ("memory_chunks", "memory_metadata")
 
@@ -102,7 +102,7 @@ def test_an_archive_that_cannot_be_written_stops_everything(
     assert not transitions.status().retired
 
 
-def test_what_is_written_behind_the_archive_stays(
+def test_a_blob_written_behind_the_archive_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written("c", "d")

@@ -102,7 +102,7 @@ def test_the_second_time_nothing_is_done(either_store: str, tmp_path: Path) -> N
 # Late writes of old code
 
 
-def test_what_old_code_writes_afterwards_is_found_taken_in_and_removed() -> None:
+def test_a_later_blob_of_old_code_is_found_taken_in_and_removed() -> None:
     written("c")
     retired()
     old_save(connection, "c", None, state("one", "two", "three", "late").to_dict())
@@ -228,7 +228,7 @@ def test_the_newest_blob_goes_last() -> None:
 # Under load
 
 
-def test_what_writers_are_told_meanwhile_is_what_a_load_returns() -> None:
+def test_a_load_returns_all_acknowledged_writes_of_meanwhile() -> None:
     names = [f"c{number}" for number in range(6)]
     written(*names)
     told: dict[str, list[Any]] = expected(*names)

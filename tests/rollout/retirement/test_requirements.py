@@ -121,7 +121,7 @@ def test_a_quarantined_blob_refuses_unless_it_is_waived() -> None:
     assert state_chunks() == 0
 
 
-def test_what_comes_into_legacy_while_it_is_verified_refuses(
+def test_a_write_to_legacy_during_the_verification_refuses(
     either_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written("c")

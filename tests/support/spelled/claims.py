@@ -110,7 +110,7 @@ class LegacyClaims(Host):
             with pytest.raises(ConversationNotFound):
                 storage.claim_conversation(name, "bob")
 
-    def test_what_old_code_wrote_in_another_spelling_is_taken_in(self) -> None:
+    def test_a_blob_under_another_spelling_is_taken_in(self) -> None:
         for name in self.phases():
             storage.save_state(name, state("a"), "Ann")
             old_save(connection, name, "ann", state("a", "b").to_dict())
