@@ -101,22 +101,22 @@ def guarding(step: Step) -> Iterator[Gate]:
     return (gate for gate in _registered.values() if gate.guards(step))
 
 
-def looked(gate: Gate, step: Step) -> GateResult:
+def ask(gate: Gate, step: Step) -> GateResult:
     """Return the finding of a gate. A gate that cannot look, because a store is down, refuses."""
-    return _found(gate, lambda: gate.look(step))
+    return _ask_safely(gate, lambda: gate.look(step))
 
 
-def looked_again(gate: Gate, step: Step, found: GateResult) -> GateResult:
-    """Return the finding of a gate inside the fence, in a savepoint of its own; see `looked`."""
+def ask_again(gate: Gate, step: Step, found: GateResult) -> GateResult:
+    """Return the finding of a gate inside the fence, in a savepoint of its own; see `ask`."""
 
     def look() -> GateResult:
         with transaction.atomic(using=database_alias()):
             return gate.look_again(step, found)
 
-    return _found(gate, look)
+    return _ask_safely(gate, look)
 
 
-def _found(gate: Gate, look: Callable[[], GateResult]) -> GateResult:
+def _ask_safely(gate: Gate, look: Callable[[], GateResult]) -> GateResult:
     try:
         return look()
     except Exception as error:  # noqa: BLE001 - a gate is an app's, and may raise anything

@@ -301,7 +301,7 @@ def _plan(settings: Settings, *, overruled: bool = True) -> Plan:
     """Return the plan in force; unless `overruled`, the plan that an emergency overrules."""
     if not conversations_settings().get("LEGACY"):
         return PLANS[Phase.NEW_ONLY]
-    return settings.plan if overruled else records.routed(settings)
+    return settings.plan if overruled else records.routing_plan(settings)
 
 
 def _down(plan: Plan, can_serve: Mapping[str, bool]) -> Iterator[Reason]:

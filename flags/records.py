@@ -70,13 +70,13 @@ class Status:
 def current() -> Status:
     """Return where the rollout stands, after recording a change that was made in another way."""
     fence.queue()
-    found = stored()
-    plan = routed(found)
+    found = read_switches()
+    plan = routing_plan(found)
     row = rows().order_by("-pk").first()
     last = None if row is None else record_of(row)
     if last is None or (dict(last.switches), last.canary) != (routing(found), found.canary):
         source = plan.phase if last is None else last.target
-        last = recorded(Kind.NOTICED, source, plan.phase, found)
+        last = record(Kind.NOTICED, source, plan.phase, found)
     return Status(
         plan.phase,
         plan.mixed,
@@ -97,7 +97,7 @@ def _since(last: Record) -> datetime:
     return last.at if row is None else row.at
 
 
-def stored() -> Settings:
+def read_switches() -> Settings:
     """Return the settings in the database. Raises: SwitchesUnreadable."""
     try:
         return read_settings()
@@ -112,7 +112,7 @@ def unreadable(error: Exception) -> SwitchesUnreadable:
     return SwitchesUnreadable()
 
 
-def routed(settings: Settings) -> Plan:
+def routing_plan(settings: Settings) -> Plan:
     """Return the plan of the routing switches, also while an emergency overrules them."""
     return plan_of({**settings.switches, Switch.EMERGENCY_ROLLBACK: False})
 
@@ -156,7 +156,7 @@ def _set(rows: Any, name: str, *, note: str, **values: Any) -> None:
     transaction.on_commit(row.flush, using=rows.db, robust=True)
 
 
-def recorded(
+def record(
     kind: Transition.Kind,
     source: Phase,
     target: Phase,

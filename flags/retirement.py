@@ -60,11 +60,11 @@ def _recorded(
         now = records.current()
         results = look(now)
         refuse_unless_holding(results)
-        made = records.recorded(
+        made = records.record(
             kind,
             now.phase,
             now.phase,
-            records.stored(),
+            records.read_switches(),
             results=results,
             reason=reason,
             actor=actor,

@@ -23,7 +23,7 @@ from flags.exceptions import (
     TransitionRefused,
     UnknownGate,
 )
-from flags.gates import GateResult, Step, guarding, looked, looked_again
+from flags.gates import GateResult, Step, ask, ask_again, guarding
 from flags.models import Transition
 from flags.phases import EVERYTHING, Phase, Switch, switches_for
 from flags.records import Kind, Record, Status
@@ -77,7 +77,7 @@ def check(to: Phase | None = None, *, waive: Mapping[str, str] | None = None) ->
     """
     step = _step(status(), to, waive)
     _check_waivers([step])
-    return _looked([step])
+    return _ask_all([step])
 
 
 @reconnecting
@@ -124,8 +124,8 @@ def canary(percent: float, *, reason: str = "", actor: str = "") -> Record:
             what = "the switches spell no phase" if now.mixed else "legacy has no lower phase"
             raise TransitionRefused(f"{what}: there is nothing to be a canary of.")
         records.change({}, canary=share)
-        settings = records.stored()
-        return records.recorded(
+        settings = records.read_switches()
+        return records.record(
             Kind.CANARY, now.phase, now.phase, settings, reason=reason, actor=actor
         )
 
@@ -224,7 +224,7 @@ def resume(*, reason: str = "", actor: str = "", waive: Mapping[str, str] | None
         raise TransitionRefused("emergency_rollback is off: there is nothing to resume.")
     step = Step(now.phase, now.phase, timezone.now(), now.since, waivers=waive or {})
     _check_waivers([step])
-    results = _looked([step])
+    results = _ask_all([step])
     refuse_unless_holding(results)
     with transaction.atomic(using=database_alias()):
         fence.close()
@@ -261,12 +261,12 @@ def rehearse(
         for phase in range(ahead, to, -1)
     ]
     _check_waivers(steps)
-    results = _looked(steps)
+    results = _ask_all(steps)
     refuse_unless_holding(results)
     with transaction.atomic(using=database_alias()):
         now = records.current()
-        settings = records.stored()
-        return records.recorded(
+        settings = records.read_switches()
+        return records.record(
             Kind.REHEARSAL,
             now.phase,
             now.phase,
@@ -306,9 +306,9 @@ def _overruled(
     actor: str = "",
 ) -> Status:
     """Record that the emergency began or ended; the phase that it overrules stays."""
-    settings = records.stored()
-    phase = records.routed(settings).phase
-    records.recorded(kind, phase, phase, settings, results=results, reason=reason, actor=actor)
+    settings = records.read_switches()
+    phase = records.routing_plan(settings).phase
+    records.record(kind, phase, phase, settings, results=results, reason=reason, actor=actor)
     return records.current()
 
 
@@ -358,22 +358,22 @@ def _make(
     share: float = EVERYTHING,
 ) -> Record:
     """Let the gates look, close the fence, let them look again, flip and record."""
-    found = _looked([step])
+    found = _ask_all([step])
     refuse_unless_holding(found)
     with transaction.atomic(using=database_alias()):
         fence.close()
         _refuse_if_moved(records.current(), step)
         # A waived gate stays waived: its second look sees only the changes since, and might pass.
         results = [
-            before if before.waived else _waived(looked_again(gate, step, before), step)
+            before if before.waived else _waived(ask_again(gate, step, before), step)
             for gate, before in zip(guarding(step), found, strict=True)
         ]
         refuse_unless_holding(results)
         # No other switch is written: that would undo an emergency, which waits for no fence.
         records.change(switches_for(step.target), canary=share)
         records.complete()
-        settings = records.stored()
-        return records.recorded(
+        settings = records.read_switches()
+        return records.record(
             kind, step.source, step.target, settings, results=results, reason=reason, actor=actor
         )
 
@@ -403,9 +403,9 @@ def _check_waivers(steps: Sequence[Step]) -> None:
             raise UnknownGate(f"there is no gate {shown(name)} here: {', '.join(names)}.")
 
 
-def _looked(steps: Iterable[Step]) -> list[GateResult]:
+def _ask_all(steps: Iterable[Step]) -> list[GateResult]:
     with metrics.read_once():
-        return [_waived(looked(gate, step), step) for step in steps for gate in guarding(step)]
+        return [_waived(ask(gate, step), step) for step in steps for gate in guarding(step)]
 
 
 def _waived(result: GateResult, step: Step) -> GateResult:

@@ -16,7 +16,7 @@ from conversations.storage.arguments import (
     check_limit,
 )
 from conversations.storage.coroutines import coroutine_of
-from conversations.storage.states import written
+from conversations.storage.states import carry_out
 from conversations.writing.delete import claim, delete
 from conversations.writing.fork import fork
 
@@ -28,7 +28,7 @@ def create_new_conversation(user_id: UserRef = None) -> str:
     """
     conversation_id, owner = str(uuid.uuid4()), owner_key(user_id)
     document = Document.from_dict(AgentState().to_dict())
-    written(conversation_id, SaveState(Checked.of(document), None), owner)
+    carry_out(conversation_id, SaveState(Checked.of(document), None), owner)
     return conversation_id
 
 
@@ -42,7 +42,7 @@ def clear_conversation(conversation_id: ConversationId, user_id: UserRef = None)
 
     Raises: ConversationNotFound, StorageUnavailable.
     """
-    return written(check_id(conversation_id), Clear(), owner_key(user_id))[1]
+    return carry_out(check_id(conversation_id), Clear(), owner_key(user_id))[1]
 
 
 aclear_conversation = coroutine_of(clear_conversation)

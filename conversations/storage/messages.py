@@ -28,7 +28,7 @@ from conversations.storage.arguments import (
     lazy,
 )
 from conversations.storage.coroutines import coroutine_of
-from conversations.storage.states import written
+from conversations.storage.states import carry_out
 from conversations.writing.redact import erase
 
 MOST_ROLES = 1000
@@ -166,7 +166,7 @@ def replace_message(
     conversation_id, owner = check_id(conversation_id), owner_key(user_id)
     reference = check_reference(key_or_sequence)
     (value,) = check_messages([message], path="message")
-    return written(conversation_id, replacement(reference, value), owner)[1]
+    return carry_out(conversation_id, replacement(reference, value), owner)[1]
 
 
 areplace_message = coroutine_of(replace_message)
@@ -191,7 +191,7 @@ def remove_messages(
     references = None if keys_or_sequences is None else check_references(keys_or_sequences)
     removed: list[Any] = []
     operation = removal(references, check_limit(last, path="last"), removed)
-    written(conversation_id, operation, owner)
+    carry_out(conversation_id, operation, owner)
     return removed
 
 
@@ -215,7 +215,7 @@ def restore_message(
     operation = restoration(
         check_reference(key_or_sequence), check_limit(revision, path="revision")
     )
-    return written(conversation_id, operation, owner)[1]
+    return carry_out(conversation_id, operation, owner)[1]
 
 
 arestore_message = coroutine_of(restore_message)

@@ -134,7 +134,7 @@ def save_state(
         message_seal = _seal(data.get(MESSAGES), before[0], messages)
         item_seal = _seal(data.get(ITEMS), before[1], items)
     operation = SaveState(check_document(data, messages=messages, items=items), baseline)
-    outcome, result = written(conversation_id, operation, owner)
+    outcome, result = carry_out(conversation_id, operation, owner)
     if _remembers(state):
         seals = (
             message_seal and _unbroken(message_seal, data.get(MESSAGES), before[0]),
@@ -173,7 +173,9 @@ def _remembers(state: Any) -> bool:
     return True
 
 
-def written(conversation_id: str, operation: Any, owner: str | None) -> tuple[Outcome, SaveResult]:
+def carry_out(
+    conversation_id: str, operation: Any, owner: str | None
+) -> tuple[Outcome, SaveResult]:
     """Carry out an operation. Returns: its outcome, and the result for callers."""
     committed = not managed(connections[conf.alias()])
     decision = decide(conversation_id)
@@ -403,7 +405,7 @@ def append_messages(
     conversation_id, owner = check_id(conversation_id), owner_key(user_id)
     values = check_messages(messages)
     operation = AppendMessages(values, check_keys(keys, count=len(values)), creates=create)
-    return written(conversation_id, operation, owner)[1]
+    return carry_out(conversation_id, operation, owner)[1]
 
 
 aappend_messages = coroutine_of(append_messages)
@@ -453,7 +455,7 @@ def update_state_partial(
             updates.get("new_context_items", ()), path="updates.new_context_items"
         ),
     )
-    return written(conversation_id, operation, owner)[1]
+    return carry_out(conversation_id, operation, owner)[1]
 
 
 aupdate_state_partial = coroutine_of(update_state_partial)

@@ -21,7 +21,7 @@ from flags.phases import Phase
 _TOLD = (IntegrityError, NotSupportedError)
 
 
-def added(
+def try_append(
     connection: BaseDatabaseWrapper,
     conversation_id: str,
     operation: Operation,

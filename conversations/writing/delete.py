@@ -31,7 +31,7 @@ def delete(conversation_id: str, *, owner: str | None, reason: str = DELETED) ->
     """
     with in_transaction(conversation_id):
         legacy = configured_store()
-        held, actual = _held(conversation_id, legacy, asked=owner is not None)
+        held, actual = _lock_and_ask_owner(conversation_id, legacy, asked=owner is not None)
         if not held or (owner is not None and not same_owner(owner, actual)):
             return False
         bury(conversation_id, reason=reason)
@@ -42,7 +42,7 @@ def delete(conversation_id: str, *, owner: str | None, reason: str = DELETED) ->
         return True
 
 
-def _held(
+def _lock_and_ask_owner(
     conversation_id: str, legacy: LegacyStore | None, *, asked: bool
 ) -> tuple[bool, str | None]:
     """Lock a conversation. Returns: whether a store holds it, and its owner.
@@ -93,7 +93,7 @@ def claim(conversation_id: str, owner: str) -> None:
         if legacy is not None and not legacy.names_owners:
             # Only a row of the tables can hold the owner.
             write(conversation_id, touch(), owner=None, decision=decision)
-        held, actual = _held(conversation_id, legacy, asked=True)
+        held, actual = _lock_and_ask_owner(conversation_id, legacy, asked=True)
         if not held or (actual is not None and not same_owner(actual, owner)):
             raise ConversationNotFound
         if actual is not None:

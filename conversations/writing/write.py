@@ -50,7 +50,7 @@ from conversations.stores.normalized import (
     redactions_of,
 )
 from conversations.stores.types import IdRefused, Stored
-from conversations.writing.append import added
+from conversations.writing.append import try_append
 from conversations.writing.ingest import (
     Newcomers,
     appeared_at,
@@ -92,7 +92,7 @@ def write(
     """
     connection = connections[conf.alias()]
     with translated(conversation_id, connection, emergency=decision.emergency):
-        bumped = added(connection, conversation_id, operation, decision, owner=owner)
+        bumped = try_append(connection, conversation_id, operation, decision, owner=owner)
         if bumped is not None:
             return Outcome(bumped.revision, [StoreName.NORMALIZED], bumped=bumped)
         attempted = _Write(conversation_id, operation, owner, decision)

@@ -31,7 +31,7 @@ from tests.support.scale import examples
 from tests.support.strategies import states
 
 pytestmark = pytest.mark.django_db(transaction=True)
-added = write.added
+added = write.try_append
 
 
 @pytest.fixture(params=["fresh", "chunks"], autouse=True)
@@ -51,7 +51,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         ways.append(bumped is not None)
         return bumped
 
-    monkeypatch.setattr(write, "added", spy)
+    monkeypatch.setattr(write, "try_append", spy)
     return ways
 
 
@@ -96,7 +96,7 @@ def test_turns_leave_the_same_rows_either_way(
         conversation_id = str(uuid.uuid4())
         with pytest.MonkeyPatch.context() as patch:
             if not short:
-                patch.setattr(write, "added", lambda *args, **kwargs: None)
+                patch.setattr(write, "try_append", lambda *args, **kwargs: None)
             storage.save_state(conversation_id, copy.deepcopy(first))
             loaded = storage.load_state(conversation_id)
             for new, fields in turns:

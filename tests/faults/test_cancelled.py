@@ -80,8 +80,8 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.there, self.go = threading.Event(), threading.Event()
-        self._shut, self._added = False, write.added
-        monkeypatch.setattr(write, "added", self._waiting)
+        self._shut, self._added = False, write.try_append
+        monkeypatch.setattr(write, "try_append", self._waiting)
 
     def shut(self) -> None:
         self.there.clear()

@@ -35,7 +35,7 @@ from conversations.writing.retention import prune
 from flags import beginnings, processes, reporter, transitions
 from flags.connections import close_if_lost, reopened
 from flags.exceptions import TransitionRefused
-from flags.gates import looked
+from flags.gates import ask
 from flags.health import report
 from flags.phases import Phase
 from flags.switches import current_plan, forced_phase, read_retirement, snapshot
@@ -302,7 +302,7 @@ def test_a_connection_that_is_lost_where_its_error_is_swallowed_is_replaced() ->
         return bool(connection.cursor().execute("SELECT 1"))
 
     lose()
-    assert not looked(mock.Mock(look=look), mock.Mock()).passed
+    assert not ask(mock.Mock(look=look), mock.Mock()).passed
     assert connection.connection is None
 
 

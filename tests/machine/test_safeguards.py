@@ -113,7 +113,7 @@ def without_fence(patch: Patch) -> None:
 
 def without_generation(patch: Patch) -> None:
     """Who takes over a batch does not tell its first worker."""
-    abandoned = working._abandoned
+    abandoned = working._find_abandoned
 
     def as_it_was(row: Any) -> Any:
         batch = abandoned(row)
@@ -121,7 +121,7 @@ def without_generation(patch: Patch) -> None:
             batch.generation -= 1
         return batch
 
-    patch.setattr(working, "_abandoned", as_it_was)
+    patch.setattr(working, "_find_abandoned", as_it_was)
 
 
 def without_truth_in_an_emergency(patch: Patch) -> None:

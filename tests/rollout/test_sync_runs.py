@@ -266,8 +266,8 @@ def test_an_abandoned_batch_is_taken_over_and_its_first_worker_is_refused() -> N
     in_legacy(3)
     run = runs.begin("tables")
     taken = working.take(run, runs._task_of)
-    assert taken not in (None, working.OTHERS_WORK)
-    assert working.take(run, runs._task_of) == working.OTHERS_WORK
+    assert taken not in (None, working.NOTHING_FREE)
+    assert working.take(run, runs._task_of) == working.NOTHING_FREE
     SyncBatch.rows.update(taken_at=timezone.now() - timedelta(minutes=1))
     again = working.take(run, runs._task_of)
     assert again == (taken[0], 2)

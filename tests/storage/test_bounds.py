@@ -285,7 +285,7 @@ def test_no_function_of_flags_and_memory_repeats_a_wrong_argument(
     parameters = inspect.signature(function).parameters
     given = {place: ARGUMENTS[place] for place in parameters if place in ARGUMENTS}
     # Gates would look at every store, again and again.
-    unasked = mock.patch.object(transitions, "_looked", return_value=[])
+    unasked = mock.patch.object(transitions, "_ask_all", return_value=[])
     with mock.patch.object(transitions, "not_in_a_transaction"), unasked:
         for place in parameters:
             recorded = place in ("reason", "actor")

@@ -17,7 +17,7 @@ from conversations.exceptions import StorageUnavailable
 from conversations.storage import append_messages, load_state, save_state
 from conversations.stores.normalized import append_postgresql, load
 from conversations.stores.normalized.append import Shape
-from conversations.stores.sql.cursors import executed
+from conversations.stores.sql.cursors import execute
 from flags.phases import Phase
 from flags.switches import forced_phase
 from tests.support.factories import message, messages, state, texts
@@ -120,10 +120,10 @@ def test_a_column_of_another_type_stops_no_prepared_addition(fresh: None) -> Non
 def test_the_threshold_is_as_before_also_where_a_statement_fails(fresh: None) -> None:
     with settings(prepare=True):
         with pytest.raises(ProgrammingError):
-            executed(connections["default"], "SELECT nothing", [])
+            execute(connections["default"], "SELECT nothing", [])
         assert connection.connection.prepare_threshold is None
         connection.connection.prepare_threshold = 0
-        executed(connections["default"], "SELECT 1", [])
+        execute(connections["default"], "SELECT 1", [])
         assert connection.connection.prepare_threshold == 0
 
 
@@ -131,14 +131,14 @@ def test_placeholders_are_the_databases_own_and_percent_signs_stay() -> None:
     sql = "SELECT %s, '%%', '%%s', %s"
     for watched in (nullcontext(), CaptureQueriesContext(connection)):
         with watched:
-            assert executed(connections["default"], sql, [1, "x%s"]).fetchall() == [
+            assert execute(connections["default"], sql, [1, "x%s"]).fetchall() == [
                 (1, "%", "%s", "x%s")
             ]
 
 
 def test_errors_are_djangos_also_while_rows_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DatabaseError):
-        executed(connections["default"], "SELECT nothing", [])
+        execute(connections["default"], "SELECT nothing", [])
     save_state("c", state("a", "b"))
     whole = load._statement
 
@@ -182,7 +182,7 @@ def test_a_broken_transaction_of_the_caller_is_no_place_to_read() -> None:
     save_state("c", state("a"))
     with pytest.raises(transaction.TransactionManagementError), transaction.atomic():
         transaction.set_rollback(True)
-        executed(connections["default"], "SELECT 1", [])
+        execute(connections["default"], "SELECT 1", [])
 
 
 def test_another_thread_has_no_part_in_a_connection() -> None:
@@ -191,7 +191,7 @@ def test_another_thread_has_no_part_in_a_connection() -> None:
 
     def use() -> None:
         try:
-            executed(ours, "SELECT 1", [])
+            execute(ours, "SELECT 1", [])
         except BaseException as error:
             failures.append(error)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from conversations.content.entries import Entry
 from conversations.models import ConversationState
 from conversations.storage import load_state, save_state, update_state_partial
-from conversations.stores.normalized.items import positioned
+from conversations.stores.normalized.items import set_positions
 from memory.models import MemoryContextItem, MemoryMetadata
 from tests.support.factories import state
 from tests.support.scale import examples
@@ -62,7 +62,7 @@ def test_positions_rise_along_the_list_and_only_what_must_moves(
         else:
             entries[at:at] = [Entry(b"") for _ in range(many)]
         before = {entry.row: entry.position for entry in entries if entry.row is not None}
-        moved = positioned(entries)
+        moved = set_positions(entries)
         after = [entry.position for entry in entries]
         assert after == sorted(set(after))
         stayed = [entry for entry in entries if entry.row is not None and entry not in moved]

@@ -52,12 +52,12 @@ def elsewhere(call: Callable[[], Any]) -> None:
 
 def before_the_fence(act: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let another operator act once, when the gates have looked and before the fence closes."""
-    looked = transitions._looked
+    looked = transitions._ask_all
 
     def look(steps: Any) -> Any:
-        monkeypatch.setattr(transitions, "_looked", looked)
+        monkeypatch.setattr(transitions, "_ask_all", looked)
         found = looked(steps)
         elsewhere(act)
         return found
 
-    monkeypatch.setattr(transitions, "_looked", look)
+    monkeypatch.setattr(transitions, "_ask_all", look)

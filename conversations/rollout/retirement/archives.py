@@ -41,18 +41,18 @@ def archive(path: Path, progress: Progress) -> Archived:
     """
     if not path.exists():
         with open_for_writing(path) as file:
-            for number, (chunk, said) in enumerate(contents(_archived()), start=1):
+            for number, (chunk, said) in enumerate(contents(_blobs_to_remove()), start=1):
                 line = json.dumps({"chunk": chunk, "metadata": said}, separators=(",", ":"))
                 file.write(line.encode("ascii") + b"\n")
                 _tell(progress, "archived", number)
-    return _compared(path, progress)
+    return _read_back(path, progress)
 
 
-def _compared(path: Path, progress: Progress) -> Archived:
+def _read_back(path: Path, progress: Progress) -> Archived:
     """Read the archive back beside the table; both are in the order of keys."""
     count = last = 0
     records = lines_read(path)
-    for chunk, _said in contents(_archived()):
+    for chunk, _said in contents(_blobs_to_remove()):
         key = int(chunk["id"])
         held = next((kept for kept, _ in records if int(kept["id"]) >= key), None)
         if held != chunk:
@@ -94,7 +94,7 @@ def _record(text: str) -> tuple[Row, list[Row]]:
     return chunk, said
 
 
-def _archived() -> Iterator[Blob]:
+def _blobs_to_remove() -> Iterator[Blob]:
     return (blob for blob in blobs() if blob.named and not blob.buried)
 
 

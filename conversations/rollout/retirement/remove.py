@@ -132,7 +132,7 @@ def retire(
         )
     if legacy.removable:
         last_key = None if kept is None else kept.last_key
-        yield from _removed(legacy, ends, least=least, last_key=last_key)
+        yield from _remove_all(legacy, ends, least=least, last_key=last_key)
 
 
 def _store() -> LegacyStore:
@@ -142,7 +142,7 @@ def _store() -> LegacyStore:
     return legacy
 
 
-def _removed(
+def _remove_all(
     legacy: LegacyStore, ends: float | None, *, least: int, last_key: int | None
 ) -> Iterator[Removed]:
     held_back = _held_back()

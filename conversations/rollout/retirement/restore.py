@@ -69,13 +69,13 @@ def restore_archive(path: Path) -> Iterator[Restored]:
         conversation_id = names[0] if names else ""
         try:
             with in_transaction(conversation_id):
-                result, reason = _restored(chunk, said, conversation_id), ""
+                result, reason = _restore_one(chunk, said, conversation_id), ""
         except Exception as error:  # noqa: BLE001 - a failure must not stop the others
             result, reason = Result.FAILED, failure(conversation_id, error)
         yield Restored(chunk["id"], conversation_id, result, reason)
 
 
-def _restored(chunk: Row, said: list[Row], conversation_id: str) -> Result:
+def _restore_one(chunk: Row, said: list[Row], conversation_id: str) -> Result:
     row = lock(conversation_id)
     if row is None and deleted(conversation_id):
         return Result.DELETED

@@ -54,7 +54,7 @@ LONGEST_WAIT_SECONDS = 60.0
 NOTE_EVERY_SECONDS = 1.0
 # How long a wait lasts before the caller is asked again whether to stop.
 MOMENT_SECONDS = 0.1
-OTHERS_WORK = (0, 0)
+NOTHING_FREE = (0, 0)
 
 
 @reconnecting
@@ -83,14 +83,14 @@ def work(
 
     # At least one batch: otherwise a loop of calls that are too short would never end.
     while not (until() if batch == 0 else late()):
-        yield from _make_way(run, throttle, late)
+        yield from _throttle(run, throttle, late)
         if until() or (batch > 0 and late()):
             return
         # If the answer was lost, a batch is allotted twice; the first is then taken as abandoned.
         taken = reopened(connections[conf.alias()], lambda: take(run, task_of))
         if taken is None:
             return
-        if taken == OTHERS_WORK:
+        if taken == NOTHING_FREE:
             # Batches that they abandon can be taken over.
             time.sleep(MOMENT_SECONDS)
             yield []
@@ -103,7 +103,7 @@ def work(
             yield done
 
 
-def _make_way(
+def _throttle(
     run: int, throttle: Callable[[], str], stops: Callable[[], bool]
 ) -> Iterator[list[Any]]:
     """Wait while there is a reason, and note it in the run's record; yield empty lists."""
@@ -126,13 +126,13 @@ def _make_way(
 def take(run: int, task_of: TaskOf[Any]) -> tuple[int, int] | None:
     """Allot a batch: an abandoned one, else the next range. Returns: it, its generation.
 
-    Returns: OTHERS_WORK if all are allotted, None if the run is not running (any more).
+    Returns: NOTHING_FREE if all are allotted, None if the run is not running (any more).
     """
     with transaction.atomic(using=conf.alias()):
         row = find_run(run, locked=True)
         if row.state != State.RUNNING:
             return None
-        batch = _abandoned(row)
+        batch = _find_abandoned(row)
         if batch is not None:
             batch.generation += 1
             rows = batches(run).filter(pk=batch.pk)
@@ -144,7 +144,7 @@ def take(run: int, task_of: TaskOf[Any]) -> tuple[int, int] | None:
             if batch is not None:
                 return batch.pk, batch.generation
             if open_batches(run).exists():
-                return OTHERS_WORK
+                return NOTHING_FREE
             if not _next_stage(row, task):
                 runs().filter(pk=run).update(**ended(State.FINISHED))
                 return None
@@ -166,7 +166,7 @@ def _next_stage(row: SyncRun, task: Task[Any]) -> bool:
     return True
 
 
-def _abandoned(row: SyncRun) -> SyncBatch | None:
+def _find_abandoned(row: SyncRun) -> SyncBatch | None:
     """Return a batch that no worker holds, locked; its worker died, or sleeps."""
     features = connections[conf.alias()].features
     long_ago = timezone.now() - ABANDONED
@@ -203,7 +203,7 @@ def walk_over(batch: int, generation: int, task_of: TaskOf[Result]) -> list[Resu
     started = time.monotonic()
     try:
         with transaction.atomic(using=conf.alias()):
-            row = _held(batch, generation)
+            row = _lock_batch(batch, generation)
             if row is None:
                 return None
             task = task_of(row.run)
@@ -231,7 +231,7 @@ def walk_over(batch: int, generation: int, task_of: TaskOf[Result]) -> list[Resu
     return list(done)
 
 
-def _held(batch: int, generation: int) -> SyncBatch | None:
+def _lock_batch(batch: int, generation: int) -> SyncBatch | None:
     """Return a batch, locked, with a short lock timeout; None if another worker has it."""
     rows = SyncBatch.rows.using(conf.alias())
     held = rows.select_for_update()

@@ -18,7 +18,7 @@ from conversations.content.document import Document
 from conversations.content.field_codec import decode_fields
 from conversations.exceptions import StorageUnavailable
 from conversations.models import ConversationConflict, ConversationState
-from conversations.rollout.verification.comparing import kind_of, lies
+from conversations.rollout.verification.comparing import digest_mismatches, kind_of
 from conversations.rollout.verification.kinds import Kind, Verified
 from conversations.routing.ids import in_portions, recover
 from conversations.routing.locks import token_value
@@ -108,7 +108,7 @@ def _is_plain(
 ) -> bool:
     """Whether a conversation shows no fault."""
     fields = decode_fields(vars(row))
-    if any(True for _ in lies(row, content.versions, content.items, fields)):
+    if any(True for _ in digest_mismatches(row, content.versions, content.items, fields)):
         return False
     if kind != Kind.EQUAL:
         return True

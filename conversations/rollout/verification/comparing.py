@@ -32,7 +32,7 @@ def kind_of(row: ConversationState, truth: Truth) -> Kind:
     return Kind.EQUAL
 
 
-def lies(
+def digest_mismatches(
     row: ConversationState,
     versions: Sequence[Entry],
     items: Sequence[Entry],

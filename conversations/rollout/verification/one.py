@@ -15,7 +15,7 @@ from conversations.content.entries import Entry
 from conversations.exceptions import UnreadableState
 from conversations.models import UNVERIFIED, ConversationConflict, ConversationState
 from conversations.rollout.verification.bulk import portions, verify_all
-from conversations.rollout.verification.comparing import kind_of, lies
+from conversations.rollout.verification.comparing import digest_mismatches, kind_of
 from conversations.rollout.verification.kinds import Kind, Verified
 from conversations.routing.ids import conversation_ids, failure, pages_of
 from conversations.routing.locks import deleted, lock
@@ -50,10 +50,10 @@ def verify(ids: Iterable[str] | None = None) -> Iterator[Verified]:
         for portion in portions(legacy, page):
             settled = verify_all(legacy, portion) if len(portion) > 1 else {}
             for conversation_id in portion:
-                yield settled.get(conversation_id) or _verified_alone(legacy, conversation_id)
+                yield settled.get(conversation_id) or _verify_alone(legacy, conversation_id)
 
 
-def _verified_alone(legacy: LegacyStore | None, conversation_id: str) -> Verified:
+def _verify_alone(legacy: LegacyStore | None, conversation_id: str) -> Verified:
     check = _Check(conversation_id, legacy, NormalizedStore())
     try:
         with translated(conversation_id, emergency=decide(conversation_id).emergency), attempt():
@@ -86,7 +86,7 @@ class _Check:
             return self._verified(self._without_row())
         versions = self.tables.versions(row, values=True)
         items = self.tables.items(row)[0]
-        wrong = list(lies(row, versions, items, self.tables.fields(row)))
+        wrong = list(digest_mismatches(row, versions, items, self.tables.fields(row)))
         kind, places = self._against_legacy(row, versions, items)
         kinds = [kind]
         if wrong:

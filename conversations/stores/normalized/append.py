@@ -153,8 +153,8 @@ def conditions_of(shape: Shape) -> Iterator[str]:
         yield shape.unchanged
 
 
-def placed(entries: Sequence[Entry], bumped: Bumped) -> None:
-    """Give entries the sequences that they got."""
+def set_sequences(entries: Sequence[Entry], bumped: Bumped) -> None:
+    """Give added entries their sequences and their revision, in place."""
     first = bumped.next_sequence - len(entries)
     for place, entry in enumerate(entries):
         entry.identity, entry.added_in = first + place, bumped.revision

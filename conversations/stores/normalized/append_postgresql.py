@@ -11,8 +11,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations.content.changes.change import Addition
 from conversations.content.digests import DIGEST_BYTES
-from conversations.stores.normalized.append import Bumped, Shape, conditions_of, parts_of, placed
-from conversations.stores.sql.cursors import executed
+from conversations.stores.normalized.append import (
+    Bumped,
+    Shape,
+    conditions_of,
+    parts_of,
+    set_sequences,
+)
+from conversations.stores.sql.cursors import execute
 from flags import fence
 
 # Each number of messages has its own statement text; more messages take the longer way.
@@ -59,11 +65,11 @@ def append_at_once(
     parameters += parts.conditions
     for row in parts.rows:
         parameters += row
-    found = executed(connection, _statement(parts.shape), parameters).fetchone()
+    found = execute(connection, _statement(parts.shape), parameters).fetchone()
     if found is None:
         return None
     bumped = Bumped(*found)
-    placed(entries, bumped)
+    set_sequences(entries, bumped)
     return bumped
 
 

@@ -13,8 +13,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations.content.changes.change import Addition
 from conversations.content.digests import DIGEST_BYTES, roll_on
-from conversations.stores.normalized.append import Bumped, Shape, conditions_of, parts_of, placed
-from conversations.stores.sql.cursors import executed
+from conversations.stores.normalized.append import (
+    Bumped,
+    Shape,
+    conditions_of,
+    parts_of,
+    set_sequences,
+)
+from conversations.stores.sql.cursors import execute
 
 # Older versions of SQLite accept no more than 999 values.
 MOST = 64
@@ -36,7 +42,7 @@ def append_in_steps(
     parts = parts_of(addition, conversation_id, owner=owner, unchanged=unchanged, now=now)
     shape = parts.shape
     with connection.wrap_database_errors:
-        found = executed(connection, _found(shape), parts.conditions).fetchone()
+        found = execute(connection, _find_sql(shape), parts.conditions).fetchone()
     if found is None:
         return None
     pk, revision, next_sequence, count, items, digest, state_digest = found
@@ -60,8 +66,8 @@ def append_in_steps(
         *parts.changed,
         pk,
     ]
-    executed(connection, _updated(shape.changed), parameters)
-    placed(entries, bumped)
+    execute(connection, _update_sql(shape.changed), parameters)
+    set_sequences(entries, bumped)
     if entries:
         at = shape.given.index("timestamp") if "timestamp" in shape.given else None
         values: list[Any] = []
@@ -70,12 +76,12 @@ def append_in_steps(
                 row[at] = connection.ops.adapt_datetimefield_value(row[at])
             values += [pk, entry.identity, bumped.revision, entry.digest, *row]
             values += [moment] if at is None else []
-        executed(connection, _inserted(shape), values)
+        execute(connection, _insert_sql(shape), values)
     return bumped
 
 
 @lru_cache(maxsize=256)
-def _found(shape: Shape) -> str:
+def _find_sql(shape: Shape) -> str:
     return (
         "SELECT id, revision, next_sequence, message_count, context_item_count,"
         " messages_digest, state_digest"
@@ -84,7 +90,7 @@ def _found(shape: Shape) -> str:
 
 
 @lru_cache(maxsize=64)
-def _updated(changed: tuple[str, ...]) -> str:
+def _update_sql(changed: tuple[str, ...]) -> str:
     return (
         "UPDATE conversation_states SET revision = %s, updated_at = %s, next_sequence = %s,"
         " message_count = %s, messages_digest = %s, state_digest = %s"
@@ -93,7 +99,7 @@ def _updated(changed: tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=256)
-def _inserted(shape: Shape) -> str:
+def _insert_sql(shape: Shape) -> str:
     names = ["conversation_id", "sequence", "added_in", "key_digest", *shape.given]
     values = ["%s"] * len(names)
     if "timestamp" not in shape.given:

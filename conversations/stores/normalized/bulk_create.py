@@ -19,7 +19,7 @@ from conversations.content.document import Document, field_digests, fields_diges
 from conversations.content.entries import Entry, entries_of, resequence
 from conversations.content.field_codec import encode_fields
 from conversations.models import ConversationState
-from conversations.stores.normalized.items import numbered, positioned
+from conversations.stores.normalized.items import number_items, set_positions
 from conversations.stores.sql.bulk_insert import insert_all
 
 FIRST_REVISION = 1
@@ -66,7 +66,7 @@ class Creation:
         """Set the row to the content, as of the first revision."""
         row, document = self.row, self.document
         self.items = entries_of(document.items)
-        positioned(self.items)
+        set_positions(self.items)
         for name, value in encode_fields(document.fields).items():
             setattr(row, name, value)
         row.revision, row.updated_at = FIRST_REVISION, self.written
@@ -81,7 +81,7 @@ class Creation:
             EMPTY, [entry.digest for entry in self.items]
         )
         if self.items:
-            row.next_item_sequence = numbered(self.items, next_sequence=row.next_item_sequence)
+            row.next_item_sequence = number_items(self.items, next_sequence=row.next_item_sequence)
             row.context_item_count = len(self.items)
             row.context_items_revision = FIRST_REVISION
 

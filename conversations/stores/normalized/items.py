@@ -94,7 +94,7 @@ class ItemRows:
         removed = {entry.row: entry for entry in before if entry.row not in kept}
         new = [entry for entry in after if entry.row is None]
         carried = self._remove_items(removed, {entry.supersedes for entry in new})
-        moved = positioned(after)
+        moved = set_positions(after)
         if moved:
             rows = [
                 MemoryContextItem(pk=entry.row, position=entry.position or 0) for entry in moved
@@ -156,7 +156,7 @@ def limited_items(entries: Sequence[Entry], last: int | None) -> list[Entry]:
     return [entries[place] for place in sorted(ranked[:last])]
 
 
-def numbered(entries: Sequence[Entry], *, next_sequence: int) -> int:
+def number_items(entries: Sequence[Entry], *, next_sequence: int) -> int:
     """Give new items their sequences, in place. Returns: the next free one."""
     for entry in entries:
         if entry.identity is None:
@@ -165,7 +165,7 @@ def numbered(entries: Sequence[Entry], *, next_sequence: int) -> int:
     return next_sequence
 
 
-def positioned(entries: Sequence[Entry]) -> list[Entry]:
+def set_positions(entries: Sequence[Entry]) -> list[Entry]:
     """Give every entry a position that rises along the list.
 
     New entries fill the gaps. Returns: the stored entries that had to move, all to positions
@@ -190,7 +190,7 @@ def positioned(entries: Sequence[Entry]) -> list[Entry]:
         elif place == 0:
             positions = [high - POSITION_GAP * step for step in range(count, 0, -1)]
         elif high - low <= count:
-            return _renumbered(entries, start=max(used))
+            return _renumber(entries, start=max(used))
         else:
             positions = [low + (high - low) * step // (count + 1) for step in range(1, count + 1)]
         for entry, position in zip(entries[place:end], positions, strict=True):
@@ -199,7 +199,7 @@ def positioned(entries: Sequence[Entry]) -> list[Entry]:
     return []
 
 
-def _renumbered(entries: Sequence[Entry], *, start: int) -> list[Entry]:
+def _renumber(entries: Sequence[Entry], *, start: int) -> list[Entry]:
     for step, entry in enumerate(entries, start=1):
         entry.position = start + POSITION_GAP * step
     return [entry for entry in entries if entry.row is not None]

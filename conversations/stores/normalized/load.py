@@ -19,7 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from conversations.content.codec import MESSAGE_COLUMNS, decode_messages
 from conversations.content.digests import split
 from conversations.content.entries import Given
-from conversations.stores.sql.cursors import executed
+from conversations.stores.sql.cursors import execute
 
 # How many rows are decoded at once.
 BATCH = 100
@@ -87,7 +87,7 @@ def load_at_once(
     """
     vendor = connection.vendor
     sql = _statement(vendor, newest=last is not None, beside=beside)
-    cursor = executed(connection, sql, _parameters(vendor, conversation_id, last))
+    cursor = execute(connection, sql, _parameters(vendor, conversation_id, last))
     # Arrays and bytes, because separate objects would need as much memory as short messages.
     sequences, digests, values = array("q"), bytearray(), list[Any]()
     with connection.wrap_database_errors:
@@ -109,7 +109,7 @@ def load_row_at_once(
 ) -> Head | None:
     """Return a conversation's row alone, or None; see `load_at_once`."""
     sql = _row_statement(connection.vendor, beside=beside)
-    cursor = executed(connection, sql, [conversation_id])
+    cursor = execute(connection, sql, [conversation_id])
     with connection.wrap_database_errors:
         row = cursor.fetchone()
     return None if row is None else _head(row)
@@ -125,7 +125,7 @@ class Standing:
 
 def load_owner(connection: BaseDatabaseWrapper, conversation_id: str) -> Standing | None:
     """Return a conversation's owner, or that it was deleted; None if the tables do not know it."""
-    cursor = executed(connection, _OWNER, [conversation_id, conversation_id])
+    cursor = execute(connection, _OWNER, [conversation_id, conversation_id])
     with connection.wrap_database_errors:
         row = cursor.fetchone()
     if row is None:

@@ -19,7 +19,7 @@ from conversations.models import (
     ConversationRedaction,
     ConversationState,
 )
-from conversations.stores.normalized.items import ItemRows, numbered
+from conversations.stores.normalized.items import ItemRows, number_items
 from conversations.stores.normalized.messages import MessageRows
 from conversations.stores.normalized.rows import (
     blocks_of,
@@ -96,7 +96,7 @@ class NormalizedStore(MessageRows, ItemRows):
         if change.items is not None:
             items_digest = roll(EMPTY, [entry.digest for entry in change.items[1]])
             digest = digest[:DIGEST_BYTES] + items_digest
-            columns["next_item_sequence"] = numbered(
+            columns["next_item_sequence"] = number_items(
                 change.items[1], next_sequence=row.next_item_sequence
             )
             columns["context_item_count"] = len(change.items[1])

@@ -32,7 +32,7 @@ def cannot_be_read(error: BaseException) -> bool:
     return isinstance(error, DataError) or _NO_TEXT in str(error)
 
 
-def executed(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any]) -> Any:
+def execute(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any]) -> Any:
     """Execute a statement whose parameters the server binds. Returns: the cursor, to fetch from.
 
     It uses Django's connection, and its execute wrappers and query log if there are any. It is
@@ -46,12 +46,14 @@ def executed(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any
     kind: Any = type(connection)
     if "cursor" not in vars(connection) and _gives_djangos(kind):
         if connection.vendor == "postgresql":
-            return _executed_by_psycopg(connection, sql, parameters)
+            return _execute_by_psycopg(connection, sql, parameters)
         if connection.vendor == "sqlite" and not (
             connection.execute_wrappers or connection.queries_logged
         ):
             # Its connection makes the cursor, or refuses if it was closed.
-            return _execute(connection, _open(connection), _placed(sql), parameters)
+            return _execute_unwatched(
+                connection, _open(connection), _with_placeholders(sql), parameters
+            )
     cursor: Any = connection.cursor()
     cursor.execute(sql, parameters)
     return cursor
@@ -76,7 +78,7 @@ def _open(connection: Any) -> Any:
     return connection.connection
 
 
-def _execute(connection: Any, driver: Any, sql: str, parameters: Sequence[Any]) -> Any:
+def _execute_unwatched(connection: Any, driver: Any, sql: str, parameters: Sequence[Any]) -> Any:
     """Execute like Django's cursor when nothing watches: that takes a tenth of a load.
 
     `driver` is the driver's cursor, or its connection. Returns: the cursor.
@@ -94,12 +96,12 @@ _PLACEHOLDER = re.compile("%%|%s")
 
 
 @lru_cache(maxsize=256)
-def _placed(sql: str) -> str:
+def _with_placeholders(sql: str) -> str:
     """Return a statement with SQLite's placeholders."""
     return _PLACEHOLDER.sub(lambda found: "?" if found[0] == "%s" else "%", sql)
 
 
-def _executed_by_psycopg(connection: Any, sql: str, parameters: Sequence[Any]) -> Any:
+def _execute_by_psycopg(connection: Any, sql: str, parameters: Sequence[Any]) -> Any:
     raw = _open(connection)
     cursor = _class(prepares=conf.get("PREPARE_STATEMENTS"))(raw)
     # As the server stores them.
@@ -109,7 +111,7 @@ def _executed_by_psycopg(connection: Any, sql: str, parameters: Sequence[Any]) -
         cursor = make(cursor)
         cursor.execute(sql, parameters)
     else:
-        _execute(connection, cursor, sql, parameters)
+        _execute_unwatched(connection, cursor, sql, parameters)
     return cursor
 
 
