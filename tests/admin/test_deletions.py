@@ -124,7 +124,7 @@ def test_a_failed_deletion_claims_nothing(operator: Client, owner: User) -> None
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("atomic_requests", [False, True])
-def test_a_bulk_deletion_that_fails_halfway_reports_what_is_gone(
+def test_a_bulk_deletion_that_fails_halfway_reports_the_deleted_ones(
     operator: Client, owner: User, monkeypatch: pytest.MonkeyPatch, atomic_requests: bool
 ) -> None:
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", atomic_requests)

@@ -217,7 +217,7 @@ def test_every_page_has_its_row() -> None:
     assert names == set(TABLE)
 
 
-def test_who_may_view_nothing_is_not_told_what_there_is(world: World) -> None:
+def test_a_user_without_permission_cannot_tell_a_row_from_a_missing_one(world: World) -> None:
     """Of any model, by any page: a row that is there and one that is not answer alike."""
     for name, page in world.pages.items():
         if name.endswith(("_change", "_history", "_delete")):

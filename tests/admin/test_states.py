@@ -15,7 +15,7 @@ from tests.support.admin_answers import save, text_of, turns, url
 pytestmark = pytest.mark.django_db
 
 
-def test_the_list_says_whose_how_long_and_where(operator: Client, owner: User) -> None:
+def test_the_list_shows_owner_length_and_store(operator: Client, owner: User) -> None:
     save("in-tables", turns(3), user=owner)
     save("in-both", turns(4), user=owner, phase=Phase.DUAL_WRITE)
     found = text_of(operator.get(url(ConversationState, "changelist")))

@@ -130,7 +130,7 @@ def test_any_json_value_can_be_read_within_the_limit(value: Any, limit: int) -> 
 
 
 @given(JSON, st.data())
-def test_the_beginning_of_json_holds_what_is_whole(value: Any, data: st.DataObject) -> None:
+def test_the_beginning_of_json_holds_only_whole_values(value: Any, data: st.DataObject) -> None:
     whole = json.dumps(value)
     cut = data.draw(st.integers(0, len(whole)))
     assert beginning_of_json(whole) == value
@@ -164,7 +164,7 @@ def test_json_that_is_cut_off_is_read_as_far_as_it_goes(cut: str, held: Any) -> 
     assert beginning_of_json(cut) == held
 
 
-def test_a_row_says_what_its_other_columns_hold() -> None:
+def test_a_row_shows_the_words_of_its_other_columns() -> None:
     calls = json.dumps([CALL | {"pad": "x" * 5_000}])[:2_000]
     assert words_of_columns({"tool_calls": calls, "extra": ""}) == 'weather({"a":1})'
     extra = json.dumps({"values": {"text": "y" * 5_000}})[:2_000]

@@ -86,7 +86,7 @@ def test_the_floor_refuses_anothers_conversation_and_an_old_revision(
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=range(len(MESSAGES)))
-def test_columns_written_by_hand_are_those_of_the_codec(message: Any) -> None:
+def test_columns_written_by_hand_equal_those_of_the_codec(message: Any) -> None:
     now = timezone.now()
     columns = encode_message(message, now=now)
     expected = [columns[name] for name in MESSAGE_COLUMNS]

@@ -58,7 +58,7 @@ def test_the_command_prints_tables_or_json_and_touches_nothing(run: Run, tmp_pat
     assert [row.conversation_id for row in ConversationState.objects.all()] == ["here before"]
 
 
-def test_the_command_refuses_what_makes_no_sense(tmp_path: Path) -> None:
+def test_the_command_refuses_senseless_arguments(tmp_path: Path) -> None:
     assert bench("--rounds", "0")[0] == 2
     assert bench("--from", "a.json")[0] == 2
     assert bench("--data", str(tmp_path / "absent.jsonl"))[0] == 1
@@ -83,7 +83,7 @@ def test_the_page_of_results_says_what_each_workload_does() -> None:
     assert said == {name: workload.says for name, workload in WORKLOADS.items()}
 
 
-def test_results_that_are_kept_say_what_made_them_and_lost_nothing() -> None:
+def test_kept_results_name_their_command_and_report_no_loss() -> None:
     paths = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
     assert paths
     for path in paths:

@@ -27,7 +27,7 @@ from tests.support.factories import state
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_a_population_is_what_the_store_would_have_written() -> None:
+def test_a_population_equals_rows_written_by_the_store() -> None:
     said: list[int] = []
     made = populate(messages=61, conversations=7, prefix="p-", progress=said.append)
     assert said == [61]

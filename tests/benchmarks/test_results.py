@@ -28,7 +28,7 @@ def test_a_series_says_median_and_p95() -> None:
     assert percentile([3.0, 1.0], 0.99) == 3.0
 
 
-def test_a_bar_is_met_by_what_equals_it() -> None:
+def test_a_figure_equal_to_its_bar_meets_it() -> None:
     assert Figure("r", 1.5, bar=1.5).met
     assert not Figure("r", 1.51, bar=1.5).met
     assert Figure("r", 0.6, bar=0.6, at_least=True).met

@@ -140,7 +140,7 @@ def test_synthetic_conversations_are_long_use_tools_and_are_of_many_scripts() ->
     assert {each.state.extra["source"] for each in found} == {"synthetic"}
 
 
-def test_turns_begin_with_what_a_user_says_and_lose_no_message() -> None:
+def test_turns_begin_with_a_users_message_and_lose_none() -> None:
     roles = ["system", "user", "assistant", "tool", "assistant", "user", "user", "assistant"]
     messages = [{"role": role, "content": str(n)} for n, role in enumerate(roles)]
     turns = turns_of(messages)
@@ -210,7 +210,7 @@ def test_the_comparison_measures_every_way_and_leaves_nothing_behind() -> None:
     assert current_plan().phase == Phase.LEGACY
 
 
-def test_the_comparison_reports_what_does_not_load_as_it_was_put_in(
+def test_the_comparison_reports_a_conversation_that_loads_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     conversations = few(1)
@@ -236,7 +236,7 @@ def test_a_floor_is_met_only_by_more_than_it_asks() -> None:
     assert floor.endswith("tables against legacy: not met (x).")
 
 
-def test_the_sample_is_spread_over_all_lengths_but_those_that_would_fill_it() -> None:
+def test_the_sample_is_spread_over_all_lengths_that_leave_room() -> None:
     turn = ({"role": "user", "content": "hi"},)
     conversations = [
         Conversation(str(length), None, Document.from_dict({}), (turn,) * length)

@@ -65,7 +65,7 @@ def test_every_save_inserts_and_changes_no_earlier_blob() -> None:
 
 
 @pytest.mark.parametrize("phase", DUAL)
-def test_old_code_reads_what_we_wrote_last(phase: Phase) -> None:
+def test_old_code_reads_our_latest_write(phase: Phase) -> None:
     with forced_phase(phase):
         for number in range(3):
             held = load_state("c")

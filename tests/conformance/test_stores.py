@@ -223,7 +223,7 @@ def test_the_token_changes_with_a_foreign_write(legacy: LegacyStore) -> None:
     assert legacy.token("other", "") in ("", "-")
 
 
-def test_a_probe_inside_another_query_says_what_the_token_says(legacy: LegacyStore) -> None:
+def test_a_probe_inside_another_query_agrees_with_the_token(legacy: LegacyStore) -> None:
     token = legacy.save("c", document("a"), revision=1, known=legacy.token("c"))
     Tables().save("c", document("a"))
     ConversationState.rows.filter(conversation_id="c").update(legacy_token=token)
@@ -378,13 +378,13 @@ def test_ids_come_in_order_and_by_batches(legacy: LegacyStore) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_json_column_says_before_any_sql_what_it_cannot_hold(value: float) -> None:
+def test_a_value_that_a_json_column_cannot_hold_is_refused_before_any_sql(value: float) -> None:
     with pytest.raises(InvalidState, match="cannot hold NaN"):
         JSONFieldStore(JSON).save("c", document(last_tool_result=value))
 
 
 @pytest.mark.parametrize("text", ["\x00", "\ud800"])
-def test_jsonb_says_before_any_sql_what_it_cannot_hold(text: str) -> None:
+def test_a_value_that_jsonb_cannot_hold_is_refused_before_any_sql(text: str) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("SQLite keeps JSON as text")
     for place in ({"a": [text]}, {text: 1}):
@@ -432,7 +432,7 @@ def test_a_host_may_keep_another_shape_of_json() -> None:
 
 
 @pytest.mark.parametrize("version", ["counter", "changed_at", "stamp", "etag"])
-def test_a_version_of_any_type_changes_with_every_save_and_is_what_the_probe_says(
+def test_a_version_of_any_type_changes_with_every_save_and_equals_the_probe(
     version: str,
 ) -> None:
     store = JSONFieldStore(VERSIONED | {"version": version})

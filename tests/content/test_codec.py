@@ -214,7 +214,7 @@ def test_content_is_searchable_text(content: Any, text: str | None) -> None:
     assert encode_message({"content": content}, now=NOW)["content"] == text
 
 
-def test_the_text_of_what_is_no_mapping_is_searchable_too() -> None:
+def test_a_message_that_is_no_mapping_is_searchable_too() -> None:
     assert encode_message("just a text", now=NOW)["content"] == "just a text"
 
 
@@ -259,7 +259,7 @@ def test_a_role_that_does_not_fit_its_column_is_kept_beside_it(role: Any, column
         (None, None),
     ],
 )
-def test_the_score_column_holds_the_quality_and_the_item_what_it_said(
+def test_the_score_column_holds_the_quality_and_the_item_its_own_score(
     score: Any, column: float | None
 ) -> None:
     columns = encode_item({"relevance_score": score}, now=NOW)

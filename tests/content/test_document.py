@@ -310,7 +310,7 @@ OBJECTS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("value", "expected"), OBJECTS, ids=range(len(OBJECTS)))
-def test_an_object_is_refused_by_its_place_with_what_makes_json_of_it(
+def test_an_object_is_refused_by_its_place_with_the_call_that_makes_json_of_it(
     value: Any, expected: str
 ) -> None:
     for check, path in (
@@ -417,7 +417,7 @@ def test_a_spoilt_given_message_is_refused() -> None:
 
 
 @pytest.mark.parametrize("now", [[], ["a"], ["b"], ["a", "b", "c"]])
-def test_lists_of_any_length_are_compared_with_what_was_given(now: list[Any]) -> None:
+def test_lists_of_any_length_are_compared_with_the_given_ones(now: list[Any]) -> None:
     checked = check_document(
         {MESSAGES: now, ITEMS: now},
         messages=Known(digest_of("a") + digest_of("b")),

@@ -31,7 +31,7 @@ def seal_of(messages: list[Any]) -> Seal:
     return seal
 
 
-def test_a_list_is_what_it_was_also_with_others_behind() -> None:
+def test_a_seal_holds_also_with_messages_added_behind() -> None:
     messages = sealed()
     seal = seal_of(messages)
     assert len(seal) == 3

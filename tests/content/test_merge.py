@@ -118,7 +118,7 @@ def test_two_equal_edits_are_one() -> None:
     assert rebased.overwritten == []
 
 
-def test_a_repeated_save_recognises_what_it_added() -> None:
+def test_a_repeated_save_recognises_its_additions() -> None:
     current = stored("abc")
     first = saved("abc", "abcX", current, token="~t").entries
     assert [(entry.key, entry.key_digest) for entry in first[3:]] == [("~t:0", digest_of("X"))]
@@ -267,7 +267,7 @@ def test_old_code_can_add_but_never_remove(
 
 @given(current=words, theirs=words)
 @settings(max_examples=pure_examples(2000))
-def test_nothing_is_lost_by_taking_in_what_old_code_wrote(current: str, theirs: str) -> None:
+def test_taking_in_a_blob_of_old_code_loses_nothing(current: str, theirs: str) -> None:
     versions = stored(current)
     merged = merge_foreign(versions=versions, current=versions, theirs=entries_of(theirs))
     rows = [entry for entry in merged.entries if entry.row is not None]

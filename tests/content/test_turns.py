@@ -174,14 +174,14 @@ def test_too_deeply_nested_parts_are_not_read() -> None:
     assert not any(Turns.of([message("a"), part]).joined)
 
 
-def test_a_result_whose_call_is_further_back_begins_nothing_and_nothing_before_it_does() -> None:
+def test_no_window_begins_at_or_before_a_result_with_an_earlier_call() -> None:
     spoken = [message("a"), *openai("c1"), message("b"), *openai("far")[1:], message("d")]
     assert first_of(spoken, 1, more=True) == 5
     assert first_of(spoken, 1, more=False) == 1
     assert first_of(spoken[:5], 1, more=True) is None
 
 
-def test_results_of_a_host_that_stores_no_calls_go_with_what_stands_before_them() -> None:
+def test_results_without_stored_calls_go_with_the_message_before_them() -> None:
     spoken = [message("a"), *openai("c1")[1:], message("b"), *openai("c2")[1:]]
     assert [first_of(spoken, at, more=True) for at in range(4)] == [0, 0, 2, 2]
 
@@ -358,9 +358,7 @@ def pages_over(group: list[Any], limit: int) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("length", [15, 16, 17, 40])
-def test_pages_pass_groups_longer_than_what_is_read_beside_them(
-    new_only: None, length: int
-) -> None:
+def test_pages_pass_groups_longer_than_their_extra_rows(new_only: None, length: int) -> None:
     group = openai(*map(str, range(length)))
     spoken = stored(*group, message("b"), *openai("x")[:1])
     for pages in (backwards(2, whole_turns=True), forwards(2, whole_turns=True)):

@@ -90,7 +90,7 @@ WRITES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_refused_row_is_nowhere_in_what_is_raised(
+def test_a_refused_row_is_nowhere_in_the_error(
     phase: Phase, refusing: None, write: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     with forced_phase(Phase.NEW_ONLY):

@@ -34,7 +34,7 @@ def test_an_operation_is_counted_with_how_it_ended() -> None:
     assert sum(measure.cells) == 2
 
 
-def test_percentiles_are_those_of_the_durations_to_the_width_of_a_cell() -> None:
+def test_percentiles_equal_those_of_the_durations_to_the_width_of_a_cell() -> None:
     chance = random.Random(1)
     seconds = [chance.lognormvariate(-5, 1) for _ in range(5_000)]
     measure = measured(*seconds)

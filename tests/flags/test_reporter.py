@@ -213,7 +213,7 @@ def fork_and_report(beats: str) -> list[int]:
     return [os.getpid(), child]
 
 
-def test_who_waited_in_vain_to_fork_takes_nothing_from_who_forks(
+def test_a_fork_that_waited_in_vain_keeps_the_lock_of_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reporter, "BEAT_SECONDS", 0.01)
@@ -234,7 +234,7 @@ def test_a_child_that_was_forked_reports_for_itself(tmp_path: Path) -> None:
     assert left == [child]
 
 
-def test_who_has_not_reported_for_long_is_not_alive_and_is_removed() -> None:
+def test_a_process_without_recent_reports_is_not_alive_and_is_removed() -> None:
     processes.report()
     (process,) = live()
     assert process.age < timedelta(seconds=5)

@@ -102,7 +102,9 @@ def test_an_unknown_name_is_refused_and_makes_no_ownerless_conversation(
 
 
 @pytest.mark.parametrize("together", [1, 100])
-def test_who_names_no_user_is_refused_where_one_is_required(settings: Any, together: int) -> None:
+def test_a_chat_without_a_user_is_refused_where_one_is_required(
+    settings: Any, together: int
+) -> None:
     lines = [chat("a"), chat("b", None), messages("bare")]
     settings.CONVERSATIONS = {}
     assert imported(*lines, together=together) == [("refused", NO_USER)] * 3

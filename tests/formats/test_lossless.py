@@ -114,7 +114,7 @@ def test_real_conversations_give_the_same_bytes_back(shared_data: Path) -> None:
     assert list(export_lines()) == lines
 
 
-def test_the_command_brings_back_what_it_took_out(tmp_path: Path, owner: User) -> None:
+def test_the_import_command_restores_an_export(tmp_path: Path, owner: User) -> None:
     storage.save_state("a", awkward_state(), owner)
     lines = list(export_lines())
     path = tmp_path / "all.jsonl.gz"

@@ -201,7 +201,7 @@ def test_a_state_without_baseline_says_what_the_lists_are(phase: Phase) -> None:
     assert found.user_input == "hi"
 
 
-def test_a_saved_state_goes_on_from_what_it_saved(phase: Phase) -> None:
+def test_a_saved_state_goes_on_from_its_save(phase: Phase) -> None:
     held = state("a")
     for line in ("b", "c"):
         save_state("c", held)

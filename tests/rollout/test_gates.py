@@ -247,7 +247,7 @@ def test_a_waiver_holds_for_every_step_that_has_the_gate() -> None:
     assert texts(load_state("c")) == ["a"]
 
 
-def test_a_late_write_of_what_was_deleted_refuses_nothing() -> None:
+def test_a_late_write_to_a_deleted_conversation_refuses_nothing() -> None:
     enter(Phase.DUAL_WRITE)
     written_in_both()
     delete_conversation("c")
@@ -304,7 +304,7 @@ def test_it_is_waived_by_the_class_of_the_reason() -> None:
     assert advance(waive=waive).target == Phase.NEW_READS
 
 
-def test_a_class_answers_for_no_difference_and_for_nothing_that_was_never_tried() -> None:
+def test_a_waived_class_covers_no_difference_and_no_untried_conversation() -> None:
     enter(Phase.DUAL_WRITE)
     written_in_both()
     ConversationState.rows.update(message_count=7)
@@ -314,7 +314,7 @@ def test_a_class_answers_for_no_difference_and_for_nothing_that_was_never_tried(
     assert refused.evidence["ids"] == ["c", "never synced"]
 
 
-def test_a_class_answers_for_no_difference_beside_what_was_set_aside() -> None:
+def test_a_waived_class_covers_no_difference_beside_a_quarantined_blob() -> None:
     enter(Phase.DUAL_WRITE)
     written_in_both()
     old_save(connection, "c", None, state("c").to_dict())

@@ -115,7 +115,7 @@ def test_one_that_does_not_agree_refuses(settings: Any) -> None:
     assert (found.passed, found.evidence["mismatches"]) == (False, 1)
 
 
-def test_only_what_this_phase_has_shown_counts(settings: Any) -> None:
+def test_only_measures_of_this_phase_count(settings: Any) -> None:
     settings.CONVERSATIONS |= {"SHADOW_READS": 1}
     enter(Phase.DUAL_WRITE)
     observe("shadow", 5)
@@ -137,7 +137,7 @@ def test_a_hundredth_may_fail(failed: int, succeeded: int, passed: bool) -> None
     assert gate("errors").passed is passed
 
 
-def test_how_many_may_fail_is_what_health_warns_of(settings: Any) -> None:
+def test_the_gate_of_errors_has_the_limits_of_health(settings: Any) -> None:
     enter(Phase.DUAL_WRITE)
     observe("save", 27)
     observe("leg", 3, error=True)

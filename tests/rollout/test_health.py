@@ -143,7 +143,7 @@ def test_conflicts_are_critical_once_both_stores_are_written(
     assert said(report()) == [(slug, level)]
 
 
-def test_two_callers_who_edit_one_message_and_old_conflicts_are_no_trouble() -> None:
+def test_two_edits_of_one_message_and_old_conflicts_are_no_trouble() -> None:
     conflict("overwritten")
     conflict("merged", minutes=6)
     assert report().reasons == ()

@@ -152,5 +152,5 @@ def test_a_log_file_is_left_alone(logged: Any) -> None:
         (standing("failed", failed=3), "12 conversations, 3 failed, failed"),
     ],
 )
-def test_numbers_are_named_what_they_are(found: Progress, said: str) -> None:
+def test_numbers_are_named_in_words(found: Progress, said: str) -> None:
     assert progress.in_words(found) == said

@@ -199,7 +199,7 @@ def test_a_score_comes_to_the_same_column_value(score: Any) -> None:
     assert tried(together_, ["a", "b"]) == tried(one_by_one, ["a", "b"])
 
 
-def test_whose_user_is_gone_is_the_owner_that_legacy_names() -> None:
+def test_a_missing_user_stays_the_owner_that_legacy_names() -> None:
     user = UserFactory()
     names = written_by_old_code("a", "b", owner=user.pk)
     # As where the host's table has no foreign key.
@@ -421,7 +421,7 @@ def test_old_code_writes_its_one_row_meanwhile_without_waiting(settings: Any) ->
 
 
 @postgresql
-def test_users_are_kept_and_those_that_are_just_deleted_are_left_out() -> None:
+def test_owners_are_kept_and_users_being_deleted_are_skipped() -> None:
     kept, going = UserFactory(), UserFactory()
     owners = [str(kept.pk), str(going.pk), "4711", None]
     users = get_user_model().objects
@@ -476,7 +476,7 @@ class _Spelled:
         return self.rows.filter(session_key="A")
 
 
-def test_the_looks_are_one_moment_and_say_what_survey_load_and_settle_say() -> None:
+def test_a_read_of_many_agrees_with_the_reads_of_each() -> None:
     store = ChunkStore()
     recent = timezone.now() - timedelta(minutes=1)
     written_by_old_code("settled", "mixed", at=LONG_AGO)

@@ -156,7 +156,7 @@ def test_a_run_waits_says_why_and_goes_on_when_saves_are_quick_again() -> None:
 
 
 @pytest.mark.parametrize("change", [runs.pause, runs.cancel])
-def test_who_waits_is_paused_and_cancelled(change: Any) -> None:
+def test_a_waiting_worker_is_paused_and_cancelled(change: Any) -> None:
     run = a_run()
     worker = runs.work(run, saves=Traffic(0.1))
     next(worker)
@@ -166,7 +166,7 @@ def test_who_waits_is_paused_and_cancelled(change: Any) -> None:
     assert runs.progress(run).waiting == ""
 
 
-def test_who_waits_is_told_to_stop() -> None:
+def test_a_waiting_worker_stops_when_told() -> None:
     run = a_run()
     told: list[bool] = []
     worker = runs.work(run, saves=Traffic(0.1), until=lambda: bool(told))
@@ -176,7 +176,7 @@ def test_who_waits_is_told_to_stop() -> None:
     assert runs.progress(run).conversations == 0
 
 
-def test_who_waits_makes_one_batch_when_the_time_is_over() -> None:
+def test_a_waiting_worker_makes_one_batch_when_the_time_is_over() -> None:
     """A loop over calls that only wait would never end."""
     run = a_run()
     done = list(runs.work(run, saves=Traffic(0.1), seconds=0.05))

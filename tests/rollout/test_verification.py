@@ -343,7 +343,7 @@ def test_the_second_look_keeps_writes_out(monkeypatch: pytest.MonkeyPatch) -> No
     assert ConversationState.rows.get().message_count == 4
 
 
-def test_a_json_column_that_changed_what_it_cannot_keep_is_equal() -> None:
+def test_values_that_a_json_column_cannot_keep_are_no_mismatch() -> None:
     legacy = {
         "model": "blobs.AssistantSession",
         "conversation_id": "session_key",

@@ -125,7 +125,7 @@ def notes() -> dict[str, int]:
     return dict(ConversationState.rows.values_list("conversation_id", "verified_revision"))
 
 
-def test_many_at_once_are_found_to_be_what_each_is_alone(store: str) -> None:
+def test_a_verification_of_many_agrees_with_one_of_each(store: str) -> None:
     names = some_of_everything(store)
 
     def alone() -> Any:

@@ -143,7 +143,7 @@ def test_a_loaded_state_is_saved_as_any_other() -> None:
     assert load_state("c").memory_context == ITEMS
 
 
-def test_writes_lists_and_what_is_superseded_ask_the_primary_alone() -> None:
+def test_writes_lists_and_superseded_versions_ask_the_primary_alone() -> None:
     save_state("c", state("a"))
     held = load_state("c")
     held.conversation_history += messages("b")

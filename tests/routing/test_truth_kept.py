@@ -149,7 +149,7 @@ def test_a_value_beyond_legacys_json_is_refused_while_legacy_decides_and_left_ou
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_blobs_that_vanish_never_empty_what_the_tables_hold(
+def test_vanished_blobs_never_empty_the_tables(
     phase: Phase, caplog: pytest.LogCaptureFixture
 ) -> None:
     ahead_in_legacy()

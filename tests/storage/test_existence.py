@@ -180,7 +180,7 @@ def test_it_costs_one_statement_and_a_second_where_only_legacy_may_hold_it(
     assert (cost("c", user), cost("missing", user)) == (1, 1)
 
 
-def test_a_load_that_must_find_costs_what_a_load_costs(new_only: None) -> None:
+def test_a_load_that_must_find_costs_no_more_than_a_load(new_only: None) -> None:
     save_state("c", state("a"))
     assert statements(lambda: load_state("c", missing="raise")) == statements(
         lambda: load_state("c")

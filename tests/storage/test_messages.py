@@ -388,7 +388,7 @@ def test_pages_of_conversations_hold_every_one_once(phase: Phase, size: int) -> 
 
 @pytest.mark.parametrize("size", [1, 2, 10])
 @pytest.mark.parametrize("timed", [True, False])
-def test_pages_reach_what_a_host_keeps_without_times(settings: Any, size: int, timed: bool) -> None:
+def test_pages_reach_a_hosts_rows_without_times(settings: Any, size: int, timed: bool) -> None:
     mapping = {
         "model": "blobs.TextSession",
         "conversation_id": "session_key",

@@ -148,7 +148,7 @@ def test_a_load_takes_one_and_with_items_two(cid: str) -> None:
     assert len(statements(lambda: storage.load_state(bare))) == 1
 
 
-def test_saving_what_is_saved_already_writes_nothing(cid: str) -> None:
+def test_saving_an_unchanged_state_writes_nothing(cid: str) -> None:
     loaded = storage.load_state(cid)
     sent = statements(lambda: storage.save_state(cid, loaded))
     assert [sql.split(" ", 1)[0] for sql in sent] == ["SELECT"]

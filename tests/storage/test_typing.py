@@ -37,7 +37,7 @@ def called(function: Callable[[], Any]) -> None:
         function()
 
 
-def test_mypy_finds_what_is_wrong_and_takes_what_is_right_in_a_host_without_our_settings(
+def test_mypy_finds_wrong_calls_and_takes_right_ones_in_a_host_without_our_settings(
     tmp_path: Path,
 ) -> None:
     """`make types` checks the same files with the plugin of django-stubs.

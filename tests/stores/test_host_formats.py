@@ -321,7 +321,7 @@ def test_an_upgrade_of_old_json_says_which_fields_there_are(legacy: str) -> None
         check(legacy, {"focus": [], "conversation_history": messages("a", "b")})
 
 
-def test_one_that_cannot_read_what_is_written_is_refused(legacy: str) -> None:
+def test_a_to_state_that_cannot_read_the_written_json_is_refused(legacy: str) -> None:
     put(legacy, {"said": messages("a")})
     with (
         functions(legacy, to_state="from_said"),

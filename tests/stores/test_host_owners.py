@@ -62,7 +62,7 @@ def test_a_conversation_that_legacy_alone_holds_has_no_owner(phase: Phase) -> No
     assert SHAPE.read(name) == ["a"]
 
 
-def test_it_is_claimed_in_every_phase_and_the_tables_keep_whose_it_is(phase: Phase) -> None:
+def test_it_is_claimed_in_every_phase_and_the_tables_keep_its_owner(phase: Phase) -> None:
     user, other = UserFactory(), UserFactory()
     name = SHAPE.make(user, "a")
     storage.claim_conversation(name, user)

@@ -50,7 +50,7 @@ places = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 6), st.booleans()
 
 @given(changes=places)
 @settings(max_examples=examples(300))
-def test_positions_rise_along_the_list_and_only_what_must_moves(
+def test_positions_rise_along_the_list_and_only_necessary_ones_change(
     changes: list[tuple[int, int, bool]],
 ) -> None:
     entries: list[Entry] = []

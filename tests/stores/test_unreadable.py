@@ -79,7 +79,7 @@ def names(lines: str) -> list[str]:
 
 
 @pytest.mark.parametrize("text", BROKEN, ids=["text", "list", "field", "deep"])
-def test_an_export_writes_the_rest_names_what_is_missing_and_fails(
+def test_an_export_writes_the_rest_names_the_missing_one_and_fails(
     old: Any, text: str, tmp_path: Path
 ) -> None:
     legacy(old, text)
@@ -481,7 +481,7 @@ def test_one_blob_of_an_archive_that_cannot_be_put_back_holds_up_no_other(
         list(retirement.restore_archive(path))
 
 
-def test_an_import_refuses_what_is_unreadable_here_and_takes_the_rest(old: Any) -> None:
+def test_an_import_refuses_an_unreadable_conversation_and_takes_the_rest(old: Any) -> None:
     legacy(old)
     lines = list(export_lines(failed=lambda _: None))
     line = lines[0].replace('"good-1"', '"broken"')

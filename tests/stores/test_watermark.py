@@ -166,7 +166,7 @@ def _forget_keys() -> None:
             cursor.execute("DELETE FROM sqlite_sequence WHERE name = 'memory_chunks'")
 
 
-def test_below_the_floor_no_load_looks_for_what_it_reads() -> None:
+def test_a_load_reads_no_blob_below_the_floor() -> None:
     saved("a")
     written_at(ids()[0], timezone.now() - 2 * HOUR)
     old_save(connection, "c", None, state("not this").to_dict(), timezone.now() - 2 * HOUR)

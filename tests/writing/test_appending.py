@@ -77,7 +77,7 @@ def test_an_edit_after_an_append_edits_the_given_message(legacy: str) -> None:
     assert list(rows.values_list("sequence", flat=True)) == [1, 2, 3]
 
 
-def test_where_a_number_is_no_place_any_more_rows_tell(legacy: str) -> None:
+def test_after_a_removal_rows_tell_the_place_of_a_message(legacy: str) -> None:
     with forced_phase(Phase.DUAL_WRITE):
         save_state("c", state("a", "b", "c"))
         remove_messages("c", 1)

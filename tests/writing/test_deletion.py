@@ -139,7 +139,7 @@ def test_a_deleted_id_is_never_used_again(phase: Phase, write: Callable[[], Any]
 
 
 @pytest.mark.parametrize("named", ["owner", "stranger"])
-def test_who_may_not_create_learns_of_no_deletion(phase: Phase, named: str) -> None:
+def test_a_caller_that_may_not_create_learns_of_no_deletion(phase: Phase, named: str) -> None:
     user, stranger = UserFactory(), UserFactory()
     lived(user=user)
     delete_conversation("c", user)
@@ -224,7 +224,7 @@ def test_deleting_a_user_leaves_tombstones_alone(phase: Phase, how: str) -> None
     assert not MemoryChunk.objects.exclude(user=other).exists()
 
 
-def test_deleting_a_user_leaves_alone_what_another_owns(phase: Phase) -> None:
+def test_deleting_a_user_leaves_conversations_of_others_alone(phase: Phase) -> None:
     """A blob in their name on another's conversation makes them no owner."""
     owner, other = UserFactory(), UserFactory()
     lived("c", owner)

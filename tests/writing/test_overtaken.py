@@ -81,7 +81,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 # The command
 
 
-def test_the_newest_stay_and_what_was_said_about_the_others_goes_with_them() -> None:
+def test_the_newest_blobs_stay_and_the_others_go_with_their_metadata() -> None:
     saved("c", "a", "b", "c", "d", "e")
     saved("other", "x", "y")
     before, read, size = keys(), read_by_old_code(), MemoryMetadata.objects.count()
@@ -104,7 +104,7 @@ def test_the_newest_stay_and_what_was_said_about_the_others_goes_with_them() -> 
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_every_phase_and_old_code_hold_what_they_held(phase: Phase) -> None:
+def test_pruning_changes_no_load_of_any_phase_or_of_old_code(phase: Phase) -> None:
     saved("c", "a", "b", "c")
     with forced_phase(phase):
         saved("c", "d", "e")
@@ -133,7 +133,7 @@ def test_a_dry_run_says_the_same_and_removes_nothing() -> None:
     assert keys() == before[-1:]
 
 
-def test_only_what_is_named_is_pruned() -> None:
+def test_overtaken_blobs_of_named_conversations_alone_are_pruned() -> None:
     for name in "ab":
         saved(name, "x", "y")
     assert [one.conversation_id for one in prune_overtaken(["b", "b", "no"], keep=1)] == ["b"]
@@ -590,7 +590,7 @@ def elsewhere() -> list[PrunedBlobs]:
         connections.close_all()
 
 
-def test_marks_of_ours_are_told_from_those_of_what_was_taken_in() -> None:
+def test_marks_of_our_blobs_differ_from_those_of_merged_ones() -> None:
     theirs = by_old_code("c", "a")
     saved("c", "b")
     marked = MemoryMetadata.objects.filter(key=REVISION_MARK).values_list("chunk_id", flat=True)

@@ -52,7 +52,7 @@ def test_foreign_changes_of_fields_stay(phase: Phase) -> None:
     assert found.extra == {"kept": 1, "new": 1}
 
 
-def test_a_partial_update_changes_what_it_names(phase: Phase) -> None:
+def test_a_partial_update_changes_only_named_fields(phase: Phase) -> None:
     storage.save_state("c", state("a", user_input="x", focus=["old"], memory_context=["i"]))
     storage.update_state_partial(
         "c",
@@ -112,7 +112,7 @@ def test_a_step_log_keeps_what_two_writers_add_however_often_they_save(phase: Ph
             assert storage.load_state("c").history == expected
 
 
-def test_two_who_found_nothing_keep_each_others_fields(phase: Phase) -> None:
+def test_two_writers_that_found_nothing_keep_each_others_fields(phase: Phase) -> None:
     one, other = storage.load_state("c"), storage.load_state("c")
     one.user_input, one.step_count, one.focus, one.history = "hello", 7, ["f"], ["h"]
     storage.save_state("c", one)
@@ -144,7 +144,7 @@ class Slotted:
 
 
 @pytest.mark.parametrize("held", [Frozen(tuple(messages("a"))), Slotted()])
-def test_a_state_that_takes_no_attributes_is_saved_as_what_it_says(phase: Phase, held: Any) -> None:
+def test_a_state_that_takes_no_attributes_is_saved_by_its_to_dict(phase: Phase, held: Any) -> None:
     for _ in range(2):
         assert storage.save_state("c", held)["success"]
         assert texts(storage.load_state("c")) == ["a"]
@@ -256,7 +256,7 @@ def test_a_save_that_was_rolled_back_is_made_again_after_any_earlier_save(phase:
     assert held.history == ["b", "c", "d"]
 
 
-def test_a_copy_goes_on_from_what_was_committed_meanwhile(phase: Phase) -> None:
+def test_a_copy_goes_on_from_the_revision_committed_meanwhile(phase: Phase) -> None:
     storage.save_state("c", state("a"))
     held = storage.load_state("c")
     with transaction.atomic():

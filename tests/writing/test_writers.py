@@ -46,7 +46,7 @@ def add(to: AgentState, *lines: str) -> AgentState:
 # Two writers from one revision
 
 
-def test_two_who_append_lose_nothing_each_tail_in_order(phase: Phase) -> None:
+def test_two_writers_lose_nothing_and_each_tail_keeps_its_order(phase: Phase) -> None:
     begun("a", "b")
     one, other = load_state("c"), load_state("c")
     save_state("c", add(one, "1", "2"))
@@ -54,7 +54,7 @@ def test_two_who_append_lose_nothing_each_tail_in_order(phase: Phase) -> None:
     assert said() == ["a", "b", "1", "2", "3", "4"]
 
 
-def test_two_who_found_nothing_and_both_save_lose_nothing(phase: Phase) -> None:
+def test_two_writers_that_found_nothing_lose_nothing(phase: Phase) -> None:
     one, other = load_state("c"), load_state("c")
     save_state("c", add(one, "1"))
     save_state("c", add(other, "2"))
@@ -80,7 +80,7 @@ def test_a_message_equal_to_a_hidden_one_is_no_repetition(phase: Phase, window: 
     assert said() == ["yes", "go on", "1", "yes"]
 
 
-def test_two_who_append_alternately_lose_nothing(phase: Phase) -> None:
+def test_two_alternating_writers_lose_nothing(phase: Phase) -> None:
     begun("a")
     one, other = load_state("c"), load_state("c")
     for turn in range(3):
@@ -231,7 +231,7 @@ def test_a_repeated_save_through_a_queue_adds_nothing(phase: Phase) -> None:
     assert said() == ["a", "1"]
 
 
-def test_a_repeated_save_adds_nothing_behind_what_others_added(phase: Phase) -> None:
+def test_a_repeated_save_adds_nothing_behind_additions_of_others(phase: Phase) -> None:
     begun("a")
     held = add(load_state("c"), "1")
     before = pickle.dumps(held)
@@ -243,7 +243,7 @@ def test_a_repeated_save_adds_nothing_behind_what_others_added(phase: Phase) -> 
 
 @pytest.mark.parametrize("first", Phase)
 @pytest.mark.parametrize("second", Phase)
-def test_a_repeated_save_adds_nothing_before_what_others_added(
+def test_a_repeated_save_adds_nothing_before_additions_of_others(
     phase: Phase, first: Phase, second: Phase
 ) -> None:
     begun("a", "b")
@@ -315,7 +315,7 @@ def test_an_edit_finds_its_message_after_it_was_removed_and_restored(new_only: N
     assert sorted(said()) == ["a", "edited", "inserted"]
 
 
-def test_saving_the_same_state_on_and_on_adds_what_is_new_once(phase: Phase) -> None:
+def test_saving_the_same_state_again_and_again_adds_each_message_once(phase: Phase) -> None:
     held = load_state("c")
     for turn in range(4):
         add(held, str(turn))
@@ -324,7 +324,7 @@ def test_saving_the_same_state_on_and_on_adds_what_is_new_once(phase: Phase) -> 
     assert said() == ["0", "1", "2", "3"]
 
 
-def test_saving_what_did_not_change_writes_no_revision(new_only: None) -> None:
+def test_saving_an_unchanged_state_writes_no_revision(new_only: None) -> None:
     begun("a", memory_context=["i"])
     held = load_state("c")
     results = [save_state("c", held) for _ in range(2)]
@@ -342,7 +342,7 @@ def test_an_append_with_known_keys_adds_nothing(phase: Phase) -> None:
     assert said() == ["a", "1", "2"]
 
 
-def test_an_append_adds_what_is_not_known_of_several(phase: Phase) -> None:
+def test_an_append_of_several_adds_the_unknown_ones(phase: Phase) -> None:
     begun("a")
     append_messages("c", messages("1"), keys=["k1"])
     append_messages("c", messages("1", "2"), keys=["k1", "k2"])

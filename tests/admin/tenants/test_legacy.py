@@ -13,7 +13,7 @@ from tests.support.tenant_rows import legacy_lines, save
 pytestmark = pytest.mark.django_db
 
 
-def test_legacy_is_listed_past_what_is_hidden(
+def test_the_list_of_legacy_goes_on_past_hidden_conversations(
     staff: Client, amira: User, noor: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(legacy, "PER_PAGE", 2)
@@ -30,7 +30,7 @@ def test_legacy_is_listed_past_what_is_hidden(
     assert legacy_lines(staff) == (["amber2"], "")
 
 
-def test_who_sees_all_sees_all_of_legacy(staff: Client, amira: User, noor: User) -> None:
+def test_a_superuser_sees_all_of_legacy(staff: Client, amira: User, noor: User) -> None:
     for name, user in (("amber", amira), ("cobalt", noor), ("nobodys", None)):
         save(name, user, phase=Phase.LEGACY)
     assert legacy_lines(staff)[0] == ["amber"]

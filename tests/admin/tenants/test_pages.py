@@ -140,7 +140,7 @@ def test_a_tenant_deletes_what_is_theirs(staff: Client, amira: User) -> None:
     assert storage.conversation_exists("amber") is False
 
 
-def test_who_may_view_but_not_delete_is_refused_and_not_told_that_it_is_gone(
+def test_a_viewer_without_delete_permission_is_refused_and_not_told_that_it_is_gone(
     staff: Client, amira: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save("amber-unmoved", amira, phase=Phase.LEGACY)

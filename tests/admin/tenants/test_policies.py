@@ -45,7 +45,7 @@ class AskingOnly(tenants.AsksForEach, ConversationAdmin):
     """A host that overrides the permissions alone."""
 
 
-def test_where_only_rows_are_listed_what_has_no_row_is_hidden(
+def test_a_policy_of_lists_alone_hides_conversations_without_a_row(
     staff: Client, amira: User, noor: User, policy: Callable[[Any], None]
 ) -> None:
     policy(ListingOnly)
@@ -64,7 +64,7 @@ def test_where_only_rows_are_listed_what_has_no_row_is_hidden(
     assert len(legacy_lines(staff)[0]) == 4
 
 
-def test_where_only_permissions_are_asked_no_list_shows_what_they_refuse(
+def test_a_policy_of_permissions_alone_hides_refused_rows_from_lists(
     staff: Client, amira: User, noor: User, policy: Callable[[Any], None]
 ) -> None:
     policy(AskingOnly)

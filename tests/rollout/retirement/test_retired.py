@@ -140,7 +140,7 @@ def test_a_write_of_a_process_that_has_not_heard_of_it_is_not_overlooked(either_
     assert texts(storage.load_state("d"))[-1] == "late"
 
 
-def test_where_the_record_cannot_be_read_what_was_known_holds() -> None:
+def test_an_unreadable_record_leaves_the_known_retirement_in_force() -> None:
     written("c")
     retired()
     assert decide().legacy is None
@@ -165,7 +165,7 @@ def test_deleting_a_conversation_and_a_user_works_afterwards(either_store: str) 
         assert texts(storage.load_state(name)) == []
 
 
-def test_a_redaction_reaches_what_is_left_of_legacy(either_store: str) -> None:
+def test_a_redaction_reaches_late_blobs_of_legacy(either_store: str) -> None:
     written("c")
     retired()
     if either_store == "chunks":
