@@ -7,34 +7,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from io import StringIO
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import OperationalError
 
-from memory.adoption import TARGET_COLUMNS, columns_of, has_check
-from memory.models import MemoryChunk
+from memory.adoption import columns_of, has_check
+from tests.support.adopted import OWNED, START, legacy_rows, make_host, our_tables, saved_state
 from tests.support.legacy_schema import create_legacy_tables, execute, old_load, old_save
-from tests.support.scratch import (
-    ALIAS,
-    connected,
-    created_database,
-    migrate,
-    plain_connection,
-    scratch_database,
-)
+from tests.support.scratch import ALIAS, migrate, plain_connection
 
-START = datetime(2024, 5, 1, 12, tzinfo=UTC)
-OWNED = ("memory_chunks", "memory_metadata")
 METADATA_INDEXES = {
     "metadata_conversation_chunk",
     "metadata_by_chunk",
@@ -42,98 +31,6 @@ METADATA_INDEXES = {
     "metadata_message_key",
     "metadata_context_item_key",
 }
-
-
-# The apps of others that a host has migrated before it installs ours.
-FOREIGN_APPS = ("contenttypes", "auth", "admin", "sessions", "waffle")
-
-
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory: Any, django_db_blocker: Any) -> Iterator[str]:
-    """The name of a database with the tables of other apps, and none of ours: a template."""
-    folder = tmp_path_factory.mktemp("foreign")
-    with django_db_blocker.unblock(), created_database(folder) as name:
-        with connected(name) as connection:
-            for app in FOREIGN_APPS:
-                migrate(app)
-            assert _tables(connection) == set()
-        yield name
-
-
-@pytest.fixture(scope="module")
-def hosts(foreign: str, tmp_path_factory: Any, django_db_blocker: Any) -> Iterator[str]:
-    """The name of a copy with a user and legacy rows: a template of `legacy`."""
-    folder = tmp_path_factory.mktemp("host")
-    with django_db_blocker.unblock(), created_database(folder, template=foreign) as name:
-        with connected(name) as connection:
-            _host(connection)
-        yield name
-
-
-@pytest.fixture
-def empty(tmp_path: Any, django_db_blocker: Any) -> Iterator[BaseDatabaseWrapper]:
-    """A new, empty database."""
-    with django_db_blocker.unblock(), scratch_database(tmp_path) as connection:
-        yield connection
-
-
-@pytest.fixture
-def scratch(tmp_path: Any, foreign: str, django_db_blocker: Any) -> Iterator[BaseDatabaseWrapper]:
-    """A new database without a table of ours."""
-    with django_db_blocker.unblock(), _copied(foreign, tmp_path) as connection:
-        yield connection
-
-
-@pytest.fixture
-def legacy(tmp_path: Any, hosts: str, django_db_blocker: Any) -> Iterator[BaseDatabaseWrapper]:
-    """The database of a host: its user 1, and legacy tables with two saves of conversation c-1."""
-    with django_db_blocker.unblock(), _copied(hosts, tmp_path) as connection:
-        yield connection
-
-
-@contextmanager
-def _copied(template: str, folder: Path) -> Iterator[BaseDatabaseWrapper]:
-    with created_database(folder, template=template) as name, connected(name) as connection:
-        yield connection
-
-
-def _host(connection: BaseDatabaseWrapper, *, indexed: bool = False) -> BaseDatabaseWrapper:
-    execute(
-        connection,
-        "INSERT INTO auth_user (id, username, password, first_name, last_name, email,"
-        " is_superuser, is_staff, is_active, date_joined)"
-        " VALUES (1, 'ann', '', '', '', '', %s, %s, %s, %s)",
-        [False, False, True, START],
-    )
-    create_legacy_tables(connection, indexed=indexed)
-    for step in (1, 2):
-        old_save(connection, "c-1", 1, _state(step), START + timedelta(seconds=step))
-    return connection
-
-
-def _state(step: int) -> dict[str, Any]:
-    message = {"role": "user", "content": f"message {step} \u00e9"}
-    return {"user_input": f"{step}", "step_count": step, "conversation_history": [message] * step}
-
-
-def _rows(connection: BaseDatabaseWrapper) -> dict[str, list[tuple[Any, ...]]]:
-    """Return every legacy row, in the columns that old code knows."""
-    return {
-        "chunks": execute(
-            connection, "SELECT id, user_id, content, created_at FROM memory_chunks ORDER BY id"
-        ),
-        "metadata": execute(
-            connection,
-            "SELECT id, chunk_id, key, value FROM memory_metadata"
-            " WHERE chunk_id IS NOT NULL ORDER BY id",
-        ),
-    }
-
-
-def _tables(connection: BaseDatabaseWrapper) -> set[str]:
-    with connection.cursor() as cursor:
-        names = connection.introspection.table_names(cursor)
-    return {name for name in names if name.startswith(("conversation_", "memory_"))}
 
 
 def _indexes(connection: BaseDatabaseWrapper, table: str) -> set[str]:
@@ -162,7 +59,7 @@ class OldWriter:
                         return
                     started = time.monotonic()
                     stamp = START + timedelta(seconds=step)
-                    self.saved.append(old_save(plain, "busy", 1, _state(step % 30), stamp))
+                    self.saved.append(old_save(plain, "busy", 1, saved_state(step % 30), stamp))
                     self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - started)
         except Exception as error:  # shown by the test's own thread
             self.error = error
@@ -193,8 +90,11 @@ def _until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
 
 def test_old_code_writes_a_chunk_and_eight_rows(legacy: BaseDatabaseWrapper) -> None:
     """The stand-in for old code is held to docs/design.md, section 5, itself."""
-    chunk_id = old_save(legacy, "c-2", 1, _state(25), START)
-    kept = {**_state(25), "conversation_history": _state(25)["conversation_history"][-20:]}
+    chunk_id = old_save(legacy, "c-2", 1, saved_state(25), START)
+    kept = {
+        **saved_state(25),
+        "conversation_history": saved_state(25)["conversation_history"][-20:],
+    }
     content = execute(legacy, f"SELECT content FROM memory_chunks WHERE id = {chunk_id}")
     assert content == [(json.dumps(kept),)]
     assert "\\u00e9" in content[0][0]
@@ -214,11 +114,11 @@ def test_old_code_writes_a_chunk_and_eight_rows(legacy: BaseDatabaseWrapper) -> 
 
 @pytest.mark.parametrize("indexed", [False, True])
 def test_adoption_keeps_every_legacy_row(scratch: BaseDatabaseWrapper, indexed: bool) -> None:
-    legacy = _host(scratch, indexed=indexed)
-    before = _rows(legacy)
+    legacy = make_host(scratch, indexed=indexed)
+    before = legacy_rows(legacy)
     migrate()
-    assert _rows(legacy) == before
-    assert old_load(legacy, "c-1") == _state(2)
+    assert legacy_rows(legacy) == before
+    assert old_load(legacy, "c-1") == saved_state(2)
     assert len(before["chunks"]) == 2
     assert len(before["metadata"]) == 16
 
@@ -250,8 +150,8 @@ def test_old_code_saves_before_during_and_after_migrate(
         " GROUP BY chunk_id ORDER BY chunk_id",
     )
     assert found == [(chunk_id, 8) for chunk_id in writer.saved]
-    old_save(legacy, "c-1", 1, _state(3), START + timedelta(days=1))
-    assert old_load(legacy, "c-1") == _state(3)
+    old_save(legacy, "c-1", 1, saved_state(3), START + timedelta(days=1))
+    assert old_load(legacy, "c-1") == saved_state(3)
 
 
 def test_old_code_saves_while_migrating_backwards_and_forwards_again(
@@ -335,9 +235,9 @@ def test_a_lock_that_is_never_given_fails_with_what_to_do_and_changes_nothing(
         "Some transaction holds a lock on memory_metadata: end it, then migrate again."
     ]
     assert set(columns_of(legacy, "memory_metadata")) == {"id", "chunk_id", "key", "value"}
-    assert "memory_context_items" not in _tables(legacy)
+    assert "memory_context_items" not in our_tables(legacy)
     migrate()
-    assert "memory_context_items" in _tables(legacy)
+    assert "memory_context_items" in our_tables(legacy)
 
 
 def test_fresh_tables_and_adopted_tables_have_the_same_columns_and_constraints(
@@ -377,7 +277,7 @@ def _described(connection: BaseDatabaseWrapper, table: str) -> dict[str, Any]:
 
 
 def test_an_index_that_the_host_has_is_not_built_twice(scratch: BaseDatabaseWrapper) -> None:
-    _host(scratch, indexed=True)
+    make_host(scratch, indexed=True)
     migrate()
     assert _indexes(scratch, "memory_chunks") == {"ix_memory_chunks_user_id", "chunk_by_time"}
     assert _indexes(scratch, "memory_metadata") == {
@@ -427,37 +327,37 @@ def test_adoption_on_postgresql_validates_no_row_and_checks_every_new_one(
 
 
 def test_backwards_keeps_adopted_tables_and_every_legacy_row(legacy: BaseDatabaseWrapper) -> None:
-    before = _rows(legacy)
+    before = legacy_rows(legacy)
     migrate()
     migrate("memory", "zero")
     migrate("conversations", "zero")
-    assert _tables(legacy) == set(OWNED)
-    assert _rows(legacy) == before
+    assert our_tables(legacy) == set(OWNED)
+    assert legacy_rows(legacy) == before
     assert list(columns_of(legacy, "memory_metadata")) == ["id", "chunk_id", "key", "value"]
-    old_save(legacy, "c-1", 1, _state(3), START + timedelta(days=1))
+    old_save(legacy, "c-1", 1, saved_state(3), START + timedelta(days=1))
     migrate()
-    assert old_load(legacy, "c-1") == _state(3)
-    assert _rows(legacy)["metadata"][:16] == before["metadata"]
+    assert old_load(legacy, "c-1") == saved_state(3)
+    assert legacy_rows(legacy)["metadata"][:16] == before["metadata"]
 
 
 def test_backwards_keeps_tables_that_we_created_and_their_chunks(
     scratch: BaseDatabaseWrapper,
 ) -> None:
     migrate()
-    old_save(scratch, "c-2", None, _state(1), START)
-    before = _rows(scratch)
+    old_save(scratch, "c-2", None, saved_state(1), START)
+    before = legacy_rows(scratch)
     migrate("memory", "zero")
     migrate("conversations", "zero")
-    assert _tables(scratch) == set(OWNED)
-    assert _rows(scratch) == before
+    assert our_tables(scratch) == set(OWNED)
+    assert legacy_rows(scratch) == before
     migrate()
-    assert _rows(scratch) == before
-    assert old_load(scratch, "c-2") == _state(1)
+    assert legacy_rows(scratch) == before
+    assert old_load(scratch, "c-2") == saved_state(1)
 
 
 def test_backwards_removes_metadata_of_rows_that_it_drops(scratch: BaseDatabaseWrapper) -> None:
     migrate()
-    old_save(scratch, "c-2", None, _state(1), START)
+    old_save(scratch, "c-2", None, saved_state(1), START)
     execute(
         scratch,
         "INSERT INTO conversation_tombstones (conversation_id, deleted_at, reason)"
@@ -491,12 +391,12 @@ def _insert_conversation(connection: BaseDatabaseWrapper) -> None:
 def test_conversations_migrates_backwards_and_forwards(scratch: BaseDatabaseWrapper) -> None:
     migrate()
     _insert_conversation(scratch)
-    everything = _tables(scratch)
+    everything = our_tables(scratch)
     for _ in range(2):
         migrate("conversations", "zero")
-        assert _tables(scratch) == set(OWNED)
+        assert our_tables(scratch) == set(OWNED)
         migrate()
-        assert _tables(scratch) == everything
+        assert our_tables(scratch) == everything
     assert execute(scratch, "SELECT count(*) FROM conversation_states") == [(0,)]
 
 
@@ -509,109 +409,9 @@ def test_first_migrations_are_not_named_0001_initial(scratch: BaseDatabaseWrappe
     for label in ("conversations", "memory"):
         recorder.record_applied(label, "0001_initial")
     migrate()
-    assert {"conversation_states", "memory_context_items"} <= _tables(scratch)
+    assert {"conversation_states", "memory_context_items"} <= our_tables(scratch)
 
 
 @pytest.mark.django_db
 def test_no_migration_is_missing() -> None:
     call_command("makemigrations", check=True, dry_run=True, stdout=StringIO())
-
-
-CHUNKS = "CREATE TABLE memory_chunks ({id}, user_id integer, content {text}, embedding json, {at})"
-METADATA = "CREATE TABLE memory_metadata ({id}, chunk_id integer, key varchar, value varchar)"
-
-
-@pytest.mark.parametrize(
-    ("statements", "message"),
-    [
-        (["CREATE TABLE memory_chunks ({id}, title text)"], "memory_chunks has no column user_id"),
-        ([CHUNKS.replace("{text}", "integer")], "memory_chunks.content is integer"),
-        ([CHUNKS.replace("embedding json, ", "")], "memory_chunks has no column embedding"),
-        ([CHUNKS.replace("{id}", "id bigint PRIMARY KEY")], "memory_chunks.id has no default"),
-        ([CHUNKS.replace("{at}", "{at}, tenant integer NOT NULL")], "tenant is NOT NULL"),
-        ([CHUNKS.replace("user_id integer", "user_id text")], "memory_chunks.user_id is text"),
-        (
-            [METADATA.replace("chunk_id integer", "chunk_id integer NOT NULL")],
-            "chunk_id is NOT NULL",
-        ),
-        ([METADATA.replace("value varchar", "conversation_id text")], "no column value"),
-        (["CREATE VIEW memory_metadata AS SELECT 1 AS id"], "memory_metadata is no plain table"),
-        (
-            [METADATA.replace("value varchar", "value varchar, context_item_id varchar")],
-            "memory_metadata.context_item_id is",
-        ),
-    ],
-)
-def test_a_table_that_does_not_fit_is_refused_before_anything_changes(
-    scratch: BaseDatabaseWrapper, statements: list[str], message: str
-) -> None:
-    is_postgresql = scratch.vendor == "postgresql"
-    parts = {
-        "id": "id serial PRIMARY KEY" if is_postgresql else "id integer PRIMARY KEY",
-        "text": "text",
-        "at": "created_at timestamp with time zone",
-    }
-    for statement in statements:
-        execute(scratch, statement.format(**parts))
-    present = {table: columns_of(scratch, table) for table in OWNED}
-    with pytest.raises(ImproperlyConfigured, match="nothing was changed") as raised:
-        call_command("migrate", database=ALIAS, verbosity=0, skip_checks=True)
-    assert message in str(raised.value)
-    assert {table: columns_of(scratch, table) for table in OWNED} == present
-    assert "memory_context_items" not in _tables(scratch)
-
-
-def test_a_timestamp_without_time_zone_is_refused(scratch: BaseDatabaseWrapper) -> None:
-    if scratch.vendor != "postgresql":
-        pytest.skip("SQLite stores the text it is given")
-    create_legacy_tables(scratch)
-    execute(scratch, "ALTER TABLE memory_chunks ALTER created_at TYPE timestamp")
-    with pytest.raises(ImproperlyConfigured, match="one timestamp with time zone"):
-        call_command("migrate", database=ALIAS, verbosity=0, skip_checks=True)
-
-
-def test_metadata_of_nothing_is_refused_where_it_cannot_be_adopted(
-    legacy: BaseDatabaseWrapper,
-) -> None:
-    if legacy.vendor != "sqlite":
-        pytest.skip("PostgreSQL adopts it: the CHECK is NOT VALID")
-    execute(legacy, "INSERT INTO memory_metadata (chunk_id, key, value) VALUES (NULL, 'odd', '')")
-    with pytest.raises(ImproperlyConfigured, match="1 rows without a chunk_id"):
-        call_command("migrate", database=ALIAS, verbosity=0, skip_checks=True)
-
-
-def test_other_types_are_adopted_as_they_are(scratch: BaseDatabaseWrapper) -> None:
-    """64-bit ids, lengths, defaults, an extra column, no foreign keys at all."""
-    is_postgresql = scratch.vendor == "postgresql"
-    key = "bigserial PRIMARY KEY" if is_postgresql else "integer PRIMARY KEY AUTOINCREMENT"
-    execute(
-        scratch,
-        f"CREATE TABLE memory_chunks (id {key}, user_id integer, content text NOT NULL,"
-        " embedding text, created_at timestamp with time zone DEFAULT CURRENT_TIMESTAMP,"
-        " tenant varchar(20) NOT NULL DEFAULT 'main')",
-    )
-    execute(
-        scratch,
-        f"CREATE TABLE memory_metadata (id {key}, chunk_id bigint, key varchar(100) NOT NULL,"
-        " value text)",
-    )
-    old_save(scratch, "c-3", 99, _state(1), START)
-    before = {table: columns_of(scratch, table) for table in OWNED}
-    migrate()
-    after = {table: columns_of(scratch, table) for table in OWNED}
-    for column in TARGET_COLUMNS:
-        del after["memory_metadata"][column]
-    assert after == before
-    assert old_load(scratch, "c-3") == _state(1)
-
-
-def test_a_chunk_is_read_with_any_type_of_embedding(legacy: BaseDatabaseWrapper) -> None:
-    """psycopg parses a column of type json by itself; Django's JSONField would fail on that."""
-    migrate()
-    execute(legacy, "UPDATE memory_chunks SET embedding = '[0.5, 1]' WHERE id = 1")
-    chunks = MemoryChunk.objects.using(ALIAS).order_by("pk")
-    assert [chunk.embedding for chunk in chunks] == [[0.5, 1], None]
-    if legacy.vendor == "postgresql":
-        execute(legacy, "ALTER TABLE memory_chunks ALTER embedding TYPE text")
-        execute(legacy, "UPDATE memory_chunks SET embedding = 'no JSON' WHERE id = 2")
-        assert [chunk.embedding for chunk in chunks.all()] == [[0.5, 1], "no JSON"]
