@@ -25,7 +25,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COVERAGE = $(if $(filter 1,$(MEASURE)),-m coverage run --data-file=.coverage.$(1))
 # Data of an earlier run would count lines that this one never reached.
 FORGET = $(if $(filter 1,$(MEASURE)),rm -f .coverage.$(1) .coverage.$(1).*)
-PYTEST = TEST_DATABASE=$(1) $(BIN)/python $(COVERAGE) -m pytest $(PYTEST_ARGS)
+# Where nothing may be cached, every worker compiles every test anew, which takes it six seconds.
+PYTEST = PYTHONDONTWRITEBYTECODE= TEST_DATABASE=$(1) $(BIN)/python $(COVERAGE) -m pytest $(PYTEST_ARGS)
 
 export HYPOTHESIS_PROFILE
 
