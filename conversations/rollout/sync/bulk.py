@@ -118,7 +118,7 @@ def _creation(
     newcomers: Newcomers,
     now: datetime,
 ) -> Creation:
-    """Return the conversation that `operations` would create from legacy's."""
+    """Return the conversation that a write would create from legacy's."""
     # An ingest is no activity of the user: the row gets the time of legacy's write.
     written = min(stored.updated_at or now, now)
     row = new_row(look.conversation_id, now=written, **owner)
