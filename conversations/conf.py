@@ -34,10 +34,10 @@ DEFAULTS: dict[str, Any] = {
     "STATE_CLASS": "conversations.state.AgentState",
     # Whether every call must name the user. Default: True without LEGACY, else False.
     "REQUIRE_OWNER": None,
-    # Whether PostgreSQL may keep the plans of the statements of loads and saves, which halves their
-    # time. Never behind a pooler that gives a session to several clients, such as PgBouncer in
-    # transaction mode, unless it supports prepared statements.
-    "PREPARE_STATEMENTS": False,
+    # Whether PostgreSQL keeps the plans of the statements of loads and saves, which halves their
+    # time: True, False, or "auto" where the connection carries them (see stores.sql.prepared).
+    # True behind PgBouncer in transaction mode fails, unless it supports prepared statements.
+    "PREPARE_STATEMENTS": "auto",
     # Limits of accepted states, checked before any SQL.
     "MAX_DEPTH": 400,
     "MAX_MESSAGE_BYTES": 64 * 2**20,
@@ -108,6 +108,12 @@ def require_owner() -> bool:
     """Return whether every call must name the user."""
     value = get("REQUIRE_OWNER")
     return legacy() is None if value is None else bool(value)
+
+
+@read_once
+def prepare_statements() -> Any:
+    """Return whether statements are prepared: True, False or "auto"."""
+    return get("PREPARE_STATEMENTS")
 
 
 @read_once

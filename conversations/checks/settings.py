@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage, Error, register
 
 from conversations.conf import DEFAULTS
 from conversations.storage.arguments import shortcoming
+from conversations.stores.sql.prepared import AUTO
 from flags.checks import configured, try_import
 from flags.texts import quoted
 
@@ -43,11 +44,15 @@ def _limits(value: Any) -> bool:
     return _whole(1)(chosen["MINIMUM"]) and all(map(_share, shares)) and 0 < shares[0] <= shares[1]
 
 
+def _preparing(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and value == AUTO)
+
+
 # The condition of a value, and its words. LEGACY, SWITCHES and STATE_CLASS have their own checks.
 RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "DATABASE": (lambda value: isinstance(value, str), "the alias of a database"),
     "REPLICA": (lambda value: isinstance(value, str), "the alias of a streaming replica"),
-    "PREPARE_STATEMENTS": (lambda value: isinstance(value, bool), "True or False"),
+    "PREPARE_STATEMENTS": (_preparing, '"auto", True or False'),
     "REQUIRE_OWNER": (lambda value: isinstance(value, bool), "True or False"),
     "MAX_DEPTH": (_whole(1, DEEPEST), f"a whole number from 1 to {DEEPEST}"),
     "MAX_MESSAGE_BYTES": (_whole(1), "a whole number of bytes, 1 or more"),

@@ -24,6 +24,7 @@ from conversations.rollout import findings
 from conversations.rollout.sync import runs as syncs
 from conversations.rollout.verification import runs as verifications, verify
 from conversations.stores.registry import configured_store
+from conversations.stores.sql.prepared import session_of
 from conversations.writing import retention
 from flags import health, metrics, transitions
 from flags.phases import Phase
@@ -226,10 +227,12 @@ def test_clients_that_share_sessions_lose_nothing(
     assert all(found.in_order for found in verify())
 
 
-def test_nothing_is_prepared_unless_a_host_asks_for_it(pooler: Pooler) -> None:
+def test_nothing_is_prepared_behind_it(pooler: Pooler) -> None:
+    """By default: the process number of a session there is made up."""
     storage.save_state("c", state("a"))
     for number in range(20):
         storage.append_messages("c", messages(number))
         storage.load_state("c")
+    assert session_of(connection.connection).carries is False
     assert connection.connection.prepare_threshold is None
     assert poolers.kept(pooler) == NOTHING

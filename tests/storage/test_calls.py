@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from conversations.storage import load_state, save_state
+from conversations.stores.sql.prepared import ASKED_AFTER
 from flags.phases import Phase
 from flags.switches import forced_phase
 from tests.support.factories import message, state
@@ -44,7 +45,8 @@ def warm() -> None:
     """Let each statement be made once: a process keeps its text."""
     save_state("warm", state("a"))
     loaded = load_state("warm")
-    for _ in range(2):
+    # A connection is asked what it carries after a few statements.
+    for _ in range(ASKED_AFTER):
         loaded.conversation_history.append(message("b"))
         save_state("warm", loaded)
         loaded = load_state("warm")

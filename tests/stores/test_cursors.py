@@ -1,4 +1,4 @@
-"""Statements of loads and saves go through Django's connection, bound, and prepared if allowed."""
+"""Statements of loads and saves go through Django's connection, and are bound by the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection, connections, transaction
-from django.db.utils import ProgrammingError
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
@@ -28,103 +27,10 @@ postgresql = pytest.mark.skipif(
 )
 
 
-def settings(*, prepare: bool) -> Any:
-    return override_settings(CONVERSATIONS={"REQUIRE_OWNER": False, "PREPARE_STATEMENTS": prepare})
-
-
 @pytest.fixture(autouse=True)
 def tables() -> Iterator[None]:
-    with settings(prepare=False), forced_phase(Phase.NEW_ONLY):
+    with override_settings(CONVERSATIONS={"REQUIRE_OWNER": False}), forced_phase(Phase.NEW_ONLY):
         yield
-
-
-def prepared() -> list[str]:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT statement FROM pg_prepared_statements")
-        return [row[0] for row in cursor.fetchall()]
-
-
-def turns(count: int) -> None:
-    save_state("c", state("a"))
-    for number in range(count):
-        loaded = load_state("c")
-        loaded.conversation_history += messages(number)
-        save_state("c", loaded)
-        append_messages("c", messages(number))
-
-
-@pytest.fixture
-def fresh() -> Iterator[None]:
-    """A session without prepared statements, which ends with the block."""
-    connection.close()
-    yield
-    connection.close()
-
-
-@postgresql
-def test_nothing_is_prepared_unless_the_host_allows_it(fresh: None) -> None:
-    turns(8)
-    assert prepared() == []
-
-
-@postgresql
-def test_loads_and_additions_are_prepared_and_nothing_else_is(fresh: None) -> None:
-    with settings(prepare=True):
-        turns(8)
-        found = prepared()
-    assert len(found) == 3
-    assert all("conversation_states" in statement for statement in found)
-    assert connection.connection.prepare_threshold is None
-    with connection.cursor() as cursor:
-        for _ in range(10):
-            cursor.execute("SELECT 1")
-    assert len(prepared()) == 3
-
-
-@postgresql
-def test_prepared_statements_live_through_changes_of_the_tables(fresh: None) -> None:
-    """A migration that adds a column, while the process goes on."""
-    with settings(prepare=True):
-        turns(8)
-        with connection.cursor() as cursor:
-            cursor.execute("ALTER TABLE conversation_messages ADD COLUMN later integer")
-            cursor.execute("ALTER TABLE conversation_states ADD COLUMN later integer")
-        try:
-            append_messages("c", messages("z"))
-            assert texts(load_state("c"))[-1] == "z"
-        finally:
-            with connection.cursor() as cursor:
-                cursor.execute("ALTER TABLE conversation_messages DROP COLUMN later")
-                cursor.execute("ALTER TABLE conversation_states DROP COLUMN later")
-        assert texts(load_state("c"))[-1] == "z"
-
-
-@postgresql
-def test_a_column_of_another_type_stops_no_prepared_addition(fresh: None) -> None:
-    """The server refuses the plan that it kept, for as long as the connection lives."""
-    change = "ALTER TABLE conversation_states ALTER COLUMN message_count TYPE"
-    with settings(prepare=True):
-        turns(8)
-        with connection.cursor() as cursor:
-            cursor.execute(f"{change} integer")
-        try:
-            for _ in range(2):
-                append_messages("c", messages(9))
-            assert texts(load_state("c"))[-2:] == [9, 9]
-        finally:
-            with connection.cursor() as cursor:
-                cursor.execute(f"{change} bigint")
-
-
-@postgresql
-def test_the_threshold_is_as_before_also_where_a_statement_fails(fresh: None) -> None:
-    with settings(prepare=True):
-        with pytest.raises(ProgrammingError):
-            execute(connections["default"], "SELECT nothing", [])
-        assert connection.connection.prepare_threshold is None
-        connection.connection.prepare_threshold = 0
-        execute(connections["default"], "SELECT 1", [])
-        assert connection.connection.prepare_threshold == 0
 
 
 def test_placeholders_are_the_databases_own_and_percent_signs_stay() -> None:

@@ -65,7 +65,7 @@ def append_at_once(
     parameters += parts.conditions
     for row in parts.rows:
         parameters += row
-    found = execute(connection, _statement(parts.shape), parameters).fetchone()
+    found = execute(connection, _statement(parts.shape), parameters, may_fail=True).fetchone()
     if found is None:
         return None
     bumped = Bumped(*found)

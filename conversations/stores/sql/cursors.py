@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
-from django.db import DataError
+from django.db import DataError, Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from conversations import conf
+from conversations.stores.sql.prepared import SESSION, is_idle, is_stale, session_of
 
-# psycopg's own default: a statement is prepared when it was executed this often.
-PREPARED_AFTER = 5
 # SQLite's error for text that is no UTF-8: other code may have written such bytes.
 _NO_TEXT = "Could not decode to UTF-8"
 
@@ -32,12 +30,14 @@ def cannot_be_read(error: BaseException) -> bool:
     return isinstance(error, DataError) or _NO_TEXT in str(error)
 
 
-def execute(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any]) -> Any:
+def execute(
+    connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any], *, may_fail: bool = False
+) -> Any:
     """Execute a statement whose parameters the server binds. Returns: the cursor, to fetch from.
 
-    It uses Django's connection, and its execute wrappers and query log if there are any. It is
-    prepared if the host allows that, by `PREPARE_STATEMENTS` or by the connection's own
-    `prepare_threshold`; no other statement is.
+    It uses Django's connection, and its execute wrappers and query log if there are any. On
+    PostgreSQL it is prepared where that is safe (see `prepared`); `may_fail` says that a constraint
+    may refuse it.
 
     Raises: django.db.Error. Fetching may raise the driver's errors (SQLite reads a row when it is
     fetched): fetch inside `connection.wrap_database_errors`.
@@ -46,7 +46,7 @@ def execute(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any]
     kind: Any = type(connection)
     if "cursor" not in vars(connection) and _gives_djangos(kind):
         if connection.vendor == "postgresql":
-            return _execute_by_psycopg(connection, sql, parameters)
+            return _execute_by_psycopg(connection, sql, parameters, may_fail=may_fail)
         if connection.vendor == "sqlite" and not (
             connection.execute_wrappers or connection.queries_logged
         ):
@@ -78,7 +78,9 @@ def _open(connection: Any) -> Any:
     return connection.connection
 
 
-def _execute_unwatched(connection: Any, driver: Any, sql: str, parameters: Sequence[Any]) -> Any:
+def _execute_unwatched(
+    connection: Any, driver: Any, sql: str, parameters: Sequence[Any], **options: Any
+) -> Any:
     """Execute like Django's cursor when nothing watches: that takes a tenth of a load.
 
     `driver` is the driver's cursor, or its connection. Returns: the cursor.
@@ -86,7 +88,7 @@ def _execute_unwatched(connection: Any, driver: Any, sql: str, parameters: Seque
     if connection.needs_rollback:
         connection.validate_no_broken_transaction()
     try:
-        return driver.execute(sql, parameters)
+        return driver.execute(sql, parameters, **options)
     except connection.Database.Error:
         with connection.wrap_database_errors:
             raise
@@ -101,39 +103,64 @@ def _with_placeholders(sql: str) -> str:
     return _PLACEHOLDER.sub(lambda found: "?" if found[0] == "%s" else "%", sql)
 
 
-def _execute_by_psycopg(connection: Any, sql: str, parameters: Sequence[Any]) -> Any:
+def _execute_by_psycopg(
+    connection: Any, sql: str, parameters: Sequence[Any], *, may_fail: bool
+) -> Any:
     raw = _open(connection)
-    cursor = _class(prepares=conf.get("PREPARE_STATEMENTS"))(raw)
-    # As the server stores them.
-    cursor.format = _BINARY
-    if connection.execute_wrappers or connection.queries_logged:
-        make = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
-        cursor = make(cursor)
-        cursor.execute(sql, parameters)
-    else:
-        _execute_unwatched(connection, cursor, sql, parameters)
+    session = getattr(raw, SESSION, None) or session_of(raw)
+    prepare = session.prepares(raw, sql, may_fail=may_fail)
+    try:
+        cursor = _run(connection, raw, sql, parameters, prepare)
+    except Error as error:
+        stale = prepare is not False and is_stale(error.__cause__ or error)
+        # The preparation of one that failed may stand in the server, and psycopg does not know it.
+        session.is_stale = session.is_stale or stale or (may_fail and prepare is True)
+        if stale and is_idle(raw):
+            return _run(connection, raw, sql, parameters, False)
+        raise
+    if may_fail and prepare is False:
+        session.texts.add(sql)
     return cursor
 
 
-# psycopg.pq.Format.BINARY
+def _run(connection: Any, raw: Any, sql: str, parameters: Sequence[Any], prepare: Any) -> Any:
+    plain, told, wide = _psycopg()
+    # A small and a large integer would make a statement of its own each.
+    bound = list(parameters)
+    for place, value in enumerate(bound):
+        if value.__class__ is int:
+            bound[place] = wide(value)
+    if not (connection.execute_wrappers or connection.queries_logged):
+        cursor = plain(raw)
+        cursor.format = _BINARY
+        return _execute_unwatched(connection, cursor, sql, bound, prepare=prepare)
+    cursor = told(raw)
+    cursor.format, cursor.prepare = _BINARY, prepare
+    make = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
+    watched = make(cursor)
+    watched.execute(sql, bound)
+    return watched
+
+
+# psycopg.pq.Format.BINARY: results come as the server stores them.
 _BINARY = 1
 
 
 @cache
-def _class(*, prepares: bool) -> Any:
-    """Return psycopg's cursor, or one that prepares its statements; SQLite needs no psycopg."""
+def _psycopg() -> Any:
+    """Return psycopg's cursor, one that is told what it prepares, and an integer of eight bytes.
+
+    SQLite needs no psycopg.
+    """
     from psycopg import Cursor
+    from psycopg.types.numeric import Int8
 
-    class PreparingCursor(Cursor[Any]):
-        """A cursor that prepares its statements, on a connection that prepares no others."""
+    class ToldCursor(Cursor[Any]):
+        """A cursor that is told beforehand whether it prepares: Django's pass no keywords."""
 
-        def execute(self, *args: Any, **kwargs: Any) -> Any:
-            raw = self.connection
-            before = raw.prepare_threshold
-            raw.prepare_threshold = PREPARED_AFTER if before is None else before
-            try:
-                return super().execute(*args, **kwargs)
-            finally:
-                raw.prepare_threshold = before
+        prepare: bool | None = None
 
-    return PreparingCursor if prepares else Cursor
+        def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
+            return super().execute(query, params, prepare=self.prepare)
+
+    return Cursor, ToldCursor, Int8
