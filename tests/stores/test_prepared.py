@@ -295,6 +295,25 @@ def test_inside_of_a_transaction_a_stale_statement_is_not_repeated() -> None:
     assert isinstance(failed.value.__cause__, psycopg.errors.InvalidSqlStatementName)
 
 
+def test_inside_of_a_transaction_nothing_is_forgotten_and_nothing_new_is_prepared() -> None:
+    ours = settle()
+    execute(ours, "SELECT 'x'::text", [])
+    session_of(ours.connection).is_stale = True
+    with transaction.atomic():
+        assert execute(ours, "SELECT 'y'::text", []).fetchone() == ("y",)
+        assert "SELECT 'x'::text" in standing()
+        assert "SELECT 'y'::text" not in standing()
+    execute(ours, "SELECT 'y'::text", [])
+    assert standing() == ["SELECT 'y'::text"]
+
+
+def test_a_connection_that_does_not_answer_carries_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "_QUESTION", "SELECT nothing")
+    turns(8)
+    assert session_of(connection.connection).reason == "it did not answer (UndefinedColumn)"
+    assert standing() == []
+
+
 # What stays in the server
 
 

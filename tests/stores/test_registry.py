@@ -36,6 +36,13 @@ class OwnStore(ChunkStore):
             yield Warning("LEGACY lacks shelf.", id="host.W001")
 
 
+class ShelvedStore(ChunkStore):
+    """A store of a host that leaves the check of its keys to ours."""
+
+    def __init__(self, legacy: Mapping[str, Any]) -> None:
+        self.shelf = legacy.get("shelf")
+
+
 class HalfStore:
     """A class that keeps some promises of LegacyStore."""
 
@@ -53,6 +60,7 @@ OWN = {"store": f"{__name__}.OwnStore", "shelf": "upper"}
         (MAPPING, JSONFieldStore),
         (MAPPING | {"newest_by": "id"}, AppendedRows),
         (OWN, OwnStore),
+        ({"store": f"{__name__}.ShelvedStore"}, ShelvedStore),
     ],
 )
 def test_each_form_of_the_setting_makes_its_store(settings: Any, legacy: Any, kind: Any) -> None:
