@@ -10,6 +10,7 @@ import pytest
 from django.db import DatabaseError, connection, connections, transaction
 from django.db.utils import IntegrityError, ProgrammingError
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 
 from conversations.exceptions import StorageUnavailable
 from conversations.storage import append_messages, load_state, save_state
@@ -406,6 +407,14 @@ def test_what_watches_statements_sees_them_prepared_as_well() -> None:
         load_state("c", max_messages=5)
         load_state("c", max_messages=5)
     assert len(standing()) == before + 1
+
+
+def test_the_query_log_holds_the_text_of_each_statement() -> None:
+    turns(8)
+    with CaptureQueriesContext(connection) as logged:
+        turns(1)
+    assert all("conversation" in query["sql"] for query in logged.captured_queries[-3:])
+    assert None not in [query["sql"] for query in logged.captured_queries]
 
 
 def test_an_error_of_the_statement_itself_is_no_reason_to_forget() -> None:

@@ -135,7 +135,8 @@ def _run(connection: Any, raw: Any, sql: str, parameters: Sequence[Any], prepare
         cursor.format = _BINARY
         return _execute_unwatched(connection, cursor, sql, bound, prepare=prepare)
     cursor = told(raw)
-    cursor.format, cursor.prepare = _BINARY, prepare
+    # Of a prepared statement, psycopg keeps no text for Django's query log.
+    cursor.format, cursor.prepare = _BINARY, False if connection.queries_logged else prepare
     make = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
     watched = make(cursor)
     watched.execute(sql, bound)
