@@ -1,4 +1,4 @@
-"""PgBouncer in front of the suite's own PostgreSQL server, in transaction mode."""
+"""PgBouncer and pgpool-II in front of the suite's own PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNPRIVILEGED = "nobody"
 
 @dataclass(frozen=True)
 class Pooler:
-    """A running PgBouncer: `size` connections to the server for any number of clients."""
+    """A running pooler: `size` connections to the server for any number of clients."""
 
     port: int
     size: int
@@ -41,17 +41,17 @@ class Pooler:
         return {"HOST": "127.0.0.1", "PORT": self.port, "USER": "postgres", "PASSWORD": ""}
 
 
-def binary() -> str | None:
-    """Return the path of a PgBouncer, None where there is none."""
-    return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+def binary(name: str = "pgbouncer") -> str | None:
+    """Return the path of a pooler, None where there is none."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
 @contextmanager
-def running(*, size: int) -> Iterator[Pooler]:
+def running(*, size: int, mode: str = "transaction") -> Iterator[Pooler]:
     """Run PgBouncer with `size` server connections, given out in turn.
 
-    A client gets another of them with every transaction: what it left in the last one's session
-    is gone, or somebody else's.
+    In transaction mode a client gets another of them with every transaction: what it left in the
+    last one's session is gone, or another client's. In session mode it keeps one.
     """
     found = binary()
     assert found is not None
@@ -71,7 +71,7 @@ def running(*, size: int) -> Iterator[Pooler]:
         f"listen_port = {port}\n"
         "unix_socket_dir =\n"
         "auth_type = any\n"
-        "pool_mode = transaction\n"
+        f"pool_mode = {mode}\n"
         f"default_pool_size = {size}\n"
         f"min_pool_size = {size}\n"
         "server_round_robin = 1\n"
@@ -80,22 +80,61 @@ def running(*, size: int) -> Iterator[Pooler]:
         f"logfile = {folder / 'log'}\n",
         encoding="utf-8",
     )
+    pooler = Pooler(port, size, str(connection.settings_dict["NAME"]))
+    with _process([found, str(configuration)], folder, port):
+        if mode == "transaction":
+            # Until it has opened all its connections: it opens one after the other.
+            kept(pooler)
+        yield pooler
+
+
+@contextmanager
+def pgpool() -> Iterator[Pooler]:
+    """Run pgpool-II without balancing: each client has a server session of its own."""
+    found = binary("pgpool")
+    assert found is not None
+    params = connection.get_connection_params()
+    folder = Path(tempfile.mkdtemp(prefix="pgpool-"))
+    port, other = _free_port(), _free_port()
+    configuration = folder / "pgpool.conf"
+    configuration.write_text(
+        "backend_clustering_mode = 'raw'\n"
+        f"backend_hostname0 = '{params.get('host') or '127.0.0.1'}'\n"
+        f"backend_port0 = {params.get('port') or 5432}\n"
+        "listen_addresses = '127.0.0.1'\n"
+        f"port = {port}\n"
+        f"pcp_port = {other}\n"
+        f"unix_socket_directories = '{folder}'\n"
+        f"pcp_socket_dir = '{folder}'\n"
+        f"pid_file_name = '{folder / 'pid'}'\n"
+        f"logdir = '{folder}'\n"
+        "num_init_children = 8\n"
+        "max_pool = 1\n"
+        "enable_pool_hba = off\n",
+        encoding="utf-8",
+    )
+    empty = folder / "empty"
+    empty.touch()
+    command = [found, "-n", "-f", str(configuration), "-F", str(empty), "-a", str(empty)]
+    with _process(command, folder, port):
+        yield Pooler(port, 8, str(connection.settings_dict["NAME"]))
+
+
+@contextmanager
+def _process(command: list[str], folder: Path, port: int) -> Iterator[None]:
+    """Run a pooler as a user who is not root, until it listens; then end it."""
     options: dict[str, Any] = {}
     if os.getuid() == 0:
-        options["user"] = _owner(str(params.get("host") or ""))
-        shutil.chown(folder, options["user"])
+        host = str(connection.get_connection_params().get("host") or "")
+        options["user"] = _owner(host)
+        for path in (folder, *folder.iterdir()):
+            shutil.chown(path, options["user"])
     process = subprocess.Popen(
-        [found, str(configuration)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        **options,
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
     )
     try:
         until_true(lambda: _listens(port))
-        pooler = Pooler(port, size, str(connection.settings_dict["NAME"]))
-        # Until it has opened all its connections: it opens one after the other.
-        kept(pooler)
-        yield pooler
+        yield
     finally:
         process.terminate()
         process.wait(30)
