@@ -104,7 +104,7 @@ def pgpool() -> Iterator[Pooler]:
         "listen_addresses = '127.0.0.1'\n"
         f"port = {port}\n"
         f"pcp_port = {other}\n"
-        f"unix_socket_directories = '{folder}'\n"
+        f"socket_dir = '{folder}'\n"
         f"pcp_socket_dir = '{folder}'\n"
         f"pid_file_name = '{folder / 'pid'}'\n"
         f"logdir = '{folder}'\n"
