@@ -66,7 +66,7 @@ class Baseline(Protocol):
     ) -> None:
         """Add messages behind the last one, and make the fields those of a state.
 
-        Without `last_ours`, whatever the revision. Raises: Refused.
+        Without `held`, at any revision. Raises: Refused.
         """
 
 

@@ -90,7 +90,7 @@ def play(run: Run, results: Results, *, small: tuple[int, int]) -> None:
 def _ask_again(
     run: Run, results: Results, places: Sequence[Place], in_turns: Callable[[int, Work], None]
 ) -> None:
-    """Ask again for the pages that seem too slow, twice at most; whatever was measured counts.
+    """Ask again for the pages that seem too slow, twice at most; every measurement counts.
 
     Of two hundred medians of a few rounds on a busy machine some are high by chance.
     """

@@ -66,7 +66,7 @@ def others(edits: dict[str, str | None], text: str, appended: str = "") -> list[
         ("abc", "Xabc", {}, "", "Xabc"),
         ("abc", "abXc", {}, "", "abXc"),
         ("", "abc", {}, "", "abc"),
-        # somebody else appended: both tails, in order, ours last
+        # another writer appended: both tails, in order, ours last
         ("abc", "abcX", {}, "Y", "abcYX"),
         ("abc", "abcXZ", {}, "YW", "abcYWXZ"),
         ("abc", "ab", {}, "Y", "abY"),
@@ -297,7 +297,7 @@ def fields_after(
 @pytest.mark.parametrize(
     ("base", "current", "wanted", "expected"),
     [
-        # only we changed it; only somebody else did; both did
+        # only we changed it; only another writer did; both did
         ({"a": 1}, {"a": 1}, {"a": 2}, {"a": 2}),
         ({"a": 1}, {"a": 3}, {"a": 1}, {"a": 3}),
         ({"a": 1}, {"a": 3}, {"a": 2}, {"a": 2}),

@@ -95,7 +95,7 @@ class Gate:
             assert self.go.wait(60)
         return self._added(*args, **kwargs)
 
-    async def last_ours(self, call: Awaitable[Any]) -> asyncio.Task[Any]:
+    async def held(self, call: Awaitable[Any]) -> asyncio.Task[Any]:
         """Start a write. Returns: its task, once it is held up."""
         self.shut()
         task: asyncio.Task[Any] = asyncio.ensure_future(call)  # type: ignore[assignment]
@@ -117,7 +117,7 @@ def test_a_coroutine_cancelled_in_the_middle_raises_and_a_repeat_adds_nothing(
 ) -> None:
     async def run(name: str, state: Any, repeated: Any) -> None:
         try:
-            task = await gate.last_ours(call(name, state))
+            task = await gate.held(call(name, state))
             # asgiref may wait for its thread before it tells of the cancellation.
             asyncio.get_running_loop().call_later(0.02, gate.go.set)
             with pytest.raises(TimeoutError):
@@ -144,7 +144,7 @@ def test_a_repeat_beside_the_cancelled_write_that_still_goes_on_adds_nothing(
             connections.close_all()
 
     async def run(name: str, state: Any, repeated: Any) -> None:
-        task = await gate.last_ours(COROUTINES[kind](name, state))
+        task = await gate.held(COROUTINES[kind](name, state))
         task.cancel()
         context = contextvars.copy_context()
         thread = threading.Thread(target=context.run, args=(beside, name, repeated))

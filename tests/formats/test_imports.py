@@ -269,8 +269,8 @@ def test_a_conversation_of_another_owner_is_never_replaced(
     assigned = Owners(assigned=str(ada.pk), mapping={"bob": str(ada.pk)})
     assert imported(other, replace=True, owners=assigned) == [("replaced", "")]
     imported(chat("a", "ada", "mine"), replace=True)
-    whoever = Owners(ownerless=True)
-    assert imported(other, replace=True, any_owner=True, owners=whoever) == [("replaced", "")]
+    any_owner = Owners(ownerless=True)
+    assert imported(other, replace=True, any_owner=True, owners=any_owner) == [("replaced", "")]
     assert owners() == {"a": "ada"}
 
 

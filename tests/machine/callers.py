@@ -63,7 +63,7 @@ class Callers(Environment):
             self.model.check(shown, window=window)
             if window is None or not info or not info.hidden_messages:
                 self.model.seen(shown)
-        self.mark_ingested(set(), in_tables=False)
+        self.settle(set(), in_tables=False)
         self.held = [*self.held[-3:], Held(state, shown)]
 
     @precondition(lambda self: self.held)
@@ -148,9 +148,7 @@ class Callers(Environment):
         self.model.append(change.appended)
         row = self.row()
         self.exists = True
-        self.mark_ingested(
-            touched, in_tables=row is not None and row.revision >= row.legacy_revision
-        )
+        self.settle(touched, in_tables=row is not None and row.revision >= row.legacy_revision)
 
     def _legacy_decides(self) -> bool:
         """Whether messages have no identity where this save went, and are found by content."""
@@ -218,7 +216,7 @@ class Callers(Environment):
             new = next(self.texts)
             storage.replace_message(self.id, chosen.sequence, message(new), user_id=self.owner)
             self.model.edit(given, new)
-        self.mark_ingested(set(), in_tables=True)
+        self.settle(set(), in_tables=True)
 
     @alive
     @rule(leg=st.sampled_from(["legacy", "messages"]), nth=st.integers(0, 6))
@@ -265,4 +263,4 @@ class Callers(Environment):
         )
         self.model.append([*texts, other])
         in_tables = all("tables" in result["stores"] for result in results)
-        self.mark_ingested({*texts, other}, in_tables=in_tables)
+        self.settle({*texts, other}, in_tables=in_tables)

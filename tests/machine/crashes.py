@@ -75,7 +75,7 @@ class CallersDie(Callers):
     def applied(self, texts: list[str]) -> None:
         self.exists = True
         self.model.append(texts)
-        self.mark_ingested(set(texts), in_tables=False)
+        self.settle(set(texts), in_tables=False)
         self.look()
 
     @alive

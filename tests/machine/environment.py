@@ -160,7 +160,7 @@ class Environment(RuleBasedStateMachine):
     def row(self) -> ConversationState | None:
         return ConversationState.rows.filter(conversation_id=self.id).first()
 
-    def mark_ingested(self, touched: set[str], *, in_tables: bool) -> None:
+    def settle(self, touched: set[str], *, in_tables: bool) -> None:
         """Tell the model where what was acknowledged is."""
         row = self.row()
         if in_tables or (row is not None and row.revision >= row.legacy_revision):
@@ -171,7 +171,7 @@ class Environment(RuleBasedStateMachine):
 
     def acknowledged(self, result: Any, touched: set[str]) -> None:
         self.exists = True
-        self.mark_ingested(touched, in_tables="tables" in result["stores"])
+        self.settle(touched, in_tables="tables" in result["stores"])
 
     def refused(self, error: Exception) -> None:
         """A write may be refused only when the conversation or a store is not there."""
@@ -195,4 +195,4 @@ class Environment(RuleBasedStateMachine):
             return
         self.model.check(shown)
         self.model.seen(shown)
-        self.mark_ingested(set(), in_tables=False)
+        self.settle(set(), in_tables=False)

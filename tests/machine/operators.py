@@ -166,7 +166,7 @@ class Operators(Environment):
         result, made = interleaved(write, step)
         if result is not None:
             self.model.append([text])
-            self.mark_ingested({text}, in_tables="tables" in result["stores"])
+            self.settle({text}, in_tables="tables" in result["stores"])
         if made is not None:
             self.gates_said_the_truth(made)
 

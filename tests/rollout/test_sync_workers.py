@@ -1,6 +1,6 @@
 """Workers of a run beside live traffic, other workers and sudden ends: nothing lost or doubled.
 
-Stepped in both orders: whoever has read under the lock goes first, the other one waits for it.
+Stepped in both orders: the first reader under the lock goes first, and the other one waits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Verification finds whatever the stores hold but should not, and says nothing of its content."""
+"""Verification finds what the stores hold wrongly, and says nothing of its content."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a database does for each statement that a call executes: which indexes, which tables whole.
 
-Statements are caught at the driver, below Django, so that none is missed, whoever sends it.
+Statements are caught at the driver, below Django, so that none is missed, from any sender.
 """
 
 from __future__ import annotations
